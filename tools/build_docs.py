@@ -1,0 +1,95 @@
+"""Build the site in `_docs/` from the notebooks, without Quarto and without anything it would fetch from elsewhere: python tools/build_docs.py
+
+nbdev turns the notebooks into `_proc/` as for Quarto, smalldocs renders that; the rest of this file is what differs between the two:
+a page is called `config.html`, not `00_config.html`, as nbdev's own links expect; formulas become MathML and figures load the one
+plotly.js that lies beside the pages, so that the site works offline."""
+import html, json, os, re, shutil, subprocess, sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+import plotly
+from latex2mathml.converter import convert
+from nbdev.config import get_config
+from nbdev.doclinks import _nbpath2html
+from nbdev.quarto import nbdev_sidebar, refresh_quarto_yml
+from nbdev.serve import proc_nbs
+
+def page_name(path): return _nbpath2html(Path(path)).with_suffix('.ipynb').as_posix()
+
+def rename_links(text, names):
+    "`text` with links to the notebooks in `names` going to what they are called on the site"
+    return re.sub(r'[\w.-]+\.ipynb', lambda m: names.get(m[0], m[0]), text)
+
+def rename_cell(cell, names):
+    "Rename links in prose, and leave out the one front matter key that smalldocs does not know"
+    if cell['cell_type']=='raw': cell['source'] = [o for o in cell['source'] if not o.startswith('output-file:')]
+    if cell['cell_type']=='markdown': cell['source'] = [re.sub(r'\]\([^)]*\)', lambda m: rename_links(m[0], names), o) for o in cell['source']]
+
+def stage(proc, dest):
+    "Copy `proc` to `dest`, every notebook under the name of its page"
+    shutil.copytree(proc, dest, ignore=shutil.ignore_patterns('_docs'))
+    nbs = list(dest.rglob('*.ipynb'))
+    names = {o.name: page_name(o.name) for o in nbs}
+    for o in nbs:
+        nb = json.loads(o.read_text(encoding='utf-8'))
+        for c in nb['cells']: rename_cell(c, names)
+        o.unlink()
+        new = o.with_name(names[o.name])
+        if new.exists(): sys.exit(f'{o.name}: another notebook has the page {new.name} already')
+        new.write_text(json.dumps(nb), encoding='utf-8')
+    side = dest/'sidebar.yml'
+    side.write_text(rename_links(side.read_text(encoding='utf-8'), names), encoding='utf-8')
+
+def mathml(page):
+    "`page` with its formulas as MathML, and without the script that would have drawn them"
+    def one(m):
+        tex = html.unescape(m[2])[2:-2]                         # between \( and \), or \[ and \]
+        return convert(tex, display='block' if m[1]=='display' else 'inline')
+    page = re.sub(r'<span class="math (inline|display)">(.*?)</span>', one, page, flags=re.DOTALL)
+    page = re.sub(r'<link [^>]*katex[^>]*>', '', page)
+    return re.sub(r'<script [^>]*katex[^>]*></script>', '', page)
+
+def local_plotly(page, up):
+    "`page` with one local plotly.js before its first figure, in place of those from elsewhere, and without Plotly's MathJax"
+    page = re.sub(r'<script src="[^"]*/mathjax/[^"]*"></script>', '', page)
+    loader = re.compile(r'<script [^>]*src="https://cdn\.plot\.ly/[^"]*"[^>]*></script>')
+    page = loader.sub(f'<script src="{up}plotly.min.js"></script>', page, count=1)
+    return loader.sub('', page)
+
+def local_links(page, up, site, ids):
+    "`page` with nbdev's links to the published site made relative; to the page alone where a name has no entry of its own"
+    def one(m):
+        path,_,anchor = m[1].partition('#')
+        path = path.strip('/') or 'index.html'
+        return f'href="{up}{path}' + (f'#{anchor}"' if anchor in ids.get(path, ()) else '"')
+    return re.sub(rf'(?<=<a )href="{re.escape(site)}/?([^"]*)"', one, page)
+
+def finish(docs, site):
+    "Make the rendered pages in `docs` complete in themselves"
+    pages = {o.relative_to(docs).as_posix(): o.read_text(encoding='utf-8') for o in docs.rglob('*.html') if 'site_libs' not in o.parts}
+    ids = {k: set(re.findall(r'\bid="([^"]+)"', v)) for k,v in pages.items()}
+    for k,v in pages.items():
+        up = '../'*k.count('/')
+        (docs/k).write_text(local_links(local_plotly(mathml(v), up), up, site, ids), encoding='utf-8')
+    if any('plotly.min.js' in (docs/k).read_text(encoding='utf-8') for k in pages):
+        shutil.copy(Path(plotly.__file__).parent/'package_data'/'plotly.min.js', docs)
+
+def main():
+    cfg = get_config()
+    os.chdir(cfg.config_path)
+    refresh_quarto_yml()                    # nbs/nbdev.yml from settings.ini
+    nbdev_sidebar.__wrapped__()             # nbs/sidebar.yml from the notebooks' order
+    proc = proc_nbs(cfg.nbs_path, force=True)
+    with TemporaryDirectory() as tmp:
+        tmp = Path(tmp).resolve()/'site'
+        stage(proc, tmp)
+        r = subprocess.run(['smalldocs', 'render', '-q', str(tmp)], capture_output=True, text=True)
+        # two lines of the stock _quarto.yml are for Quarto alone
+        print(''.join(f'{o}\n' for o in r.stderr.splitlines() if 'commonmark' not in o and 'keep-md' not in o), end='', file=sys.stderr)
+        if r.returncode: sys.exit(r.returncode)
+        docs = tmp/cfg.doc_path.name
+        finish(docs, cfg.doc_host + cfg.doc_baseurl)
+        shutil.rmtree(cfg.doc_path, ignore_errors=True)
+        shutil.move(docs, cfg.doc_path)
+    print(f'{len(list(cfg.doc_path.rglob("*.html")))} pages in {cfg.doc_path.name}/')
+
+if __name__ == '__main__': main()           # proc_nbs starts processes that import this file again
