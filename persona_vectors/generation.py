@@ -120,6 +120,7 @@ def answer(self:LocalModel,
     from transformers import LogitsProcessorList
     enc = self.tokenizer([self.format.prompt(r.system, r.question) for r in rows], add_special_tokens=False, padding=True, return_tensors='pt')
     kw = dict(stop_strings=self.format.stop, tokenizer=self.tokenizer) if self.format.stop else {}
+    if self.device=='cpu': kw.update(cache_implementation='static', disable_compile=True)
     with torch.inference_mode():
         out = self.model.generate(**enc.to(self.device), max_new_tokens=max_tokens, do_sample=False, **kw,
             logits_processor=LogitsProcessorList([_sampler(rows, max_tokens, temperature, seed)]))

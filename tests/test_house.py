@@ -4,6 +4,7 @@ from configparser import ConfigParser
 from pathlib import Path
 from statistics import median
 import pytest
+from fastcore.utils import ifnone
 from nbdev.process import first_code_ln
 from run_notebooks import no_bars
 
@@ -78,13 +79,13 @@ def test_imports_stand_alone_control(src, bad): assert mixed(src)==bad
 def late_directives(src):
     "Directives that nbdev does not see, for code stands before them"
     lines = src.splitlines()
-    return [o for o in lines[first_code_ln(lines) or len(lines):] if re.match(r'\s*#\s*\|\s*(export|hide\b|slow|gpu|eval:|echo:|default_exp)', o)]
+    return [o for o in lines[ifnone(first_code_ln(lines), len(lines)):] if re.match(r'\s*#\s*\|\s*(export|hide\b|slow|gpu|eval:|echo:|default_exp)', o)]
 
 @all_nbs
 def test_directives_first(nb): assert [f'cell {i}: {o}' for i,s in code(nb) for o in late_directives(s)] == []
 def test_directives_first_control():
     assert late_directives('#| export\n#| slow\nx = 1') == late_directives('#| default_exp a') == []
-    assert late_directives('\n#| export\nx = 1\n#| slow\ny = 2') == ['#| slow']
+    assert late_directives('x = 1\n#| slow') == late_directives('\n#| export\nx = 1\n#| slow\ny = 2') == ['#| slow']
 
 def opening(nb, exports):
     "What is wrong with how a notebook opens and, if it `exports`, closes"

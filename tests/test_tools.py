@@ -33,6 +33,9 @@ def test_mathml():
     res = mathml(page)
     assert res.startswith('<math ') and res.endswith('</math>') and '<msub><mi>x</mi><mi>i</mi></msub>' in res and '&#x0003C;' in res
 
+def test_mathml_refuses():
+    with pytest.raises(SystemExit, match=r'does not know \\arg in'): mathml(r'<span class="math display">\[\arg z\]</span>')
+
 def test_local_plotly():
     fig = '<script src="https://c.com/libs/mathjax/3/t.js"></script><script charset="utf-8" src="https://cdn.plot.ly/plotly-4.min.js" integrity="s"></script><div/>'
     assert local_plotly(fig+fig, '../') == '<script src="../plotly.min.js"></script><div/><div/>'

@@ -43,7 +43,10 @@ def mathml(page):
     "`page` with its formulas as MathML, and without the script that would have drawn them"
     def one(m):
         tex = html.unescape(m[2])[2:-2]                         # between \( and \), or \[ and \]
-        return convert(tex, display='block' if m[1]=='display' else 'inline')
+        res = convert(tex, display='block' if m[1]=='display' else 'inline')
+        unknown = re.search(r'\\+[a-zA-Z]*', res)
+        if unknown: sys.exit(f'latex2mathml does not know {unknown[0]} in the formula {tex}')
+        return res
     page = re.sub(r'<span class="math (inline|display)">(.*?)</span>', one, page, flags=re.DOTALL)
     page = re.sub(r'<link [^>]*katex[^>]*>', '', page)
     return re.sub(r'<script [^>]*katex[^>]*></script>', '', page)
