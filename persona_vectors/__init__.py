@@ -1,1 +1,17 @@
 __version__ = "0.1.0"
+
+import lazy_loader as _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach(__name__, submod_attrs=dict(
+    config=['PersonaVectorConfig', 'layer_index', 'resolve_layers'],
+    personas=['PERSONAS', 'PERSONA_CATEGORIES', 'NEUTRAL', 'CORE_PERSONAS', 'EVAL_QUESTIONS', 'load_personas', 'load_questions', 'category_of'],
+    responses=['Response', 'Responses', 'load_responses'],
+    models=['EMBEDDED', 'find_model'],
+    prompts=['preview'],
+    generation=['generate_responses'],
+    vectors=['PersonaVectors', 'load_vectors'],
+    extraction=['ActivationExtractor', 'extract_persona_vectors'],
+    analysis=['assistant_axis', 'cosine_matrix', 'project', 'rank_personas', 'role_pca', 'side_by_side', 'tfidf_vectors'],
+    plotting=['plot_cosine', 'plot_pca', 'plot_ranking', 'plot_variance', 'save_html'],
+    verification=['verify'],
+    pipeline=['run']))

@@ -250,8 +250,10 @@ def generate_responses(
                            "The others are kept; run again to ask for these only")
     have = {(r.key, r.system): r for r in done+journal.read()}
     rs = Responses([have[r.key, r.system] for r in todo], _meta(st, config, api))
-    if left or not any((Path(f)/path.name).exists() for f in (out,*reuse)): rs.save(path)
+    there = next((Path(f)/path.name for f in (out,*reuse) if (Path(f)/path.name).exists()), None)
+    if not there: rs.save(path)
     journal.path.unlink(missing_ok=True)
+    rs.path = there or path
     return rs
 
 # %% ../nbs/05_generation.ipynb #1766dc22

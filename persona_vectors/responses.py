@@ -31,6 +31,7 @@ class Response:
 # %% ../nbs/02_responses.ipynb #e9ac41bd
 class Responses(Mapping):
     "Answers: a mapping of (persona, question) to text, over `rows` with everything known of each"
+    path = None # Where they stand, once they do
     def __init__(self,
         rows, # Iterable of Response
         meta:dict=None # What made them: model, sampling, versions
@@ -87,8 +88,10 @@ def load_responses(
     if not isinstance(d, dict): raise ValueError(f"{path} holds a {type(d).__name__}, not responses: expected an object")
     fmt = d.get('format')
     if fmt is not None and fmt!=FORMAT: raise ValueError(f"{path} is in format {fmt!r}, and this version reads {FORMAT!r}: update persona-vectors-lab")
-    try: return _ours(d) if fmt else _seed(d)
+    try: rs = _ours(d) if fmt else _seed(d)
     except (KeyError, TypeError, ValueError) as e: raise ValueError(f"{path} does not hold responses: {e}") from None
+    rs.path = path
+    return rs
 
 # %% ../nbs/02_responses.ipynb #cc102124
 def _ours(d):
