@@ -49,6 +49,8 @@ def _categories(names, neutral=()):
     "Category of each persona; those that count as neutral are Neutral"
     return ['Neutral' if p in neutral else category_of(p) for p in names]
 
+def _grouped(df): return [(c, df[df.category==c]) for c in CATEGORY_COLOURS if (df.category==c).any()]
+
 def _coloured(name, category): return f'<span style="color:{CATEGORY_COLOURS[category]}">{escape(name, quote=False)}</span>'
 
 # %% ../nbs/10_plotting.ipynb #b13d6683
@@ -72,74 +74,80 @@ def plot_cosine(
     bar = dict(title=dict(text='cosine<br>from the<br>role mean<br>&nbsp;', font_size=12), thickness=14, len=min(1, 300/side+.2))
     fig = go.Figure(go.Heatmap(z=cosine_matrix(v, neutral=neutral).loc[names,names].values, x=names, y=names, colorscale=DIVERGING, zmin=-1, zmax=1, zmid=0,
         xgap=1, ygap=1, colorbar=bar, hovertemplate='%{y} · %{x}<br>cosine %{z:.2f}<extra></extra>'))
-    ticks = dict(tickvals=names, ticktext=labels, tickfont_size=size, showgrid=False, constrain='domain')
+    ticks = dict(tickvals=names, ticktext=labels, tickfont_size=size, ticks='outside', ticklen=4, tickcolor='white', showgrid=False, constrain='domain')
     fig.update_xaxes(**ticks, tickangle=-90).update_yaxes(**ticks, autorange='reversed', scaleanchor='x')
     width = max(room+side+120, 600)
     return _figure(fig, 'Similarity of personas', _about(v, neutral), width, 90+side+room, margin=dict(l=room, r=width-room-side, t=90, b=room))
 
 # %% ../nbs/10_plotting.ipynb #2eb4e83a
 def _box(centre, size): return np.concatenate([np.array(centre)-np.array(size)/2, np.array(centre)+np.array(size)/2], -1)
-def _overlap(a, b):
-    "Which boxes of `a` (left, bottom, right, top) share more than an edge with one of `b`"
+
+def _touch(a, b):
+    "Which boxes of `a` (left, bottom, right, top) share more than an edge with which of `b`"
     a,b = np.reshape(a, (-1,1,4)),np.reshape(b, (1,-1,4))
-    return ((a[...,:2]<b[...,2:]) & (b[...,:2]<a[...,2:])).all(-1).any(-1)
+    return ((a[...,:2]<b[...,2:]) & (b[...,:2]<a[...,2:])).all(-1)
+
+def _cross(a, b, c, d):
+    "Does the line from `a` to `b` cross the one from `c` to `d`?"
+    def side(p, q, x): return (q-p)[...,0]*(x-p)[...,1] - (q-p)[...,1]*(x-p)[...,0]
+    return (side(a, b, c)*side(a, b, d)<0) & (side(c, d, a)*side(c, d, b)<0)
 
 # %% ../nbs/10_plotting.ipynb #ebaf8453
-def _places(point, size, r, turn=0):
-    "Centres of boxes of `size` around a marker of radius `r`, nearest first, in sixteen directions beginning with the one called `turn`"
-    turns = np.roll([0,8,4,12,2,6,14,10,1,7,15,9,3,5,13,11], -turn)*np.pi/8
+def _places(point, size, r):
+    "Centres of boxes of `size` around a marker of radius `r`, nearest first, and their distances"
+    turns,gaps = np.array([0,8,4,12,2,6,14,10,1,7,15,9,3,5,13,11])*np.pi/8,np.array([1,6,12,20,30,42,56,72,90,110,135,165])
     u = np.stack([np.cos(turns), np.sin(turns)], -1)
-    gaps = np.array([1,5,10,16,24,34,46,60,76,94,114,136,160])[:,None,None]
-    return (point + u*(r+gaps) + np.clip(1.5*u, -1, 1)*np.array(size)/2).reshape(-1, 2)
+    at = point + u*(r+gaps[:,None,None]) + np.clip(1.5*u, -1, 1)*np.array(size)/2
+    return at.reshape(-1, 2), np.repeat(gaps, len(u)) + np.tile(np.arange(len(u))*.1, len(gaps))
 
-def _line(a, b, skip):
-    "Small boxes along the line from `a` to `b`, but for the first `skip` pixels"
-    far = max(np.linalg.norm(b-a), 1e-9)
-    return _box(a + np.arange(skip, far, 3)[:,None]*(b-a)/far, (2,2))
+def _dots(a, b, skip, n=16):
+    "`n` boxes without size on the lines from `a` to `b`, but for the first `skip` pixels"
+    far = np.linalg.norm(b-a, axis=-1, keepdims=True)
+    p = a + np.linspace(np.minimum(skip/far, 1), np.ones_like(far), n, axis=-2)*(b-a)[...,None,:]
+    return np.concatenate([p,p], -1)
 
-# %% ../nbs/10_plotting.ipynb #e2ac902b
-def _choose(point, size, area, marks, labels, lines, r, turn):
-    "The first free place for a label and the line to it; failing that, the first where the line crosses no other label; else None"
-    cs,second = _places(point, size, r, turn),None
-    solid,apart = np.vstack([marks, labels, lines]),(np.abs(marks[:,:2]+r-point)>2*r).any(1)
-    for c in cs[(np.abs(cs-area/2) <= (area-size)/2).all(1)]:
-        b,line = _box(c, size),_line(point, c, 2.2*r)
-        if _overlap(b, solid).any() or _overlap(line, labels).any(): continue
-        if not _overlap(line, np.vstack([marks[apart], lines])).any(): return c,b,line
-        if second is None: second = c,b,line
-    return second
+# %% ../nbs/10_plotting.ipynb #8943dff5
+def _options(i, points, size, area, blocks, r):
+    "Where name `i` may stand: centres, boxes, dots of the lines to them, and what each costs by itself"
+    at,cost = _places(points[i], size, r)
+    boxes,dots,marks = _box(at, size),_dots(points[i], at, 2.2*r),_box(points, (2*r,2*r))
+    apart = (np.abs(points-points[i])>2*r).any(1)
+    free = (np.abs(at-area/2) <= (area-size)/2).all(1) & ~_touch(boxes, np.vstack([marks, blocks])).any(1)
+    def hits(bs): return _touch(dots, bs).reshape(*dots.shape[:2], -1).any(1)
+    return at[free], boxes[free], dots[free], (cost + 80*hits(marks[apart]).sum(1) + 80*hits(blocks).any(1))[free]
 
-def _in_turn(order, points, sizes, area, blocks, r, turn):
-    "Centre of each label, placed in this order; None where there is no place"
-    marks,labels,lines,out = _box(points, (2*r,2*r)),np.empty((0,4)),np.reshape(blocks, (-1,4)),[None]*len(points)
-    for i in order:
-        if found := _choose(points[i], np.array(sizes[i]), area, marks, labels, lines, r, turn):
-            out[i],labels,lines = found[0],np.vstack([labels, found[1]]),np.vstack([lines, found[2]])
-    return out
+def _clash(a, b):
+    "What each of the places `a` costs beside all of the places `b`"
+    k,m,n = len(a[0]),len(b[0]),a[2].shape[1]
+    through = _touch(a[2], b[1]).reshape(k,n,m).any(1) | _touch(a[1], b[2]).reshape(k,m,n).any(2)
+    lines = _cross(a[2][:,None,0,:2], a[0][:,None], b[2][None,:,0,:2], b[0][None])
+    return (1000*_touch(a[1], b[1]) + 250*through + 60*lines).sum(1)
 
-# %% ../nbs/10_plotting.ipynb #d6a0dedd
+# %% ../nbs/10_plotting.ipynb #05e1e98b
 def place_labels(
     points, # Positions of the markers in pixels
     sizes, # Width and height of each label; None: no label
     area, # Width and height of the plot
     blocks=(), # Boxes (left, bottom, right, top) to keep clear
-    r=7, # Radius of a marker
-    tries:int=16 # Rounds
+    r=7 # Radius of a marker
 )->list: # Centre of each label; None where there is no place
-    "Places for labels that overlap neither each other nor a marker nor a line that leads to a label"
-    points,area = np.array(points, float).reshape(-1, 2),np.array(area)
+    "Places for labels that overlap neither each other nor a marker"
+    points,area,blocks = np.array(points, float).reshape(-1, 2),np.array(area),np.reshape(blocks, (-1,4))
     near = (np.linalg.norm(points[:,None]-points, axis=-1)<60).sum(1)
-    order,best = sorted((i for i,s in enumerate(sizes) if s is not None), key=lambda i: -near[i]),None
-    for turn in range(tries):
-        out = _in_turn(order, points, sizes, area, blocks, r, turn)
-        left = [i for i in order if out[i] is None]
-        if best is None or len(left)<sum(best[i] is None for i in order): best = out
-        if not left: break
-        order = left + [i for i in order if i not in left]
-    return best
+    opts = {i: _options(i, points, np.array(sizes[i]), area, blocks, r) for i in np.argsort(-near, kind='stable') if sizes[i] is not None}
+    opts,chosen = {i: o for i,o in opts.items() if len(o[0])},{}
+    def cost(i):
+        rest = [j for j in chosen if j!=i]
+        return opts[i][3] + (_clash(opts[i], [np.stack([opts[j][o][chosen[j]] for j in rest]) for o in range(3)]) if rest else 0)
+    for _ in range(20):
+        before = dict(chosen)
+        for i in opts: chosen[i] = int(cost(i).argmin())
+        if chosen==before: break
+    while worst := max(((cost(i)[k],i) for i,k in chosen.items() if cost(i)[k]>=1000), default=None): del chosen[worst[1]]
+    return [opts[i][0][chosen[i]] if i in chosen else None for i in range(len(points))]
 
 # %% ../nbs/10_plotting.ipynb #4379daf4
-def _frame(xy, width=670, pad=(100,34), heights=(340,700)):
+def _frame(xy, width=670, pad=(120,34), heights=(340,700)):
     "Ranges along x and y that hold all `xy` at the same scale, height of the plot in pixels, and units a pixel"
     lo,hi = xy.min(0),xy.max(0)
     unit = max((hi-lo)/(width-2*pad[0], heights[1]-2*pad[1]))
@@ -157,7 +165,7 @@ def _plane(v, neutral=None):
 
 def _markers(df):
     "A trace for each category and, as its filled markers differ in colour, another for its place in the legend"
-    for c,g in df.groupby('category', sort=False):
+    for c,g in _grouped(df):
         look = dict(symbol=CATEGORY_SYMBOLS[c], size=11, line=dict(color=CATEGORY_COLOURS[c], width=1.8))
         data = [[escape(p, quote=False), c, *r] for p,r in zip(g.index, g[['projection','PC1','PC2']].values.tolist())]
         yield go.Scatter(x=g.PC1, y=g.PC2, mode='markers', marker=dict(color=g.projection, coloraxis='coloraxis', **look), legendgroup=c, showlegend=False, customdata=data,
@@ -175,7 +183,8 @@ def _notes(df, tip, named, area, to_px):
     "Annotations of the plane: the axis, its label, and the names of `named`"
     points,names = np.vstack([df[['PC1','PC2']].values, tip/2]),[*df.index, 'assistant axis']
     sizes = [(_width(p)+4,16) if p in named or i==len(df) else None for i,p in enumerate(names)]
-    places = place_labels(to_px(points), sizes, area, _line(to_px(np.zeros(2)), to_px(tip), 0))
+    arrow = _dots(to_px(np.zeros(2)), to_px(tip[None]), 0, 80)[0,:,:2]
+    places = place_labels(to_px(points), sizes, area, _box(arrow, (4,4)))
     colours = [*(CATEGORY_COLOURS[c] for c in df.category), '#555']
     yield dict(x=tip[0], y=tip[1], ax=0, ay=0, axref='x', ayref='y', text='', showarrow=True, arrowhead=2, arrowwidth=1.6, arrowcolor='#333')
     for p,at,place,c in zip(names, points, places, colours):
@@ -225,7 +234,7 @@ def plot_variance(
 # %% ../nbs/10_plotting.ipynb #d8131207
 def _panel(r, col, names, legend, error):
     "Traces of the ranking `r`, one for each category"
-    for c,g in r.loc[names].groupby('category', sort=False):
+    for c,g in _grouped(r.loc[names]):
         yield go.Scatter(x=g.projection, y=[names.index(p) for p in g.index], mode='markers', name=c, legendgroup=c, showlegend=legend,
             marker=dict(color=CATEGORY_COLOURS[c], symbol=CATEGORY_SYMBOLS[c], size=9), error_x=dict(array=2*g.se, thickness=1.3, width=0) if error else None,
             customdata=[[escape(p, quote=False), c, s] for p,s in zip(g.index, g.se)],
@@ -250,7 +259,7 @@ def plot_ranking(
     for i,(o,r) in enumerate(rankings.items()):
         fig.add_traces(list(_panel(r.assign(category=_categories(r.index, ns)), o, names, not i, not i)), rows=1, cols=i+1)
     fig.update_annotations(font_size=12).update_xaxes(title_text='projection', title_font_size=11, zerolinecolor='#777', zerolinewidth=1.2, gridcolor='#f2f2f2', nticks=5)
-    fig.update_yaxes(range=[len(names)-.4,-.6], tickvals=list(range(len(names))), zeroline=False, gridcolor='#e8e8e8', tickfont_size=12 if pitch>15 else 10,
+    fig.update_yaxes(range=[len(names)-.4,-.6], tickvals=list(range(len(names))), zeroline=False, gridcolor='#e8e8e8', ticks='outside', ticklen=4, tickcolor='white', tickfont_size=12 if pitch>15 else 10,
         ticktext=[_coloured(p,c) for p,c in zip(names, _categories(names, ns))])
     text = (_about(v, neutral) if v else f'{len(names)} personas') + ' · cross-fitted; ρ: rank correlation (Spearman) with the first column'
     return _figure(fig, 'Personas along the assistant axis', text, width, 215+pitch*len(names), margin=dict(l=_room(names), r=20, t=130, b=85))

@@ -1,0 +1,34 @@
+"Small things that several tests share: a random checkpoint, and the console script in a folder of its own"
+import hashlib, os, subprocess, sys
+from pathlib import Path
+from run_notebooks import no_bars
+from persona_vectors import EMBEDDED, find_model
+
+script = Path(sys.executable).with_name('persona-vectors')
+
+def make_llama(folder, d=32, n=2):
+    "A random Llama of `n` blocks and width `d` with the embedded model's tokenizer, in float32; returns the folder"
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+    tok = find_model(EMBEDDED).tokenizer()
+    torch.manual_seed(0)
+    cfg = LlamaConfig(vocab_size=len(tok), hidden_size=d, intermediate_size=2*d, num_hidden_layers=n, num_attention_heads=2, max_position_embeddings=2048,
+                      tie_word_embeddings=True, bos_token_id=tok.bos_token_id, eos_token_id=tok.eos_token_id, pad_token_id=tok.pad_token_id)
+    LlamaForCausalLM(cfg).save_pretrained(folder)
+    tok.save_pretrained(folder)
+    return folder
+
+def env(**kw):
+    "This environment without what could lead elsewhere; no hub, and one thread, for the work is too small to be shared out"
+    keep = {k:v for k,v in os.environ.items() if not k.startswith(('HF_', 'OPENROUTER'))}
+    return keep | dict(HF_HUB_OFFLINE='1', OMP_NUM_THREADS='1') | kw
+
+def cli(*args, cwd, **kw): return subprocess.run([script, *map(str, args)], cwd=cwd, env=env(), capture_output=True, text=True, **kw)
+
+def said(r):
+    "The lines on standard error, apart from progress bars"
+    return no_bars(r.stderr).splitlines()
+
+def files(folder):
+    "What is in a folder: relative path to hash of the content"
+    return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(Path(folder).rglob('*')) if p.is_file()}
