@@ -28,8 +28,8 @@ class ActivationExtractor:
     def tokenizer(self): return self.source.tokenizer()
     @cached_property
     def format(self): return get_format(self.config.prompt_format, self.tokenizer)
-    @property
-    def num_layers(self): return self.model_config.num_hidden_layers
+    @cached_property
+    def num_layers(self): return self.source.num_layers()
     @property
     def layer(self): return layer_index(self.num_layers, self.config.layer_fraction) # the default layer
     @property
@@ -116,15 +116,15 @@ def extract_persona_vectors(
 def deciding(self:ActivationExtractor, prompts, rows, layers, read_under=None)->dict:
     "All that decides the content of an extraction"
     c = self.config
-    return dict(model=self.source.label, fingerprint=self.source.fingerprint, prompt_format=c.prompt_format,
-        template=content_hash(self.tokenizer.chat_template) if c.prompt_format=='chat' else None, layers=layers, span=c.span, dtype=self.dtype,
-        read_under=read_under, personas=content_hash(prompts), responses=Responses(rows).hash())
+    return dict(model=self.source.label, fingerprint=self.source.fingerprint, prompt_format=c.prompt_format, layers=layers, span=c.span,
+        dtype=self.dtype, read_under=read_under, personas=content_hash(prompts), responses=Responses(rows).hash())
 
 @patch
 def provenance(self:ActivationExtractor, prompts, rows, layers, read_under=None)->dict:
     "What is stored with the vectors: what decides them, and what is good to know"
     from importlib.metadata import version
     return dict(**self.deciding(prompts, rows, layers, read_under), num_layers=self.num_layers, d_model=self.model_config.hidden_size,
+        template=content_hash(self.tokenizer.chat_template) if self.config.prompt_format=='chat' else None,
         device=self.device, folds_system=self.format.folds_system, prompts=prompts,
         rendered={p: rendered_system(self.format, ss[0]) for p,ss in prompts.items()},
         finish_reasons=Responses(rows).finish_reasons, versions={o: version(o) for o in ('persona-vectors-lab', 'torch', 'transformers')})

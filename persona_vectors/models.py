@@ -115,7 +115,7 @@ def find_model(
     if name.lower()==EMBEDDED: return _cached(name, f'{EMBEDDED}-{SHA256[:16]}', SHA256[:16], fetch_embedded)
     if p.is_dir():
         if not (p/'config.json').is_file(): raise ValueError(f"model {name!r}: the folder has no config.json, so it holds no model")
-        return ModelSource(name, str(p), fingerprint(p/'config.json', *p.glob('*.safetensors'), *p.glob('*.bin')))
+        return ModelSource(name, str(p), fingerprint(*(f for f in p.iterdir() if f.suffix in ('.json','.jinja','.safetensors','.bin','.model'))))
     if name.lower().endswith('.gguf'):
         if not p.is_file(): raise ValueError(f"model {name!r}: there is no such GGUF file")
         fp = fingerprint(p)
@@ -156,6 +156,14 @@ def tokenizer(self:ModelSource, **kw):
     with quiet(): tok = AutoTokenizer.from_pretrained(self.path, token=self.token, **kw)
     if not tok.is_fast: raise ValueError(f"model {self.name!r} has no fast tokenizer, and answer spans need its character offsets")
     return tok
+
+# %% ../nbs/03_models.ipynb #e83ecee5
+@patch
+def num_layers(self:ModelSource)->int:
+    "The number of blocks of the text model"
+    p = Path(self.path)/'config.json'
+    d = json.loads(p.read_text(encoding='utf-8')) if p.is_file() else {}
+    return d.get('text_config', d).get('num_hidden_layers') or self.text_config().num_hidden_layers
 
 # %% ../nbs/03_models.ipynb #aa433802
 def default_device()->str:

@@ -21,20 +21,25 @@ from plotly.offline import get_plotlyjs
 from plotly.subplots import make_subplots
 
 # %% ../nbs/10_plotting.ipynb #b1263909
-CATEGORY_COLOURS = dict(Neutral='#0d0d0d', Professional='#1234df', Creative='#c84c0a', Specialized='#1f8559', Fantastical='#a3188b', Custom='#4c3107')
-CATEGORY_SYMBOLS = dict(Neutral='circle', Professional='square', Creative='diamond', Specialized='triangle-up', Fantastical='triangle-down', Custom='cross')
+CATEGORY_COLOURS = dict(Neutral='#0d0d0d', Professional='#1234df', Creative='#c84c0a', Specialized='#1f8559', Fantastical='#a3188b',
+    Custom='#4c3107')
+CATEGORY_SYMBOLS = dict(Neutral='circle', Professional='square', Creative='diamond', Specialized='triangle-up',
+    Fantastical='triangle-down', Custom='cross')
 DIVERGING = 'RdBu'       # red below 0, white at 0, blue above
 
-# %% ../nbs/10_plotting.ipynb #d437103d
+# %% ../nbs/10_plotting.ipynb #2899a39e
 THEME = go.layout.Template(pio.templates['plotly_white'])
-THEME.layout.update(font=dict(family='Helvetica, Arial, sans-serif', size=12, color='#1a1a1a'), hoverlabel=dict(bgcolor='white', font_color='#1a1a1a'),
-    title=dict(x=0, xanchor='left', y=1, yanchor='top', yref='container', xref='container', pad=dict(l=16, t=16), font_size=17, subtitle_font_size=12),
-    legend=dict(orientation='h', yref='container', y=0, yanchor='bottom', x=0, tracegroupgap=0))
+THEME.layout.update(font=dict(family='Helvetica, Arial, sans-serif', size=12, color='#1a1a1a'),
+    title=dict(x=0, xanchor='left', xref='container', y=1, yanchor='top', yref='container', pad=dict(l=16, t=16), font_size=17, subtitle_font_size=12),
+    legend=dict(orientation='h', xref='container', x=.01, yref='container', y=0, yanchor='bottom', tracegroupgap=0, font_size=11), hoverlabel=dict(bgcolor='white', font_color='#1a1a1a'))
+for o in (THEME.layout.xaxis,THEME.layout.yaxis): o.update(gridcolor='#f0f0f0', zerolinecolor='#ccc', ticks='outside', ticklen=4, tickcolor='white')
 
-def _figure(fig, title, subtitle, width, height, **kwargs):
-    "`fig` with its theme, size in pixels, title, and a subtitle in lines that fit"
-    lines = '<br>'.join(wrap(subtitle, int((width-32)/6.4), break_long_words=False))
-    return fig.update_layout(template=THEME, width=width, height=height, title=dict(text=title, subtitle_text=lines), **kwargs)
+def _figure(fig, title, subtitle, plot, l=70, r=10, b=85, top=0, **kwargs):
+    "`fig` with its theme, title, a subtitle in lines that fit, and a plot of `plot` pixels (width, height) within margins"
+    width = max(l+plot[0]+r, 560)
+    lines = wrap(subtitle, int((width-32)/6.4), break_long_words=False)
+    margin = dict(l=l, r=width-l-plot[0], b=b, t=60+15*max(len(lines), 2)+top)
+    return fig.update_layout(template=THEME, width=width, height=margin['t']+plot[1]+b, margin=margin, title=dict(text=title, subtitle_text='<br>'.join(lines)), **kwargs)
 
 # %% ../nbs/10_plotting.ipynb #de00fdfe
 def _about(v, neutral=None):
@@ -68,16 +73,16 @@ def plot_cosine(
     "Cosines of all pairs of personas, centred on the role mean"
     names = list(project(v, assistant_axis(v, neutral), neutral).sort_values(ascending=False, kind='stable').index)
     labels = [_coloured(p,c) for p,c in zip(names, _categories(names, split_personas(v, neutral)[0]))]
-    cell = int(np.clip(520/len(names), 11, 48))
+    cell = int(np.clip(425/len(names), 11, 48))
     size = int(np.clip(cell-3, 8, 12))
     side,room = cell*len(names),_room(names, size)
     bar = dict(title=dict(text='cosine<br>from the<br>role mean<br>&nbsp;', font_size=12), thickness=14, len=min(1, 300/side+.2))
-    fig = go.Figure(go.Heatmap(z=cosine_matrix(v, neutral=neutral).loc[names,names].values, x=names, y=names, colorscale=DIVERGING, zmin=-1, zmax=1, zmid=0,
-        xgap=1, ygap=1, colorbar=bar, hovertemplate='%{y} · %{x}<br>cosine %{z:.2f}<extra></extra>'))
-    ticks = dict(tickvals=names, ticktext=labels, tickfont_size=size, ticks='outside', ticklen=4, tickcolor='white', showgrid=False, constrain='domain')
+    z = cosine_matrix(v, neutral=neutral).loc[names,names].values
+    fig = go.Figure(go.Heatmap(z=z, x=names, y=names, colorscale=DIVERGING, zmin=-1, zmid=0, zmax=1, xgap=1, ygap=1, colorbar=bar,
+        hovertemplate='%{y} · %{x}<br>cosine %{z:.2f}<extra></extra>'))
+    ticks = dict(tickvals=names, ticktext=labels, tickfont_size=size, showgrid=False, constrain='domain')
     fig.update_xaxes(**ticks, tickangle=-90).update_yaxes(**ticks, autorange='reversed', scaleanchor='x')
-    width = max(room+side+120, 600)
-    return _figure(fig, 'Similarity of personas', _about(v, neutral), width, 90+side+room, margin=dict(l=room, r=width-room-side, t=90, b=room))
+    return _figure(fig, 'Similarity of personas', _about(v, neutral), (side,side), l=room, r=100, b=room)
 
 # %% ../nbs/10_plotting.ipynb #2eb4e83a
 def _box(centre, size): return np.concatenate([np.array(centre)-np.array(size)/2, np.array(centre)+np.array(size)/2], -1)
@@ -129,7 +134,7 @@ def place_labels(
     sizes, # Width and height of each label; None: no label
     area, # Width and height of the plot
     blocks=(), # Boxes (left, bottom, right, top) to keep clear
-    r=7 # Radius of a marker
+    r=6 # Radius of a marker
 )->list: # Centre of each label; None where there is no place
     "Places for labels that overlap neither each other nor a marker"
     points,area,blocks = np.array(points, float).reshape(-1, 2),np.array(area),np.reshape(blocks, (-1,4))
@@ -147,7 +152,7 @@ def place_labels(
     return [opts[i][0][chosen[i]] if i in chosen else None for i in range(len(points))]
 
 # %% ../nbs/10_plotting.ipynb #4379daf4
-def _frame(xy, width=670, pad=(120,34), heights=(340,700)):
+def _frame(xy, width=580, pad=(110,34), heights=(340,700)):
     "Ranges along x and y that hold all `xy` at the same scale, height of the plot in pixels, and units a pixel"
     lo,hi = xy.min(0),xy.max(0)
     unit = max((hi-lo)/(width-2*pad[0], heights[1]-2*pad[1]))
@@ -166,29 +171,33 @@ def _plane(v, neutral=None):
 def _markers(df):
     "A trace for each category and, as its filled markers differ in colour, another for its place in the legend"
     for c,g in _grouped(df):
-        look = dict(symbol=CATEGORY_SYMBOLS[c], size=11, line=dict(color=CATEGORY_COLOURS[c], width=1.8))
+        look = dict(symbol=CATEGORY_SYMBOLS[c], size=10, line=dict(color=CATEGORY_COLOURS[c], width=1.8))
         data = [[escape(p, quote=False), c, *r] for p,r in zip(g.index, g[['projection','PC1','PC2']].values.tolist())]
-        yield go.Scatter(x=g.PC1, y=g.PC2, mode='markers', marker=dict(color=g.projection, coloraxis='coloraxis', **look), legendgroup=c, showlegend=False, customdata=data,
-            hovertemplate='<b>%{customdata[0]}</b> (%{customdata[1]})<br>projection %{customdata[2]:.2f}<br>PC1 %{customdata[3]:.2f}, PC2 %{customdata[4]:.2f}<extra></extra>')
+        says = '<b>%{customdata[0]}</b> (%{customdata[1]})<br>projection %{customdata[2]:.2f}<br>PC1 %{customdata[3]:.2f}, PC2 %{customdata[4]:.2f}'
+        yield go.Scatter(x=g.PC1, y=g.PC2, mode='markers', marker=dict(color=g.projection, coloraxis='coloraxis', **look), customdata=data,
+            hovertemplate=says+'<extra></extra>', legendgroup=c, showlegend=False)
         yield go.Scatter(x=[None], y=[None], mode='markers', marker=dict(color='white', **look), legendgroup=c, name=c)
 
-# %% ../nbs/10_plotting.ipynb #38b883c3
+# %% ../nbs/10_plotting.ipynb #e1de51d6
 def _note(text, at, shift, **kwargs):
     "Annotation with its middle `shift` pixels right of and above `at`, and a line to it if that is far"
-    far = np.linalg.norm(np.maximum(np.abs(shift)-[_width(text)/2,7], 0)) > 14
-    return dict(x=at[0], y=at[1], ax=shift[0], ay=-shift[1], text=escape(text, quote=False), showarrow=True, arrowhead=0, arrowwidth=.8, standoff=6 if far else 0,
-                arrowcolor='#555' if far else 'rgba(0,0,0,0)', borderpad=0, **kwargs)
+    line = dict(arrowcolor='#555', standoff=5) if _gap(text, shift)>14 else dict(arrowcolor='rgba(0,0,0,0)')
+    return dict(x=at[0], y=at[1], ax=shift[0], ay=-shift[1], text=escape(text, quote=False), arrowhead=0, arrowwidth=.8, borderpad=0, **line, **kwargs)
 
+def _gap(text, shift): return np.linalg.norm(np.maximum(np.abs(shift)-[_width(text, 11)/2,7], 0))
+
+# %% ../nbs/10_plotting.ipynb #69346e5b
 def _notes(df, tip, named, area, to_px):
-    "Annotations of the plane: the axis, its label, and the names of `named`"
-    points,names = np.vstack([df[['PC1','PC2']].values, tip/2]),[*df.index, 'assistant axis']
-    sizes = [(_width(p)+4,16) if p in named or i==len(df) else None for i,p in enumerate(names)]
-    arrow = _dots(to_px(np.zeros(2)), to_px(tip[None]), 0, 80)[0,:,:2]
-    places = place_labels(to_px(points), sizes, area, _box(arrow, (4,4)))
-    colours = [*(CATEGORY_COLOURS[c] for c in df.category), '#555']
-    yield dict(x=tip[0], y=tip[1], ax=0, ay=0, axref='x', ayref='y', text='', showarrow=True, arrowhead=2, arrowwidth=1.6, arrowcolor='#333')
-    for p,at,place,c in zip(names, points, places, colours):
-        if place is not None: yield _note(p, at, place-to_px(at), font_color=c)
+    "Annotations of the plane: the axis, its label beside one of three points of it, and the names of `named`"
+    xy,names = df[['PC1','PC2']].values,[*df.index, 'assistant axis']
+    sizes = [(_width(p, 11)+4,15) if p in named or i==len(df) else None for i,p in enumerate(names)]
+    arrow = _box(_dots(to_px(np.zeros(2)), to_px(tip[None]), 0, 80)[0,:,:2], (4,4))
+    def placed(at): return at, place_labels(to_px(at), sizes, area, arrow)
+    def far(o): return sum(200 if s is None else _gap(p, s-to_px(a)) for p,a,s in zip(names, *o))
+    at,places = min((placed(np.vstack([xy, tip*t])) for t in (.5,.3,.7)), key=far)
+    yield dict(x=tip[0], y=tip[1], ax=0, ay=0, axref='x', ayref='y', text='', arrowhead=2, arrowwidth=1.6, arrowcolor='#333')
+    for p,a,s,c in zip(names, at, places, [*(CATEGORY_COLOURS[c] for c in df.category), '#555']):
+        if s is not None: yield _note(p, a, s-to_px(a), font=dict(color=c, size=11))
 
 # %% ../nbs/10_plotting.ipynb #45909b01
 def plot_pca(
@@ -201,16 +210,16 @@ def plot_pca(
     xy = df[['PC1','PC2']].values
     named = list(df.index) if len(df)<=names else list(df.index[np.argsort(-np.linalg.norm(xy, axis=1))[:30]]) + split_personas(v, neutral)[0]
     ranges,height,unit = _frame(np.vstack([xy,[0,0]]), heights=(max(340, 13*len(named)),700))
-    notes = _notes(df, tip, named, (670,height), lambda p: (p-ranges[:,0])/unit)
+    notes = _notes(df, tip, named, (580,height), lambda p: (p-ranges[:,0])/unit)
     far = df.projection.abs().max()
     fig = go.Figure(list(_markers(df))).update_layout(annotations=list(notes), coloraxis=dict(colorscale=DIVERGING, cmin=-far, cmid=0, cmax=far,
-        colorbar=dict(orientation='h', yref='container', y=.01, yanchor='bottom', thickness=12, len=.6, x=0, xanchor='left', ypad=4,
+        colorbar=dict(orientation='h', y=-80/height, yanchor='top', thickness=12, len=.6, x=0, xanchor='left',
             title=dict(text='projection on the assistant axis (in-sample)', side='bottom', font_size=12))))
     text = f'{_about(v, neutral)} · of the length of the assistant axis (arrow), {100*np.linalg.norm(pca.axis_cosine[:2]):.0f} % is in this plane'
-    line = dict(zerolinecolor='#ccc', gridcolor='#f2f2f2', automargin=False)
     share = [f'PC{i+1} ({100*pca.variance_ratio[i]:.0f} % of the variance of the roles)' for i in range(2)]
-    fig.update_xaxes(title_text=share[0], range=ranges[0], **line).update_yaxes(title_text=share[1], range=ranges[1], scaleanchor='x', **line)
-    return _figure(fig, 'Personas in the plane of the first two components', text, 760, height+250, margin=dict(l=70, r=20, t=90, b=160), legend_y=85/(height+250))
+    fig.update_xaxes(title_text=share[0], range=ranges[0], automargin=False)
+    fig.update_yaxes(title_text=share[1], range=ranges[1], automargin=False, scaleanchor='x')
+    return _figure(fig, 'Personas in the plane of the first two components', text, (580,height), b=165, legend=dict(xref='paper', x=0, yref='paper', y=-50/height, yanchor='top'))
 
 # %% ../nbs/10_plotting.ipynb #56c1d2bb
 def plot_variance(
@@ -222,25 +231,27 @@ def plot_variance(
     total,at = part.cumsum(),np.arange(1, len(part)+1)
     need = {p: int((total<p-1e-6).sum()) + 1 for p in (70,90)}
     fig = go.Figure([go.Bar(x=at, y=part, name='one component', marker_color='#9db4d6', hovertemplate='PC%{x}: %{y:.1f} %<extra></extra>'),
-        go.Scatter(x=at, y=total, name='all up to it', mode='lines+markers', line_color='#1a1a1a', hovertemplate='PC1 to PC%{x}: %{y:.1f} %<extra></extra>')])
+        go.Scatter(x=at, y=total, name='all up to it', mode='lines+markers', line_color='#1a1a1a',
+            hovertemplate='PC1 to PC%{x}: %{y:.1f} %<extra></extra>')])
     for p,k in need.items():
         fig.add_hline(p, line=dict(color='#777', width=1, dash='dot'))
         fig.add_annotation(x=k, y=total[k-1], text=f'{p} % with {k}', ax=34, ay=30, xanchor='left', arrowwidth=.8, arrowcolor='#555', standoff=5)
     fig.update_xaxes(title_text='component', range=[.4,len(part)+.6], showgrid=False, tickformat='d', dtick=max(1, len(part)//18))
-    fig.update_yaxes(title_text='share of the variance of the roles (%)', range=[0,104], gridcolor='#f2f2f2')
+    fig.update_yaxes(title_text='share of the variance of the roles (%)', range=[0,104])
     text = f'{_about(v, neutral)} · 70 % of the variance with {need[70]} and 90 % with {need[90]} of {len(part)} components'
-    return _figure(fig, 'Variance explained by the components of the roles', text, 760, 460, margin=dict(l=80, r=30, t=90, b=85), bargap=.25)
+    return _figure(fig, 'Variance explained by the components of the roles', text, (580,285), bargap=.25)
 
 # %% ../nbs/10_plotting.ipynb #d8131207
-def _panel(r, col, names, legend, error):
+def _panel(r, title, names, first):
     "Traces of the ranking `r`, one for each category"
     for c,g in _grouped(r.loc[names]):
-        yield go.Scatter(x=g.projection, y=[names.index(p) for p in g.index], mode='markers', name=c, legendgroup=c, showlegend=legend,
-            marker=dict(color=CATEGORY_COLOURS[c], symbol=CATEGORY_SYMBOLS[c], size=9), error_x=dict(array=2*g.se, thickness=1.3, width=0) if error else None,
-            customdata=[[escape(p, quote=False), c, s] for p,s in zip(g.index, g.se)],
-            hovertemplate='<b>%{customdata[0]}</b> (%{customdata[1]})<br>%{x:.3g} ± %{customdata[2]:.2g} (se)<extra>'+escape(col, quote=False)+'</extra>')
+        yield go.Scatter(x=g.projection, y=[names.index(p) for p in g.index], mode='markers', name=c, legendgroup=c, showlegend=first,
+            marker=dict(color=CATEGORY_COLOURS[c], symbol=CATEGORY_SYMBOLS[c], size=9),
+            error_x=dict(array=2*g.se, thickness=1.3, width=0) if first else None,
+            customdata=[[escape(p, quote=False), escape(title, quote=False), s] for p,s in zip(g.index, g.se)],
+            hovertemplate='<b>%{customdata[0]}</b> ('+c+')<br>%{customdata[1]}: %{x:.3g} ± %{customdata[2]:.2g} (se)<extra></extra>')
 
-def _heading(name, rho): return '<br>'.join(wrap(escape(name, quote=False), 20)) + f'<br><span style="color:#555">{rho}</span>'
+def _heading(name, rho): return '<br>'.join(wrap(escape(name, quote=False), 17)) + f'<br><span style="color:#555">{rho}</span>'
 
 # %% ../nbs/10_plotting.ipynb #10682c9d
 def plot_ranking(
@@ -251,18 +262,20 @@ def plot_ranking(
     "Cross-fitted projections, the first with ± 2 se, the others with their Spearman correlation with it"
     names,k = list(next(iter(rankings.values())).index),len(rankings)
     for o,r in rankings.items():
-        if lacking := [p for p in names if p not in r.index]: raise ValueError(f"the ranking {o!r} lacks {', '.join(lacking)}: rank the same personas in each")
+        lacking = ', '.join(p for p in names if p not in r.index)
+        if lacking: raise ValueError(f'the ranking {o!r} lacks {lacking}: rank the same personas in each')
     ns,rho = split_personas(v, neutral)[0] if v else [],side_by_side(rankings)[1]
-    width,pitch = max(760, _room(names)+150*k),21 if len(names)<60 else 15
+    room,pitch = _room(names),21 if len(names)<60 else 15
     fig = make_subplots(1, k, shared_yaxes=True, horizontal_spacing=.025, column_widths=[1.6]+[1]*(k-1),
         subplot_titles=[_heading(o, f'ρ = {rho[o]:.2f}'.replace('-', '−') if i else '± 2 se') for i,o in enumerate(rankings)])
     for i,(o,r) in enumerate(rankings.items()):
-        fig.add_traces(list(_panel(r.assign(category=_categories(r.index, ns)), o, names, not i, not i)), rows=1, cols=i+1)
-    fig.update_annotations(font_size=12).update_xaxes(title_text='projection', title_font_size=11, zerolinecolor='#777', zerolinewidth=1.2, gridcolor='#f2f2f2', nticks=5)
-    fig.update_yaxes(range=[len(names)-.4,-.6], tickvals=list(range(len(names))), zeroline=False, gridcolor='#e8e8e8', ticks='outside', ticklen=4, tickcolor='white', tickfont_size=12 if pitch>15 else 10,
-        ticktext=[_coloured(p,c) for p,c in zip(names, _categories(names, ns))])
+        fig.add_traces(list(_panel(r.assign(category=_categories(r.index, ns)), o, names, not i)), rows=1, cols=i+1)
+    fig.update_annotations(font_size=12)
+    fig.update_xaxes(title=dict(text='projection', font_size=11), zerolinecolor='#777', zerolinewidth=1.2, nticks=4)
+    fig.update_yaxes(range=[len(names)-.4,-.6], tickvals=list(range(len(names))), ticktext=[_coloured(p,c) for p,c in zip(names, _categories(names, ns))],
+        tickfont_size=12 if pitch>15 else 10, zeroline=False, gridcolor='#e6e6e6')
     text = (_about(v, neutral) if v else f'{len(names)} personas') + ' · cross-fitted; ρ: rank correlation (Spearman) with the first column'
-    return _figure(fig, 'Personas along the assistant axis', text, width, 215+pitch*len(names), margin=dict(l=_room(names), r=20, t=130, b=85))
+    return _figure(fig, 'Personas along the assistant axis', text, (max(650-room, 120*k),pitch*len(names)), l=room, top=45)
 
 # %% ../nbs/10_plotting.ipynb #4d53d1ef
 def save_html(

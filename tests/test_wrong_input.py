@@ -2,10 +2,10 @@
 import json, os, shutil, subprocess, sys
 from pathlib import Path
 import pytest
-from tiny import cli, env, files, make_llama, said, script
+from tiny import cli, env, files, forked, make_llama, said, script
 
 root = Path(__file__).parent.parent
-who,asked = ('default','bard','ghost'), ['Why do people dream?', 'What makes for a good life?']
+who,asked = ('default','bard','ghost','jester'), ['Why do people dream?', 'What makes for a good life?']
 
 @pytest.fixture(scope='module')
 def inputs(tmp_path_factory):
@@ -22,7 +22,7 @@ def inputs(tmp_path_factory):
     write('torn.json', json.dumps(seed())[:-40])
     write('rows.json', dict(format='persona_vectors.responses/1', meta={}, responses=[1]))
     write('blank.json', '')
-    v = PersonaVectors(torch.randn(6, 1, 8), [Row(p, q, n_tokens=5) for p in who for q in asked], [3])
+    v = PersonaVectors(torch.randn(8, 1, 8), [Row(p, q, n_tokens=5) for p in who for q in asked], [3], dict(model='llama', num_layers=30))
     for o in ('good.safetensors', 'torn.safetensors', 'good.pt', 'torn.pt'): v.save(d/o)
     for o in ('torn.safetensors', 'torn.pt'): os.truncate(d/o, (d/o).stat().st_size//2)
     write('noise.safetensors', 'noise'*50)
@@ -46,32 +46,33 @@ def refused(r, *names):
     assert [o for o in names if o not in line]==[], line
     return True
 
-wrong = [
-    # the model
+wrong = dict(
+  model = [
     ('extract {good.json} {grid} --model {folder}', 'folder', 'config.json'),
     ('extract {good.json} {grid} --model gone.gguf', 'gone.gguf'),
     ('extract {good.json} {grid} --model {noise.gguf}', 'noise.gguf'),
     ('extract {good.json} {grid} --model nobody/no-such-model', 'nobody/no-such-model'),
     ('extract {good.json} {grid} --model {torn_llama}', 'torn_llama'),
     ('generate {grid} --model gone/folder', 'gone/folder'),
-    ('run {grid} --model {folder}', 'folder', 'config.json'),
-    # personas and questions
+    ('run {grid} --model {folder}', 'folder', 'config.json'),],
+  who = [
     ('generate --personas default,brad', "'brad'", 'bard'),
     ('run --personas default,brad', "'brad'", 'bard'),
     ('run --personas bard,ghost', 'neutral', "'default'"),
     ('extract {good.json} --personas gone.yaml', 'gone.yaml'),
     ('extract {good.json} --questions gone.txt', 'gone.txt'),
     ('preview {good.json} --persona brad', "'brad'", 'bard'),
-    ('preview {good.json} --question 2', 'question 2'),
-    # the layer
+    ('preview {good.json} --question 2', 'question 2'),],
+  layer = [
     ('extract {good.json} {grid} --layer 31', '31', '30 blocks'),
     ('extract {good.json} {grid} --layer 0,31', '31', '30 blocks'),
     ('extract {good.json} {grid} --layer top', "'top'"),
     ('extract {good.json} {grid} --layer 1.5', '1.5', '30 blocks'),
     ('run --layer 31', '31', '30 blocks'),
     ('run --layer all', 'all'),
-    ('plot {good.safetensors} --layer 7', '7', '[3]'),
-    # the answers
+    ('plot {good.safetensors} --layer 7', 'layer 7', '[3]'),
+    ('plot {good.pt} --layer 3', 'layer'),],
+  answers = [
     ('extract gone.json', 'gone.json'),
     ('extract {lacking.json} {grid}', "'bard'", asked[0]),
     ('extract {empty.json} {grid}', "'ghost'", asked[1], 'empty'),
@@ -81,31 +82,37 @@ wrong = [
     ('run --responses {lacking.json} {grid}', "'bard'", asked[0]),
     ('run --responses {empty.json} {grid}', "'ghost'", asked[1], 'empty'),
     ('run --responses {torn.json} {grid}', 'torn.json'),
-    ('info {torn.json}', 'torn.json'),
-    # the vectors
+    ('info {torn.json}', 'torn.json'),],
+  vectors = [
     ('plot gone.safetensors', 'gone.safetensors'),
     ('plot {torn.safetensors}', 'torn.safetensors'),
     ('info {torn.safetensors}', 'torn.safetensors'),
     ('plot {noise.safetensors}', 'noise.safetensors'),
     ('plot {torn.pt}', 'torn.pt'),
-    ('info {torn.pt}', 'torn.pt'),
-    # the settings
+    ('info {torn.pt}', 'torn.pt'),],
+  settings = [
     ('extract {good.json} {grid} --dtype int8', 'dtype', "'int8'", 'bfloat16'),
     ('run --prompt-format xml', 'prompt_format', "'xml'", 'raw'),
     ('extract {good.json} {grid} --span all', 'span', "'all'", 'prompt_last'),
     ('generate --max-tokens 0', 'max_tokens', '0'),
     ('extract {good.json} {grid} --model {llama} --device abacus', 'device', "'abacus'"),
     ('extract {good.json} {grid} --model {llama} --read-under brad', "'brad'"),
-    ('run --fresh --out {root}', '--fresh', 'data'),
-]
+    ('run --fresh --out {root}', '--fresh', 'data')])
 
-@pytest.mark.parametrize('case', wrong, ids=lambda o: o[0])
-def test_refused(case, inputs, tmp_path):
+def check(run, args, names, inputs, cwd, **kw):
     "One line, non-zero, nothing written: neither here nor among the inputs"
-    args,*names = case
     before = files(inputs)
-    assert refused(cli(*filled(args, inputs), cwd=tmp_path), *names)
-    assert list(tmp_path.iterdir())==[] and files(inputs)==before
+    cwd.mkdir(exist_ok=True)
+    assert refused(run(*filled(args, inputs), cwd=cwd, **kw), *names)
+    assert list(cwd.iterdir())==[] and files(inputs)==before
+
+@pytest.mark.parametrize('case', [o for os in wrong.values() for o in os], ids=lambda o: o[0])
+def test_refused(case, inputs, tmp_path): check(forked, case[0], case[1:], inputs, tmp_path/'cwd', said=tmp_path)
+
+@pytest.mark.parametrize('case', [os[0] for os in wrong.values()], ids=lambda o: o[0])
+def test_refused_by_the_script(case, inputs, tmp_path):
+    "The first of each kind again, with the script itself"
+    check(cli, case[0], case[1:], inputs, tmp_path)
 
 @pytest.mark.parametrize('args,made', [
     ('extract {good.json} {grid} --model {llama}', 'data/persona_vectors'), ('generate {grid} --model {llama} --max-tokens 2', 'data/responses'),
@@ -125,7 +132,7 @@ def test_lacking_device(inputs, tmp_path):
 
 def test_fresh_keeps_the_shipped_data(tmp_path):
     "`--fresh` sees through a link and a roundabout path to the folder that holds the package's data, and changes nothing in it"
-    from persona_vectors import data_dir
+    from persona_vectors.config import data_dir
     before = files(data_dir())
     (tmp_path/'link').symlink_to(data_dir().parent)
     for out in (data_dir().parent, 'link', 'link/data/..'): assert refused(cli('run', '--fresh', '--out', out, cwd=tmp_path), '--fresh')
@@ -171,19 +178,19 @@ except OSError as e: print(e)'''
 def test_answers_do_not_fit(inputs, tmp_path):
     "Generation stops with one line; what was answered is kept, and with room again the same command ends as if nothing had happened"
     args = filled('generate {grid} --model {llama} --max-tokens 40', inputs)
-    r = cramped(1000, *args, cwd=tmp_path/'a') if (tmp_path/'a').mkdir() is None else None
+    for o in 'ab': (tmp_path/o).mkdir()
+    r = cramped(1000, *args, cwd=tmp_path/'a')
     assert r.returncode!=0 and len(said(r))==1 and 'File too large' in said(r)[0], r.stderr
     assert [Path(o).suffix for o in files(tmp_path/'a')] in ([], ['.jsonl'])
-    (tmp_path/'b').mkdir()
     for o in 'ab': assert cli(*args, cwd=tmp_path/o).returncode==0
     assert files(tmp_path/'a')==files(tmp_path/'b') and len(files(tmp_path/'a'))==1
 
-on_tmpfs = 'mount -t tmpfs -o size=64k tmpfs disk && head -c 60000 /dev/zero > disk/filler && cd disk && "$@"; rc=$?; ls -AR >&3; exit $rc'
+on_tmpfs = 'mount -t tmpfs -o size=64k tmpfs disk && head -c 60000 /dev/zero > disk/filler && cd disk && "$@"; rc=$?; ls -AR >../listing; exit $rc'
 
 def test_full_disk(inputs, tmp_path):
     "A disk of 64 KB, nearly full and mounted for this process alone: the line says that there is no space, and nothing is left behind"
     (tmp_path/'disk').mkdir()
-    def on_disk(*args): return subprocess.run(['unshare', '-m', 'sh', '-c', on_tmpfs.replace('>&3', '>../listing'), 'sh', *args], cwd=tmp_path, env=env(), capture_output=True, text=True)
+    def on_disk(*args): return subprocess.run(['unshare', '-m', 'sh', '-c', on_tmpfs, 'sh', *args], cwd=tmp_path, env=env(), capture_output=True, text=True)
     if not shutil.which('unshare') or on_disk('true').returncode: pytest.skip('mounting needs Linux and root')
     r = on_disk(script, *filled('extract {good.json} {grid} --model {llama}', inputs))
     assert r.returncode!=0 and len(work(r))==1 and 'No space left on device' in work(r)[0], r.stderr

@@ -1,14 +1,17 @@
 "Small things that several tests share: a random checkpoint, and the console script in a folder of its own"
 import hashlib, os, subprocess, sys
+from multiprocessing import get_context
 from pathlib import Path
+from subprocess import CompletedProcess
+from unittest.mock import patch
 from run_notebooks import no_bars
-from persona_vectors import EMBEDDED, find_model
 
 script = Path(sys.executable).with_name('persona-vectors')
 
 def make_llama(folder, d=32, n=2):
     "A random Llama of `n` blocks and width `d` with the embedded model's tokenizer, in float32; returns the folder"
     import torch
+    from persona_vectors import EMBEDDED, find_model
     from transformers import LlamaConfig, LlamaForCausalLM
     tok = find_model(EMBEDDED).tokenizer()
     torch.manual_seed(0)
@@ -23,7 +26,28 @@ def env(**kw):
     keep = {k:v for k,v in os.environ.items() if not k.startswith(('HF_', 'OPENROUTER'))}
     return keep | dict(HF_HUB_OFFLINE='1', OMP_NUM_THREADS='1') | kw
 
-def cli(*args, cwd, **kw): return subprocess.run([script, *map(str, args)], cwd=cwd, env=env(), capture_output=True, text=True, **kw)
+def cli(*args, cwd, **kw):
+    "Run the console script in the folder `cwd`"
+    return subprocess.run([script, *map(str, args)], cwd=cwd, env=env(), capture_output=True, text=True, **kw)
+
+# the same without waiting for the imports: a process forked from one that has done them, and nothing else
+
+def _main(args, cwd, said):
+    os.chdir(cwd)
+    for fd,name in enumerate(('out', 'err'), 1): os.dup2(os.open(said/name, os.O_WRONLY|os.O_CREAT), fd)
+    sys.argv = [str(script), *args]
+    from persona_vectors.cli import main
+    main()
+
+def forked(*args, cwd, said):
+    "Run what the console script runs in the folder `cwd`; what it says goes to the folder `said`"
+    ctx = get_context('forkserver')
+    ctx.set_forkserver_preload(['persona_vectors.cli', 'persona_vectors.pipeline', 'persona_vectors.extraction', 'persona_vectors.generation', 'transformers.models.auto.modeling_auto'])
+    with patch.dict(os.environ, env(), clear=True):                                 # the server is started once, with this environment
+        p = ctx.Process(target=_main, args=(args, cwd, said))
+        p.start()
+    p.join()
+    return CompletedProcess(args, p.exitcode, (said/'out').read_text(), (said/'err').read_text())
 
 def said(r):
     "The lines on standard error, apart from progress bars"

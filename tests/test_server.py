@@ -1,0 +1,73 @@
+"Answers through a real OpenAI-compatible server on this machine: `transformers serve` with the embedded model"
+import asyncio, json, socket, subprocess, sys, time
+from pathlib import Path
+from urllib.request import urlopen
+import pytest
+from persona_vectors import EMBEDDED, EVAL_QUESTIONS, PERSONAS, PersonaVectorConfig, find_model, generate_responses
+from tiny import env
+
+pytest.importorskip('fastapi', reason='needs transformers[serving], which [dev] brings')
+personas = {p: PERSONAS[p] for p in ('default','bard')}
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        return s.getsockname()[1]
+
+class Server:
+    "`transformers serve` on the loopback, from when it says that it is well until `stop`"
+    def __init__(self, folder):
+        self.log,self.model,port = folder/'log', find_model(EMBEDDED).path, free_port()
+        self.url = f'http://127.0.0.1:{port}/v1'
+        cmd = [Path(sys.executable).with_name('transformers'), 'serve', self.model, *f'--device cpu --dtype float32 --host 127.0.0.1 --port {port}'.split()]
+        with open(self.log, 'w') as f: self.p = subprocess.Popen(cmd, cwd=folder, env=env(HF_HOME=str(folder)), stdout=f, stderr=subprocess.STDOUT)
+        try: self.wait(port)
+        except BaseException:
+            self.stop()
+            raise
+    def wait(self, port, secs=120):
+        end = time.monotonic()+secs
+        while True:
+            if self.p.poll() is not None or time.monotonic()>end: pytest.fail(f'the server did not start:\n{self.log.read_text()}')
+            try: return urlopen(f'http://127.0.0.1:{port}/health', timeout=5).read()
+            except OSError: time.sleep(.1)
+    @property
+    def asked(self): return self.log.read_text().count('[Request received]')
+    def stop(self):
+        self.p.terminate()
+        try: self.p.wait(10)
+        except subprocess.TimeoutExpired: self.p.kill()
+    def config(self, **kw): return PersonaVectorConfig(base_url=self.url, openrouter_model=self.model, max_concurrent_requests=2, max_tokens=12, **kw)
+
+@pytest.fixture(scope='module')
+def server(tmp_path_factory):
+    s = Server(tmp_path_factory.mktemp('server'))
+    yield s
+    s.stop()
+
+def test_inside_a_running_loop(server, tmp_path):
+    "As in Jupyter: the function is called from a coroutine, and does not mind"
+    async def main(): return generate_responses(server.config(), dict(default=''), EVAL_QUESTIONS[4:6], tmp_path, api=True)
+    rs = asyncio.run(main())
+    assert [r.question for r in rs.rows]==EVAL_QUESTIONS[4:6] and all(r.text.strip() for r in rs.rows)
+
+def test_raw(server, tmp_path):
+    "Plain text goes to the completions endpoint, and stops where a user's turn would begin"
+    rs = generate_responses(server.config(prompt_format='raw'), dict(default=''), EVAL_QUESTIONS[:2], tmp_path, api=True)
+    assert all(r.text.strip() and 'User:' not in r.text and r.finish_reason in ('stop','length') for r in rs.rows)
+    assert server.log.read_text().count('POST /v1/completions')==2
+
+def test_generates_and_asks_once(server, tmp_path):
+    "Eight answers, each with how it ended, in a file that says where they came from; once they are there, no server is needed"
+    before = server.asked
+    def generate(): return generate_responses(server.config(), personas, EVAL_QUESTIONS[:4], tmp_path, api=True)
+    rs = generate()
+    assert [(r.persona,r.question) for r in rs.rows] == [(p,q) for p in personas for q in EVAL_QUESTIONS[:4]]
+    assert all(r.text.strip() and r.finish_reason in ('stop','length') and r.system==personas[r.persona] for r in rs.rows)
+    assert len({r.text for r in rs.rows})==8 and server.asked-before==8
+    d = json.loads(rs.path.read_text())
+    assert [p.name for p in tmp_path.iterdir()]==[rs.path.name] and len(d['responses'])==8
+    assert d['meta']['settings']['endpoint']==server.url and d['meta']['settings']['max_tokens']==12
+    server.stop()
+    with pytest.raises(OSError): urlopen(server.url, timeout=5)                     # the control: it is gone
+    assert generate().rows==rs.rows
