@@ -92,10 +92,16 @@ def _touch(a, b):
     a,b = np.reshape(a, (-1,1,4)),np.reshape(b, (1,-1,4))
     return ((a[...,:2]<b[...,2:]) & (b[...,:2]<a[...,2:])).all(-1)
 
-def _cross(a, b, c, d):
-    "Does the line from `a` to `b` cross the one from `c` to `d`?"
-    def side(p, q, x): return (q-p)[...,0]*(x-p)[...,1] - (q-p)[...,1]*(x-p)[...,0]
-    return (side(a, b, c)*side(a, b, d)<0) & (side(c, d, a)*side(c, d, b)<0)
+def _cross(a, b):
+    "Which lines of `a` (from x, y to x, y) cross which of `b`"
+    a,b = np.reshape(a, (-1,1,4)),np.reshape(b, (1,-1,4))
+    def side(l, p): return (l[...,2]-l[...,0])*(p[...,1]-l[...,1]) - (l[...,3]-l[...,1])*(p[...,0]-l[...,0])
+    return (side(a, b[...,:2])*side(a, b[...,2:])<0) & (side(b, a[...,:2])*side(b, a[...,2:])<0)
+
+def _through(lines, boxes):
+    "Which lines cross which boxes, that is, one of their diagonals"
+    boxes = np.reshape(boxes, (-1,4))
+    return _cross(lines, boxes) | _cross(lines, boxes[:,[0,3,2,1]])
 
 # %% ../nbs/10_plotting.ipynb #ebaf8453
 def _places(point, size, r):
@@ -105,28 +111,36 @@ def _places(point, size, r):
     at = point + u*(r+gaps[:,None,None]) + np.clip(1.5*u, -1, 1)*np.array(size)/2
     return at.reshape(-1, 2), np.repeat(gaps, len(u)) + np.tile(np.arange(len(u))*.1, len(gaps))
 
-def _dots(a, b, skip, n=16):
-    "`n` boxes without size on the lines from `a` to `b`, but for the first `skip` pixels"
-    far = np.linalg.norm(b-a, axis=-1, keepdims=True)
-    p = a + np.linspace(np.minimum(skip/far, 1), np.ones_like(far), n, axis=-2)*(b-a)[...,None,:]
-    return np.concatenate([p,p], -1)
-
-# %% ../nbs/10_plotting.ipynb #8943dff5
+# %% ../nbs/10_plotting.ipynb #d713842c
 def _options(i, points, size, area, blocks, r):
-    "Where name `i` may stand: centres, boxes, dots of the lines to them, and what each costs by itself"
+    "Where name `i` may stand: boxes, lines to their centres, and what each costs by itself"
     at,cost = _places(points[i], size, r)
-    boxes,dots,marks = _box(at, size),_dots(points[i], at, 2.2*r),_box(points, (2*r,2*r))
-    apart = (np.abs(points-points[i])>2*r).any(1)
+    out,marks = at-points[i],_box(points, (2*r,2*r))
+    start = points[i] + out*np.minimum(2.2*r/np.linalg.norm(out, axis=1, keepdims=True), 1)
+    boxes,lines = _box(at, size),np.concatenate([start, at], 1)
     free = (np.abs(at-area/2) <= (area-size)/2).all(1) & ~_touch(boxes, np.vstack([marks, blocks])).any(1)
-    def hits(bs): return _touch(dots, bs).reshape(*dots.shape[:2], -1).any(1)
-    return at[free], boxes[free], dots[free], (cost + 80*hits(marks[apart]).sum(1) + 80*hits(blocks).any(1))[free]
+    apart = (np.abs(points-points[i])>2*r).any(1)
+    return [o[free] for o in (boxes, lines, cost + 80*_through(lines, marks[apart]).sum(1) + 80*_through(lines, blocks).any(1))]
 
 def _clash(a, b):
-    "What each of the places `a` costs beside all of the places `b`"
-    k,m,n = len(a[0]),len(b[0]),a[2].shape[1]
-    through = _touch(a[2], b[1]).reshape(k,n,m).any(1) | _touch(a[1], b[2]).reshape(k,m,n).any(2)
-    lines = _cross(a[2][:,None,0,:2], a[0][:,None], b[2][None,:,0,:2], b[0][None])
-    return (1000*_touch(a[1], b[1]) + 250*through + 60*lines).sum(1)
+    "What each of the places `a` costs beside all of the places `b`; both are boxes and lines"
+    through = _through(a[1], b[0]) | _through(b[1], a[0]).T
+    return (1000*_touch(a[0], b[0]) + 250*through + 60*_cross(a[1], b[1])).sum(1)
+
+# %% ../nbs/10_plotting.ipynb #6c65e90c
+def _cost(i, chosen, opts):
+    "What each place of name `i` costs beside the `chosen` places of the others"
+    rest = [j for j in chosen if j!=i]
+    return opts[i][2] + (_clash(opts[i], [np.stack([opts[j][o][chosen[j]] for j in rest]) for o in range(2)]) if rest else 0)
+
+def _settle(chosen, opts, order):
+    "`chosen` after each name has gone to its cheapest place, again and again, and the sum of the costs"
+    for _ in range(20):
+        before,chosen = chosen,dict(chosen)
+        for i in order: chosen[i] = int(_cost(i, chosen, opts).argmin())
+        if chosen==before: break
+    own = sum(opts[i][2][k] for i,k in chosen.items())
+    return chosen, (own + sum(_cost(i, chosen, opts)[k] for i,k in chosen.items()))/2
 
 # %% ../nbs/10_plotting.ipynb #05e1e98b
 def place_labels(
@@ -140,16 +154,13 @@ def place_labels(
     points,area,blocks = np.array(points, float).reshape(-1, 2),np.array(area),np.reshape(blocks, (-1,4))
     near = (np.linalg.norm(points[:,None]-points, axis=-1)<60).sum(1)
     opts = {i: _options(i, points, np.array(sizes[i]), area, blocks, r) for i in np.argsort(-near, kind='stable') if sizes[i] is not None}
-    opts,chosen = {i: o for i,o in opts.items() if len(o[0])},{}
-    def cost(i):
-        rest = [j for j in chosen if j!=i]
-        return opts[i][3] + (_clash(opts[i], [np.stack([opts[j][o][chosen[j]] for j in rest]) for o in range(3)]) if rest else 0)
-    for _ in range(20):
-        before = dict(chosen)
-        for i in opts: chosen[i] = int(cost(i).argmin())
-        if chosen==before: break
-    while worst := max(((cost(i)[k],i) for i,k in chosen.items() if cost(i)[k]>=1000), default=None): del chosen[worst[1]]
-    return [opts[i][0][chosen[i]] if i in chosen else None for i in range(len(points))]
+    opts = {i: o for i,o in opts.items() if len(o[0])}
+    chosen,total = _settle({}, opts, list(opts))
+    for i in sorted(opts, key=lambda i: -_cost(i, chosen, opts)[chosen[i]])[:8]:
+        trial,t = _settle(chosen | {i: int(opts[i][2].argmin())}, opts, [j for j in opts if j!=i]+[i])
+        if t<total: chosen,total = trial,t
+    while worst := max(((c,i) for i,k in chosen.items() if (c := _cost(i, chosen, opts)[k])>=1000), default=None): del chosen[worst[1]]
+    return [opts[i][1][chosen[i]][2:] if i in chosen else None for i in range(len(points))]
 
 # %% ../nbs/10_plotting.ipynb #4379daf4
 def _frame(xy, width=580, pad=(110,34), heights=(340,700)):
@@ -178,20 +189,20 @@ def _markers(df):
             hovertemplate=says+'<extra></extra>', legendgroup=c, showlegend=False)
         yield go.Scatter(x=[None], y=[None], mode='markers', marker=dict(color='white', **look), legendgroup=c, name=c)
 
-# %% ../nbs/10_plotting.ipynb #e1de51d6
+# %% ../nbs/10_plotting.ipynb #1ef6af24
+def _gap(text, shift): return np.linalg.norm(np.maximum(np.abs(shift)-[_width(text, 11)/2,7], 0))
+
 def _note(text, at, shift, **kwargs):
     "Annotation with its middle `shift` pixels right of and above `at`, and a line to it if that is far"
     line = dict(arrowcolor='#555', standoff=5) if _gap(text, shift)>14 else dict(arrowcolor='rgba(0,0,0,0)')
     return dict(x=at[0], y=at[1], ax=shift[0], ay=-shift[1], text=escape(text, quote=False), arrowhead=0, arrowwidth=.8, borderpad=0, **line, **kwargs)
 
-def _gap(text, shift): return np.linalg.norm(np.maximum(np.abs(shift)-[_width(text, 11)/2,7], 0))
-
-# %% ../nbs/10_plotting.ipynb #69346e5b
+# %% ../nbs/10_plotting.ipynb #73877f9f
 def _notes(df, tip, named, area, to_px):
-    "Annotations of the plane: the axis, its label beside one of three points of it, and the names of `named`"
+    "Annotations of the plane: the axis, its label beside the best of three points of it, and the names of `named`"
     xy,names = df[['PC1','PC2']].values,[*df.index, 'assistant axis']
     sizes = [(_width(p, 11)+4,15) if p in named or i==len(df) else None for i,p in enumerate(names)]
-    arrow = _box(_dots(to_px(np.zeros(2)), to_px(tip[None]), 0, 80)[0,:,:2], (4,4))
+    arrow = _box(to_px(np.linspace(0, 1, 80)[:,None]*tip), (4,4))
     def placed(at): return at, place_labels(to_px(at), sizes, area, arrow)
     def far(o): return sum(200 if s is None else _gap(p, s-to_px(a)) for p,a,s in zip(names, *o))
     at,places = min((placed(np.vstack([xy, tip*t])) for t in (.5,.3,.7)), key=far)
