@@ -31,7 +31,8 @@ DIVERGING = 'RdBu'       # red below 0, white at 0, blue above
 THEME = go.layout.Template(pio.templates['plotly_white'])
 THEME.layout.update(font=dict(family='Helvetica, Arial, sans-serif', size=12, color='#1a1a1a'),
     title=dict(x=0, xanchor='left', xref='container', y=1, yanchor='top', yref='container', pad=dict(l=16, t=16), font_size=17, subtitle_font_size=12),
-    legend=dict(orientation='h', xref='container', x=.01, yref='container', y=0, yanchor='bottom', tracegroupgap=0, font_size=11), hoverlabel=dict(bgcolor='white', font_color='#1a1a1a'))
+    legend=dict(orientation='h', xref='container', x=.01, yref='container', y=0, yanchor='bottom', tracegroupgap=0, font_size=11),
+    hoverlabel=dict(bgcolor='white', font_color='#1a1a1a'), modebar_remove=['lasso2d','select2d'])
 for o in (THEME.layout.xaxis,THEME.layout.yaxis): o.update(gridcolor='#f0f0f0', zerolinecolor='#ccc', ticks='outside', ticklen=4, tickcolor='white')
 
 def _figure(fig, title, subtitle, plot, l=70, r=10, b=85, top=0, **kwargs):
@@ -39,7 +40,8 @@ def _figure(fig, title, subtitle, plot, l=70, r=10, b=85, top=0, **kwargs):
     width = max(l+plot[0]+r, 560)
     lines = wrap(subtitle, int((width-32)/6.4), break_long_words=False)
     margin = dict(l=l, r=width-l-plot[0], b=b, t=60+15*max(len(lines), 2)+top)
-    return fig.update_layout(template=THEME, width=width, height=margin['t']+plot[1]+b, margin=margin, title=dict(text=title, subtitle_text='<br>'.join(lines)), **kwargs)
+    fig.update_layout(template=THEME, width=width, height=margin['t']+plot[1]+b, margin=margin, **kwargs)
+    return fig.update_layout(title=dict(text=title, subtitle_text='<br>'.join(lines)))
 
 # %% ../nbs/10_plotting.ipynb #de00fdfe
 def _about(v, neutral=None):
@@ -214,7 +216,7 @@ def _notes(df, tip, named, area, to_px):
 def plot_pca(
     v:PersonaVectors, # At one layer
     neutral=None, # Names of the neutral personas; None: the built-in ones
-    names:int=60 # With more personas than this, only the 30 furthest from the role mean and the neutrals are named
+    names:int=60 # With more personas than this, the 30 furthest from the role mean and the neutrals are named, the others not
 )->go.Figure: # Every persona in the plane, its projection as its colour
     "First two components of the roles, and the assistant axis in their plane"
     df,tip,pca = _plane(v, neutral)
@@ -230,7 +232,8 @@ def plot_pca(
     share = [f'PC{i+1} ({100*pca.variance_ratio[i]:.0f} % of the variance of the roles)' for i in range(2)]
     fig.update_xaxes(title_text=share[0], range=ranges[0], automargin=False)
     fig.update_yaxes(title_text=share[1], range=ranges[1], automargin=False, scaleanchor='x')
-    return _figure(fig, 'Personas in the plane of the first two components', text, (580,height), b=165, legend=dict(xref='paper', x=0, yref='paper', y=-50/height, yanchor='top'))
+    legend = dict(xref='paper', x=0, yref='paper', y=-50/height, yanchor='top')
+    return _figure(fig, 'Personas in the plane of PC1 and PC2', text, (580,height), b=165, legend=legend)
 
 # %% ../nbs/10_plotting.ipynb #56c1d2bb
 def plot_variance(
@@ -250,7 +253,7 @@ def plot_variance(
     fig.update_xaxes(title_text='component', range=[.4,len(part)+.6], showgrid=False, tickformat='d', dtick=max(1, len(part)//18))
     fig.update_yaxes(title_text='share of the variance of the roles (%)', range=[0,104])
     text = f'{_about(v, neutral)} · 70 % of the variance with {need[70]} and 90 % with {need[90]} of {len(part)} components'
-    return _figure(fig, 'Variance explained by the components of the roles', text, (580,285), bargap=.25)
+    return _figure(fig, 'Variance of the roles explained', text, (580,285), bargap=.25)
 
 # %% ../nbs/10_plotting.ipynb #d8131207
 def _panel(r, title, names, first):
@@ -283,8 +286,8 @@ def plot_ranking(
         fig.add_traces(list(_panel(r.assign(category=_categories(r.index, ns)), o, names, not i)), rows=1, cols=i+1)
     fig.update_annotations(font_size=12)
     fig.update_xaxes(title=dict(text='projection', font_size=11), zerolinecolor='#777', zerolinewidth=1.2, nticks=4)
-    fig.update_yaxes(range=[len(names)-.4,-.6], tickvals=list(range(len(names))), ticktext=[_coloured(p,c) for p,c in zip(names, _categories(names, ns))],
-        tickfont_size=12 if pitch>15 else 10, zeroline=False, gridcolor='#e6e6e6')
+    fig.update_yaxes(range=[len(names)-.4,-.6], tickvals=list(range(len(names))),
+        ticktext=[_coloured(p,c) for p,c in zip(names, _categories(names, ns))], tickfont_size=12 if pitch>15 else 10, zeroline=False, gridcolor='#e6e6e6')
     text = (_about(v, neutral) if v else f'{len(names)} personas') + ' · cross-fitted; ρ: rank correlation (Spearman) with the first column'
     return _figure(fig, 'Personas along the assistant axis', text, (max(650-room, 120*k),pitch*len(names)), l=room, top=45)
 
@@ -300,4 +303,4 @@ def save_html(
     if not script.exists() or script.read_text(encoding='utf-8')!=js:
         with atomic_write(script) as f: f.write(js)
     page = fig.to_html(include_plotlyjs='directory', div_id=path.stem, config=dict(displaylogo=False))
-    with atomic_write(path) as f: f.write(page.replace('<head>', f'<head>\n    <title>{fig.layout.title.text or path.stem}</title>', 1))
+    with atomic_write(path) as f: f.write(page.replace('<head>', f'<head>\n    <title>{escape(fig.layout.title.text or path.stem)}</title>', 1))

@@ -38,10 +38,12 @@ def filled(args, inputs):
     grid = f'--personas {",".join(who)} --questions {inputs/"q.json"}'
     return args.replace('{grid}', grid).replace('{root}', str(root)).replace('{', f'{inputs}/').replace('}', '').split()
 
+def work(r): return [o for o in said(r) if not o.startswith('extracting ')]         # the log says what was begun
+
 def refused(r, *names):
     "Is `r` one line that names what is wrong, and a non-zero exit?"
-    assert r.returncode not in (0,None) and len(said(r))==1, r.stderr
-    line, = said(r)
+    assert r.returncode not in (0,None) and len(work(r))==1, r.stderr
+    line, = work(r)
     assert line.startswith('persona-vectors: ') and 'Traceback' not in r.stderr
     assert [o for o in names if o not in line]==[], line
     return True
@@ -147,8 +149,6 @@ def test_secret_is_not_said(tmp_path):
 
 # a full disk
 
-def work(r): return [o for o in said(r) if not o.startswith('extracting ')]         # the log says what was begun
-
 limited = 'import os, resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),)*2); os.execv(sys.argv[2], sys.argv[2:])'
 
 def cramped(size, *args, cwd):
@@ -180,7 +180,7 @@ def test_answers_do_not_fit(inputs, tmp_path):
     args = filled('generate {grid} --model {llama} --max-tokens 40', inputs)
     for o in 'ab': (tmp_path/o).mkdir()
     r = cramped(1000, *args, cwd=tmp_path/'a')
-    assert r.returncode!=0 and len(said(r))==1 and 'File too large' in said(r)[0], r.stderr
+    assert r.returncode!=0 and len(work(r))==1 and 'File too large' in work(r)[0], r.stderr
     assert [Path(o).suffix for o in files(tmp_path/'a')] in ([], ['.jsonl'])
     for o in 'ab': assert cli(*args, cwd=tmp_path/o).returncode==0
     assert files(tmp_path/'a')==files(tmp_path/'b') and len(files(tmp_path/'a'))==1
