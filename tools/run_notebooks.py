@@ -74,6 +74,6 @@ def main():
         err = run_apart(nb, flags=a.flags.split(), keep=True)
         print(f'{nb.name}: {"failed" if err else "ok"}, {time.time()-t:.1f} s', flush=True)
         if err: bad.append(err)
-    sys.exit('\n\n'.join(bad))
+    sys.exit('\n\n'.join(bad) or 0)
 
 if __name__ == '__main__': main()
