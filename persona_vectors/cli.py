@@ -91,7 +91,7 @@ def _reading(rho):
     "What follows from the correlations, in words"
     high = [n for n,o in rho.items() if o>.7]
     if not high: return 'None of these orders the personas in the same way.'
-    return (f"Nearly the same order comes from {' and from '.join(high)}: "
+    return (f"Nearly the same order without the persona in the model ({'; '.join(high)}): "
             'so far this axis may measure how the answers are written, and need not be about who the model takes itself to be.')
 
 # %% ../nbs/21_cli.ipynb #4fd190d6
@@ -128,8 +128,10 @@ def plot(vectors:Annotated[Path, typer.Argument(help='A vectors file.')], layer:
     from persona_vectors.pipeline import draw
     from persona_vectors.vectors import load_vectors
     v = load_vectors(vectors)
+    if layer is not None and None in v.layers: raise ValueError(f"{vectors} does not say which layer it is of: leave --layer out")
     v = v.at(v.layers[-1] if layer is None else resolve_layers(layer, v.meta.get('num_layers', max(v.layers)))[0])
-    for p in draw(v, {f'layer {v.layers[0]}': rank_personas(v)}, out/'images/tmp'): print(p)
+    rankings = {f'layer {v.layers[0]}': rank_personas(v)} if len(v.questions)>1 else {}   # the seed's .pt has no answers to split
+    for p in draw(v, rankings, out/'images/tmp'): print(p)
 
 # %% ../nbs/21_cli.ipynb #59454ba4
 @app.command(epilog='Example: persona-vectors preview --persona bard --question 3 --prompt-format raw')

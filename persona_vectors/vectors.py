@@ -9,6 +9,7 @@ __all__ = ['VECTORS_FORMAT', 'Row', 'PersonaVectors', 'load_vectors']
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from io import BytesIO
 from pathlib import Path
 from fastcore.basics import patch
 from jaxtyping import Float
@@ -98,7 +99,8 @@ def save(self:PersonaVectors, path):
     from safetensors.torch import save as to_bytes
     path = Path(path)
     if path.suffix=='.pt':
-        with atomic_write(path, 'wb') as f: torch.save({k: t.clone() for k,t in self.items()}, f)
+        torch.save({k: t.clone() for k,t in self.items()}, b := BytesIO())   # on a full disk torch would not say what is wrong
+        with atomic_write(path, 'wb') as f: f.write(b.getbuffer())
     elif path.suffix=='.safetensors':
         head = dict(layers=self.layers, rows=[asdict(r) for r in self.rows], meta=self.meta)
         tensors = {f'persona.{k}': t.contiguous() for k,t in self.items()} | {'responses.means': self.means.contiguous()}

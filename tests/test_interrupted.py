@@ -37,7 +37,8 @@ def whole(path):
 def journal(out): return next(iter(out.glob('*.jsonl')), None)
 def final(out): return next(iter(out.glob('*.json')), None)
 
-def start(model, out, log): return subprocess.Popen([sys.executable, '-c', driver, model, out, log], cwd=log.parent, env=env(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+def start(model, out, log):
+    return subprocess.Popen([sys.executable, '-c', driver, model, out, log], cwd=log.parent, env=env(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 def finish(model, out, log):
     "Run to the end; returns the (persona, question) of what was asked in this run"

@@ -95,7 +95,7 @@ def ran(hub, tmp_path_factory):
     cwd = tmp_path_factory.mktemp('quickstart')
     (cwd/fixture).parent.mkdir(parents=True)
     shutil.copy(root/fixture, cwd/fixture)
-    env = {k:v for k,v in os.environ.items() if not k.startswith(('HF_', 'OPENROUTER', 'PERSONA_VECTORS'))} | dict(HF_HOME=str(hub[0]), HF_HUB_OFFLINE='1', OMP_NUM_THREADS='1')
+    env = {k:v for k,v in os.environ.items() if not k.startswith(('HF_', 'OPENROUTER'))} | dict(HF_HOME=str(hub[0]), HF_HUB_OFFLINE='1', OMP_NUM_THREADS='1')
     r = subprocess.run([sys.executable, '-c', quick_start+seen], cwd=cwd, env=env, capture_output=True, text=True)
     assert r.returncode==0, r.stderr
     return json.loads((cwd/'seen.json').read_text()), load_vectors(cwd/'v.safetensors')

@@ -2,9 +2,9 @@
 import json, os, shutil, subprocess, sys
 from pathlib import Path
 import pytest
+from persona_vectors.config import data_dir
 from tiny import cli, env, files, forked, make_llama, said, script
 
-root = Path(__file__).parent.parent
 who,asked = ('default','bard','ghost','jester'), ['Why do people dream?', 'What makes for a good life?']
 
 @pytest.fixture(scope='module')
@@ -34,9 +34,9 @@ def inputs(tmp_path_factory):
     return d
 
 def filled(args, inputs):
-    "The words of `args`: {name} is a file of `inputs`, {root} the repository, {grid} the personas and questions that the files hold"
+    "The words of `args`: {name} is a file of `inputs`, {shipped} the folder that holds the package's data, {grid} the personas and questions that the files hold"
     grid = f'--personas {",".join(who)} --questions {inputs/"q.json"}'
-    return args.replace('{grid}', grid).replace('{root}', str(root)).replace('{', f'{inputs}/').replace('}', '').split()
+    return args.replace('{grid}', grid).replace('{shipped}', str(data_dir().parent)).replace('{', f'{inputs}/').replace('}', '').split()
 
 def work(r): return [o for o in said(r) if not o.startswith('extracting ')]         # the log says what was begun
 
@@ -99,7 +99,7 @@ wrong = dict(
     ('generate --max-tokens 0', 'max_tokens', '0'),
     ('extract {good.json} {grid} --model {llama} --device abacus', 'device', "'abacus'"),
     ('extract {good.json} {grid} --model {llama} --read-under brad', "'brad'"),
-    ('run --fresh --out {root}', '--fresh', 'data')])
+    ('run --fresh --out {shipped} --layer all', '--fresh', 'data')])
 
 def check(run, args, names, inputs, cwd, **kw):
     "One line, non-zero, nothing written: neither here nor among the inputs"
@@ -134,10 +134,9 @@ def test_lacking_device(inputs, tmp_path):
 
 def test_fresh_keeps_the_shipped_data(tmp_path):
     "`--fresh` sees through a link and a roundabout path to the folder that holds the package's data, and changes nothing in it"
-    from persona_vectors.config import data_dir
     before = files(data_dir())
     (tmp_path/'link').symlink_to(data_dir().parent)
-    for out in (data_dir().parent, 'link', 'link/data/..'): assert refused(cli('run', '--fresh', '--out', out, cwd=tmp_path), '--fresh')
+    for out in (data_dir().parent, 'link', 'link/data/..'): assert refused(cli('run', '--fresh', '--layer', 'all', '--out', out, cwd=tmp_path), '--fresh')
     assert files(data_dir())==before and [p.name for p in tmp_path.iterdir()]==['link']
 
 def test_secret_is_not_said(tmp_path):
@@ -154,7 +153,8 @@ limited = 'import os, resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (
 def cramped(size, *args, cwd):
     "Run the console script where no file can grow beyond `size` bytes"
     pytest.importorskip('resource')
-    return subprocess.run([sys.executable, '-c', limited, str(size), script, *args], cwd=cwd, env=env(PYTHONDONTWRITEBYTECODE='1'), capture_output=True, text=True)
+    return subprocess.run([sys.executable, '-c', limited, str(size), script, *args], cwd=cwd,
+                          env=env(PYTHONDONTWRITEBYTECODE='1'), capture_output=True, text=True)
 
 def test_file_does_not_fit(inputs, tmp_path):
     "One line that names the place, and no half file; with enough room the same command writes it"

@@ -42,7 +42,7 @@ def _main(args, cwd, said):
 def forked(*args, cwd, said):
     "Run what the console script runs in the folder `cwd`; what it says goes to the folder `said`"
     ctx = get_context('forkserver')
-    ctx.set_forkserver_preload(['persona_vectors.cli', 'persona_vectors.pipeline', 'persona_vectors.extraction', 'persona_vectors.generation', 'transformers.models.auto.modeling_auto'])
+    ctx.set_forkserver_preload([*(f'persona_vectors.{o}' for o in ('cli', 'pipeline', 'extraction', 'generation')), 'transformers.models.auto.modeling_auto'])
     with patch.dict(os.environ, env(), clear=True):                                 # the server is started once, with this environment
         p = ctx.Process(target=_main, args=(args, cwd, said))
         p.start()
