@@ -5,7 +5,7 @@ import lazy_loader as _lazy
 __getattr__, __dir__, __all__ = _lazy.attach(__name__, submod_attrs=dict(
     config=['PersonaVectorConfig', 'layer_index', 'resolve_layers'],
     personas=['PERSONAS', 'PERSONA_CATEGORIES', 'NEUTRAL', 'CORE_PERSONAS', 'EVAL_QUESTIONS', 'load_personas', 'load_questions', 'category_of'],
-    responses=['Response', 'Responses', 'load_responses'],
+    responses=['Response', 'Responses', 'load_responses', 'shipped_responses'],
     models=['EMBEDDED', 'find_model'],
     prompts=['preview'],
     generation=['generate_responses'],

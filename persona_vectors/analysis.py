@@ -8,7 +8,6 @@ __all__ = ['split_personas', 'centred', 'cosine_matrix', 'Direction', 'assistant
 
 # %% ../nbs/09_analysis.ipynb #9507f70b
 from dataclasses import dataclass
-from fastcore.basics import patch
 from jaxtyping import Float
 from .personas import NEUTRAL, category_of
 from .responses import Responses
@@ -35,12 +34,11 @@ def centred(
     v:PersonaVectors, # At one layer
     neutral=None # Names of the neutral personas; None: the built-in ones
 )->pd.DataFrame: # Persona × coordinate
-    "The vectors minus the mean of the roles (of all, where there are no two kinds)"
+    "The vectors minus the mean of the roles (of all, where none is neutral)"
     if len(v.layers)!=1: raise ValueError(f"these vectors have layers {v.layers}: choose one with v.at(layer)")
     x = pd.DataFrame(v.stacked().double().numpy(), index=list(v))
-    try: roles = split_personas(v, neutral)[1]
-    except ValueError: roles = list(v)
-    return x - x.loc[roles].mean()
+    both = neutral is not None or any(p in NEUTRAL for p in v)
+    return x - x.loc[split_personas(v, neutral)[1] if both else list(v)].mean()
 
 def cosine_matrix(
     v:PersonaVectors, # At one layer
@@ -92,7 +90,9 @@ def _axes(half, ns, rs):
         neutral = [o for o in ns if o!=p] or ns
         roles = (total-half[p])/(len(rs)-1) if p in rs else total/len(rs)
         out[p] = half[neutral].mean(0)-roles
-    return out/np.linalg.norm(out, axis=1, keepdims=True)
+    length = np.linalg.norm(out, axis=1, keepdims=True)
+    if not (length>0).all(): raise ValueError("the neutral personas and the roles do not differ, so there is no axis between them")
+    return out/length
 
 # %% ../nbs/09_analysis.ipynb #7303d2a0
 def held_out(

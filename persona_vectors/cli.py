@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 import typer
-from .config import PersonaVectorConfig, content_hash, resolve_layers, slug
+from .config import PersonaVectorConfig, resolve_layers
 
 # %% ../nbs/21_cli.ipynb #197e952c
 app = typer.Typer(name='persona-vectors', no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -90,12 +90,11 @@ def _title(v):
 def _reading(rho):
     "What follows from the correlations, in words"
     high = [n for n,o in rho.items() if o>.7]
-    if not high: return 'None of these orders the personas in the same way.'
-    return (f"Nearly the same order without the persona in the model ({'; '.join(high)}): "
-            'so far this axis may measure how the answers are written, and need not be about who the model takes itself to be.')
+    return ('The nearer these are to 1, the more of the order is there without the persona in the model'
+            + (f" ({'; '.join(high)}): so far this axis may measure how the answers are written, and need not be about who the model takes itself to be." if high else '.'))
 
 # %% ../nbs/21_cli.ipynb #4fd190d6
-@app.command(epilog='Example: persona-vectors generate --model google/gemma-3-27b-it --api --personas default,bard,oracle')
+@app.command(epilog='Example: persona-vectors generate --model google/gemma-3-27b-it --api --personas default,analyst,bard,oracle')
 def generate(model:Model=EMBEDDED, personas:Personas=None, questions:Questions=None, prompt_format:Format='chat', device:Device=None, dtype:Dtype=None,
              out:Out=Path('.'), api:Api=False, base_url:BaseUrl=None, api_model:ApiModel=None, max_tokens:MaxTokens=256, temperature:Temperature=.7, seed:Seed=0):
     "Answers only. Interrupted, the same command goes on where it was."
@@ -110,13 +109,14 @@ def generate(model:Model=EMBEDDED, personas:Personas=None, questions:Questions=N
 def extract(responses:Annotated[Path, typer.Argument(help='A responses file.')], model:Model=EMBEDDED, personas:Personas=None, questions:Questions=None,
             layer:Layer=None, prompt_format:Format='chat', device:Device=None, dtype:Dtype=None, span:Span='answer', out:Out=Path('.'),
             read_under:Annotated[str, typer.Option(help="Read every answer under this persona's prompt instead of its own.")]=None):
-    "Vectors only, from a responses file."
+    "Vectors only, from a responses file. Default personas and questions: the file's own."
     from persona_vectors.extraction import ActivationExtractor
     from persona_vectors.pipeline import cached_vectors
     from persona_vectors.responses import load_responses
     ex = ActivationExtractor(_config(model, prompt_format=prompt_format, device=device, dtype=dtype, span=span))
     rs = load_responses(responses)
-    v,path = cached_vectors(ex, *_grid(personas, questions), rs, resolve_layers(layer, ex.num_layers), out/'data/persona_vectors', read_under)
+    ps,qs = _grid(personas or rs.prompts(), questions or rs.questions)
+    v,path = cached_vectors(ex, ps, qs, rs, resolve_layers(layer, ex.num_layers), out/'data/persona_vectors', read_under)
     print(v, file=sys.stderr)
     print(path)
 
@@ -129,8 +129,10 @@ def plot(vectors:Annotated[Path, typer.Argument(help='A vectors file.')], layer:
     from persona_vectors.vectors import load_vectors
     v = load_vectors(vectors)
     if layer is not None and None in v.layers: raise ValueError(f"{vectors} does not say which layer it is of: leave --layer out")
-    v = v.at(v.layers[-1] if layer is None else resolve_layers(layer, v.meta.get('num_layers', max(v.layers)))[0])
-    rankings = {f'layer {v.layers[0]}': rank_personas(v)} if len(v.questions)>1 else {}   # the seed's .pt has no answers to split
+    ks = v.layers[-1:] if layer is None else resolve_layers(layer, v.meta.get('num_layers', max(v.layers)))
+    if len(ks)!=1: raise ValueError(f"--layer {layer}: figures are of one layer")
+    v = v.at(ks[0])
+    rankings = {f'layer {v.layers[0]}': rank_personas(v)} if len(v.questions)>1 else {}   # a .pt has no answers to split
     for p in draw(v, rankings, out/'images/tmp'): print(p)
 
 # %% ../nbs/21_cli.ipynb #59454ba4
@@ -140,22 +142,20 @@ def preview(responses:Annotated[Path, typer.Argument(help='A responses file. Def
             question:Annotated[int, typer.Option(help='To which question, counted from 0.')]=0, prompt_format:Format='chat', span:Span='answer'):
     "The exact tokens that are averaged, marked in colour and between ⟦ and ⟧."
     from rich.console import Console
-    from persona_vectors.config import data_dir
     from persona_vectors.extraction import ActivationExtractor
-    from persona_vectors.responses import load_responses
-    rs = load_responses(responses or next((data_dir()/'responses').glob(f'{EMBEDDED}-*.json')))
+    from persona_vectors.responses import load_responses, shipped_responses
+    rs = load_responses(responses) if responses else shipped_responses()
     who = persona or rs.personas[0]
     if who not in rs.personas: raise ValueError(f"persona {who!r} is not in the responses: they have {', '.join(rs.personas)}")
     if not 0<=question<len(rs.questions): raise ValueError(f"question {question} is out of range: there are 0 to {len(rs.questions)-1}")
     found = [r for r in rs.rows if (r.persona,r.question)==(who,rs.questions[question])]
     if not found: raise ValueError(f"persona {who!r} has no answer to question {question}")
-    Console(soft_wrap=True).print(ActivationExtractor(_config(model, prompt_format=prompt_format, span=span)).preview(_prompted(found[0])))
+    Console(soft_wrap=True).print(ActivationExtractor(_config(model, prompt_format=prompt_format, span=span)).preview(_prompted(found[0], rs)))
 
 # %% ../nbs/21_cli.ipynb #aeacec89
-def _prompted(r):
-    "`r` with the built-in prompt of its persona, where its file does not say the prompt"
-    from persona_vectors.personas import PERSONAS
-    return r if r.system is not None else replace(r, system=PERSONAS.get(r.persona, ''))
+def _prompted(r, rs):
+    "`r` with the prompt of its persona, where its file does not say it"
+    return r if r.system is not None else replace(r, system=rs.prompts()[r.persona][r.prompt])
 
 # %% ../nbs/21_cli.ipynb #cfb739a1
 @app.command(epilog='Example: persona-vectors verify --device cuda --dtype bfloat16')
@@ -182,6 +182,6 @@ def main():
     logging.basicConfig(format='%(message)s', level=logging.WARNING)
     logging.getLogger('persona_vectors').setLevel(logging.INFO)
     try: app()
-    except (ValueError, OSError, RuntimeError, ArithmeticError) as e:
+    except (ValueError, OSError, RuntimeError, ArithmeticError, ImportError) as e:
         print('persona-vectors:', ' '.join(str(e).split()) or type(e).__name__, file=sys.stderr)
         sys.exit(1)

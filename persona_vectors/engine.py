@@ -6,9 +6,7 @@
 __all__ = ['TEXT_MODEL', 'truncate', 'load_blocks', 'find_blocks', 'watch', 'span_means', 'batches', 'read']
 
 # %% ../nbs/06_engine.ipynb #e3fdd7c8
-import re
 from contextlib import contextmanager
-from fastcore.basics import patch
 from jaxtyping import Float
 from .models import ModelSource
 from .prompts import Tokens
@@ -118,5 +116,5 @@ def read(
             bar.update(sum(len(seqs[i]) for i in idx))
     if not out.isfinite().all():
         i,l = (~out.isfinite()).any(-1).nonzero()[0].tolist()
-        raise FloatingPointError(f"sequence {i} has no finite mean at layer {layers[l]}: try dtype='float32'")
+        raise FloatingPointError(f"{seqs[i].label or f'sequence {i}'} has no finite mean at layer {layers[l]}: try dtype='float32'")
     return out

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from fastcore.basics import patch
 from .config import PersonaVectorConfig, content_hash, slug
-from .models import ModelSource, default_dtype, find_device, find_model
+from .models import ModelSource, default_dtype, find_device, find_model, quiet
 from .personas import as_prompts, load_questions
 from .prompts import get_format
 from .responses import Response, Responses, load_responses
@@ -30,18 +30,19 @@ def plan(
 class Journal:
     "Answers of a run in progress, one JSON line each, on disk before they count"
     def __init__(self, path): self.path = Path(path)
+    def whole(self)->bytes:
+        "The file up to the end of its last whole line"
+        raw = self.path.read_bytes() if self.path.exists() else b''
+        return raw[:raw.rfind(b'\n')+1]
     def read(self)->list[Response]:
-        "The whole answers in the file; a torn last line is cut off"
-        if not self.path.exists(): return []
-        raw = self.path.read_bytes()
-        whole = raw[:raw.rfind(b'\n')+1]
-        if len(whole)<len(raw): os.truncate(self.path, len(whole))
-        try: return [Response(**json.loads(o)) for o in whole.splitlines()]
+        "The whole answers in the file"
+        try: return [Response(**json.loads(o)) for o in self.whole().splitlines()]
         except (ValueError, TypeError) as e: raise ValueError(f"{self.path} is damaged ({e}): delete it to ask for its answers again") from None
     def add(self, rows):
-        "Append `rows` and wait until they are on the disk"
+        "Append `rows`, where a torn line would begin, and wait until they are on the disk"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            if self.path.exists(): os.truncate(self.path, len(self.whole()))
             with open(self.path, 'a', encoding='utf-8') as f:
                 f.writelines(json.dumps(asdict(r), ensure_ascii=False)+'\n' for r in rows)
                 f.flush()
@@ -53,8 +54,8 @@ def missing(
     todo:list, # The plan
     done # Answers that are there
 )->list[Response]:
-    "The cells of `todo` that no answer in `done` was given to, word for word"
-    have = {(r.key, r.system) for r in done}
+    "The cells of `todo` that no answer in `done` was given to, word for word; an empty answer is none"
+    have = {(r.key, r.system) for r in done if r.text.strip()}
     return [r for r in todo if (r.key, r.system) not in have]
 
 # %% ../nbs/05_generation.ipynb #5d935bf2
@@ -77,8 +78,9 @@ def pick(
     "Inverse-CDF sampling: the first token at which the cumulated probability exceeds `u`"
     import torch
     if temperature==0: return logits.argmax(-1)
-    cdf = (logits.float()/temperature).softmax(-1).double().cumsum(-1)
-    return torch.searchsorted(cdf, (u*cdf[:,-1])[:,None], right=True)[:,0].clamp(max=logits.shape[-1]-1)
+    x = logits.float().cpu() if logits.device.type=='mps' else logits.float()   # Apple's GPUs have no float64
+    cdf = (x/temperature).softmax(-1).double().cumsum(-1)
+    return torch.searchsorted(cdf, (u.to(x.device)*cdf[:,-1])[:,None], right=True)[:,0].clamp(max=x.shape[-1]-1).to(logits.device)
 
 # %% ../nbs/05_generation.ipynb #b200da58
 class LocalModel:
@@ -99,12 +101,14 @@ class LocalModel:
         self.model = source.load(AutoModelForCausalLM, dtype=getattr(torch, self.dtype)).to(self.device).eval()
 
 # %% ../nbs/05_generation.ipynb #dd027254
-def _sampler(rows, max_tokens, temperature, seed):
+def _sampler(rows, max_tokens, temperature, seed, step):
     "A logits processor that makes greedy decoding take the tokens of `pick`"
     import torch
-    us,step = torch.stack([uniforms(r, max_tokens, seed) for r in rows]), iter(range(max_tokens))
+    us,steps = torch.stack([uniforms(r, max_tokens, seed) for r in rows]), iter(range(max_tokens))
     def process(ids, scores):
-        tok = pick(scores, us[:,next(step)].to(scores.device), temperature)
+        i = next(steps)
+        if step: step(i)
+        tok = pick(scores, us[:,i], temperature)
         return torch.full_like(scores, -torch.inf).scatter_(1, tok[:,None], 0.)
     return process
 
@@ -114,17 +118,19 @@ def answer(self:LocalModel,
     rows:list, # Cells of the plan
     max_tokens:int=256, # Most tokens an answer
     temperature:float=0.7, # 0 is greedy
-    seed:int=0
+    seed:int=0,
+    step=None # Called with the number of tokens so far, for progress
 )->list[Response]:
     "Answer `rows` in one batch; finish_reason is 'stop', or 'length' where `max_tokens` cut the answer"
     import torch
     from transformers import LogitsProcessorList
     enc = self.tokenizer([self.format.prompt(r.system, r.question) for r in rows], add_special_tokens=False, padding=True, return_tensors='pt')
-    kw = dict(stop_strings=self.format.stop, tokenizer=self.tokenizer) if self.format.stop else {}
+    kw = dict(repetition_penalty=1., no_repeat_ngram_size=0)   # what a model's own defaults may set; nothing but the temperature shapes the sampling
+    if self.format.stop: kw.update(stop_strings=self.format.stop, tokenizer=self.tokenizer)
     if self.device=='cpu': kw.update(cache_implementation='static', disable_compile=True)
-    with torch.inference_mode():
+    with torch.inference_mode(), quiet():
         out = self.model.generate(**enc.to(self.device), max_new_tokens=max_tokens, do_sample=False, **kw,
-            logits_processor=LogitsProcessorList([_sampler(rows, max_tokens, temperature, seed)]))
+            logits_processor=LogitsProcessorList([_sampler(rows, max_tokens, temperature, seed, step)]))
     return [self._finished(r, o) for r,o in zip(rows, out[:,enc.input_ids.shape[1]:].tolist())]
 
 @patch
@@ -134,6 +140,7 @@ def _finished(self:LocalModel, r, ids):
     eos = self.model.generation_config.eos_token_id
     ends = [i for i,o in enumerate(ids) if o in (eos if isinstance(eos, list) else [eos])]
     text = self.tokenizer.decode(ids[:ends[0]] if ends else ids, skip_special_tokens=True)
+    if self.format.name=='raw': text = text.removeprefix(' ')   # of `Assistant: `; it is put back when the answer is read
     cuts = [text.index(s) for s in self.format.stop or [] if s in text]
     return replace(r, text=text[:min(cuts)] if cuts else text, finish_reason='stop' if ends or cuts else 'length')
 
@@ -141,9 +148,11 @@ def _finished(self:LocalModel, r, ids):
 def api_key(
     config:PersonaVectorConfig
 )->str:
-    "The key for `config.base_url`; ValueError says how to give one. Other endpoints than OpenRouter may need none"
-    key = config.openrouter_api_key or os.environ.get('OPENROUTER_API_KEY')
-    if not key and 'openrouter.ai' in config.base_url:
+    "The key for `config.base_url`; ValueError says how to give one. OpenRouter's key is sent to OpenRouter alone; others get OPENAI_API_KEY, or none"
+    from urllib.parse import urlsplit
+    router = (urlsplit(config.base_url).hostname or '').endswith('openrouter.ai')
+    key = config.openrouter_api_key or os.environ.get('OPENROUTER_API_KEY' if router else 'OPENAI_API_KEY')
+    if not key and router:
         raise ValueError("no API key: set OPENROUTER_API_KEY, or give another endpoint with --base-url, or a local model with --model")
     return key or 'none'
 
@@ -151,13 +160,17 @@ def api_key(
 async def _ask(client, config, r):
     "One answer through the API"
     from dataclasses import replace
+    from openai import OpenAIError
     from persona_vectors.prompts import RawFormat
+    def first(res):
+        if not res.choices: raise OpenAIError('the endpoint sent no choices')
+        return res.choices[0]
     kw = dict(model=config.openrouter_model or config.model_name, max_tokens=config.max_tokens, temperature=config.temperature, seed=config.seed)
     if config.prompt_format=='raw':
-        o = (await client.completions.create(prompt=RawFormat.ask(r.system, r.question), stop=RawFormat.stop, **kw)).choices[0]
+        o = first(await client.completions.create(prompt=RawFormat.ask(r.system, r.question), stop=RawFormat.stop, **kw))
         return replace(r, text=(o.text or '').removeprefix(' '), finish_reason=o.finish_reason)
     msgs = ([dict(role='system', content=r.system)] if r.system else []) + [dict(role='user', content=r.question)]
-    o = (await client.chat.completions.create(messages=msgs, **kw)).choices[0]
+    o = first(await client.chat.completions.create(messages=msgs, **kw))
     return replace(r, text=o.message.content or '', finish_reason=o.finish_reason)
 
 # %% ../nbs/05_generation.ipynb #437c5831
@@ -168,7 +181,7 @@ async def answer_api(
 )->list: # (cell, exception) of each that failed
     "Ask for `rows` through the endpoint, `max_concurrent_requests` at a time"
     from openai import APIStatusError, AsyncOpenAI, OpenAIError
-    failed,queue = [],iter(rows)
+    failed,queue,stop = [],iter(rows),None
     async def worker(client):
         for r in queue:
             try: done(await _ask(client, config, r))
@@ -179,7 +192,9 @@ async def answer_api(
         try:
             async with asyncio.TaskGroup() as tg:
                 for _ in range(min(config.max_concurrent_requests, len(rows))): tg.create_task(worker(client))
-        except* APIStatusError as group: raise group.exceptions[0] from None
+        except* APIStatusError as group: stop = RuntimeError(f"{config.base_url} refused the request: {group.exceptions[0]}. Check key, credit, and model name")
+        except* OSError as group: stop = group.exceptions[0]
+        if stop: raise stop from None
     return failed
 
 # %% ../nbs/05_generation.ipynb #c6f026aa
@@ -219,24 +234,31 @@ def reusable(
     st:dict, # Settings
     *folders # Where response files are
 )->list[Response]:
-    "All answers in `folders` that were made with exactly the settings `st`"
-    files = sorted(p for f in folders for p in Path(f).glob(f"{slug(st['model'])}-*.json"))
-    return [r for rs in map(load_responses, files) if rs.meta.get('settings')==st for r in rs.rows]
+    "All answers in `folders`, finished files and journals, that were made with exactly the settings `st`"
+    found = []
+    for f in map(Path, folders):
+        files = map(load_responses, sorted(f.glob(f"{slug(st['model'])}-*.json")))
+        found += [r for rs in files if rs.meta.get('settings')==st for r in rs.rows]
+        found += [r for p in sorted(f.glob(f"{slug(st['model'])}-*-{content_hash(st)[:8]}.jsonl")) for r in Journal(p).read()]
+    return found
 
 # %% ../nbs/05_generation.ipynb #7707ad26
 def _answer_all(config, source, left, journal, batch_size):
     "Answer `left` into the journal; returns what failed"
     from tqdm.auto import tqdm
+    empty = []
     with tqdm(total=len(left), unit='answer', desc='Answers') as bar:
         def done(rows):
-            journal.add(rows)
+            journal.add([r for r in rows if r.text.strip()])
+            empty.extend((r, ValueError(f"the answer is empty (finish_reason {r.finish_reason!r})")) for r in rows if not r.text.strip())
             bar.update(len(rows))
-        if not source: return _run(answer_api(left, config, lambda r: done([r])))
+        if not source: return _run(answer_api(left, config, lambda r: done([r]))) + empty
         lm = LocalModel(source, config.prompt_format, config.device, config.dtype)
         left = sorted(left, key=lambda r: -len(r.system+r.question))
         for i in range(0, len(left), batch_size):
-            done(lm.answer(left[i:i+batch_size], config.max_tokens, config.temperature, config.seed))
-    return []
+            step = lambda n: bar.set_postfix_str(f'{n} tokens', refresh=n%16==0)
+            done(lm.answer(left[i:i+batch_size], config.max_tokens, config.temperature, config.seed, step))
+    return empty
 
 # %% ../nbs/05_generation.ipynb #fd6d0970
 def generate_responses(
@@ -252,17 +274,17 @@ def generate_responses(
     source = None if api else find_model(config.model_name, config.hf_token)
     todo,st = plan(personas, questions),settings(config, source)
     path = Path(out)/responses_name(st, todo)
-    journal = Journal(path.with_suffix('.jsonl'))
-    done = reusable(st, out, *reuse)+journal.read()
+    journal = Journal(path.with_name(f'{path.stem}-{content_hash(st)[:8]}.jsonl'))
+    done = reusable(st, *reuse, out)   # the last of two answers to the same cell counts
     left = missing(todo, done)
     failed = _answer_all(config, source, left, journal, batch_size) if left else []
     if failed:
         r,e = failed[0]
         raise RuntimeError(f"{len(failed)} of {len(left)} answers failed, the first for persona {r.persona!r}, question {r.question!r}: {e}. "
                            "The others are kept; run again to ask for these only")
-    have = {(r.key, r.system): r for r in done+journal.read()}
+    have = {(r.key, r.system): r for r in done+journal.read() if r.text.strip()}
     rs = Responses([have[r.key, r.system] for r in todo], _meta(st, config, api))
-    there = next((Path(f)/path.name for f in (out,*reuse) if (Path(f)/path.name).exists()), None)
+    there = next((Path(f)/path.name for f in (out,*reuse) if (Path(f)/path.name).exists()), None)   # the whole grid
     if not there: rs.save(path)
     journal.path.unlink(missing_ok=True)
     rs.path = there or path

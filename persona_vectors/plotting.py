@@ -12,7 +12,7 @@ from pathlib import Path
 from textwrap import wrap
 from unicodedata import east_asian_width
 from .config import atomic_write
-from .personas import PERSONA_CATEGORIES, category_of
+from .personas import category_of
 from .vectors import PersonaVectors
 from .analysis import assistant_axis, cosine_matrix, project, role_pca, side_by_side, split_personas
 import numpy as np, pandas as pd

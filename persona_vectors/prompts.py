@@ -10,7 +10,6 @@ __all__ = ['THINKING', 'MARK', 'Text', 'RawFormat', 'ChatFormat', 'get_format', 
 import re
 from dataclasses import dataclass, field
 from fastcore.basics import patch
-from .config import SPANS
 
 # %% ../nbs/04_prompts.ipynb #3c36bc3b
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class RawFormat:
         return _spliced(pre, answer, '')
 
 # %% ../nbs/04_prompts.ipynb #44f10051
-THINKING = re.compile(r'\s*<think>.*?</think>\s*', re.S)
+THINKING = re.compile(r'(?:(?!<think>).)*</think>\s*|\s*<think>.*?(?:</think>\s*|\Z)', re.S)
 
 def _spliced(pre, answer, post):
     m = THINKING.match(answer)
@@ -59,7 +58,10 @@ class ChatFormat:
         if not tokenizer.chat_template: raise ValueError("this model has no chat template: use prompt_format='raw'")
         self.tokenizer = tokenizer
         self.folds_system = not self._has_system_role()
-    def _render(self, msgs, ask): return self.tokenizer.apply_chat_template(msgs, tokenize=False, add_generation_prompt=ask)
+    def _render(self, msgs, ask):
+        from jinja2 import TemplateError
+        try: return self.tokenizer.apply_chat_template(msgs, tokenize=False, add_generation_prompt=ask)
+        except TemplateError as e: raise ValueError(f"the chat template refuses this conversation: {e}") from None
     def messages(self, system, question):
         "The conversation as messages, the system text in front of the question where the template has no role for it"
         if system and self.folds_system: return [dict(role='user', content=f'{system}\n\n{question}')]
@@ -68,9 +70,8 @@ class ChatFormat:
 # %% ../nbs/04_prompts.ipynb #30bb8588
 @patch
 def _has_system_role(self:ChatFormat):
-    from jinja2 import TemplateError
     try: return MARK in self._render([dict(role='system', content=MARK), dict(role='user', content='Hi')], True)
-    except TemplateError: return False
+    except ValueError: return False
 
 @patch
 def prompt(self:ChatFormat, system, question):
@@ -83,6 +84,7 @@ def full(self:ChatFormat, system, question, answer):
     text = self._render([*self.messages(system, question), dict(role='assistant', content=MARK)], False)
     if text.count(MARK)!=1: raise ValueError(f"the chat template shows the answer {text.count(MARK)} times: use prompt_format='raw'")
     pre,post = text.split(MARK)
+    if THINKING.match(answer): pre = self.prompt(system, question)   # templates put an empty thinking block of their own before a past answer
     return _spliced(pre, answer, post)
 
 # %% ../nbs/04_prompts.ipynb #43234bb3
@@ -110,6 +112,7 @@ class Tokens:
     end:int
     offsets:list=field(repr=False) # (first, one past the last) character of each token
     text:str=field(repr=False)
+    label:str='' # Whose it is, for messages
     def __len__(self): return len(self.ids)
 
 # %% ../nbs/04_prompts.ipynb #0d934fb3

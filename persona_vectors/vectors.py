@@ -64,7 +64,7 @@ def _mean(self:PersonaVectors, persona):
 def at(self:PersonaVectors, layer:int)->PersonaVectors:
     "The same at one layer; ValueError if it was not extracted"
     if layer not in self.layers: raise ValueError(f"layer {layer} is not in these vectors: they have {self.layers}")
-    return PersonaVectors(self.means[:,[self.layers.index(layer)]], self.rows, [layer], self.meta)
+    return PersonaVectors(self.means[:,[self.layers.index(layer)]], self.rows, [layer], {**self.meta, 'layers': [layer]})
 
 @patch
 def only(self:PersonaVectors, personas=None, questions=None)->PersonaVectors:
@@ -95,10 +95,11 @@ VECTORS_FORMAT = 'persona_vectors.vectors/1'
 
 @patch
 def save(self:PersonaVectors, path):
-    "Write to `path`: `.safetensors` with everything, or `.pt` with the seed's dict of tensors"
+    "Write to `path`: `.safetensors` with everything, or, for one layer, `.pt` with a plain dict of tensors"
     from safetensors.torch import save as to_bytes
     path = Path(path)
     if path.suffix=='.pt':
+        if len(self.layers)!=1: raise ValueError(f"{path}: a .pt file holds one layer, and these are {self.layers}: choose with at(layer), or write .safetensors")
         torch.save({k: t.clone() for k,t in self.items()}, b := BytesIO())   # on a full disk torch would not say what is wrong
         with atomic_write(path, 'wb') as f: f.write(b.getbuffer())
     elif path.suffix=='.safetensors':
@@ -130,9 +131,8 @@ def _from_safetensors(path):
 def _from_pt(path):
     d = torch.load(path, weights_only=True, map_location='cpu')
     if not isinstance(d, dict) or not d or not all(isinstance(t, Tensor) for t in d.values()): raise ValueError('it is not a dict of tensors')
-    x = torch.stack([t.float() for t in d.values()])
-    x = x if x.dim()==3 else x[:,None]
-    return PersonaVectors(x, [Row(p, '(not recorded)') for p in d], [None]*x.shape[1], {'read from': path.name})
+    if any(t.dim()!=1 for t in d.values()): raise ValueError('its tensors are not one vector a persona, and it does not say which layers they are')
+    return PersonaVectors(torch.stack([t.float() for t in d.values()])[:,None], [Row(p, '(not recorded)') for p in d], [None], {'read from': path.name})
 
 # %% ../nbs/07_vectors.ipynb #0c963a4f
 @patch

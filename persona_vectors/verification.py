@@ -7,7 +7,6 @@ __all__ = ['agreement', 'swapped', 'make_references', 'verify']
 
 # %% ../nbs/11_verification.ipynb #4a32ba3c
 from pathlib import Path
-from .analysis import cosine_matrix
 from .config import PersonaVectorConfig, data_dir
 from .extraction import ActivationExtractor, extract_persona_vectors
 from .models import EMBEDDED, find_model
@@ -20,14 +19,14 @@ import torch
 def agreement(
     v:PersonaVectors, # At one layer
     ref:PersonaVectors # The references, same personas and layer
-)->dict: # Smallest raw and centred cosine over the personas, and whose the latter is
+)->dict: # Smallest and largest raw and centred cosine over the personas, and whose the smallest centred is
     "How well `v` agrees with `ref`, persona by persona"
     if list(v)!=list(ref): raise ValueError(f"the personas differ: {', '.join(v)} against {', '.join(ref)}")
     a,b = v.stacked().double(),ref.stacked().double()
     roles = [i for i,p in enumerate(v) if p not in NEUTRAL]
     raw = torch.cosine_similarity(a, b)
     cen = torch.cosine_similarity(a-a[roles].mean(0), b-b[roles].mean(0))
-    return dict(raw=raw.min().item(), centred=cen.min().item(), worst=list(v)[cen.argmin()])
+    return dict(raw=raw.min().item(), raw_max=raw.max().item(), centred=cen.min().item(), centred_max=cen.max().item(), worst=list(v)[cen.argmin()])
 
 # %% ../nbs/11_verification.ipynb #f00a159b
 def swapped(
@@ -80,8 +79,10 @@ def verify(
     ref = load_vectors(data_dir()/'test_fixtures'/'reference_vectors.safetensors')
     ex = ActivationExtractor(PersonaVectorConfig(model_name=EMBEDDED, device=device, dtype=dtype))
     responses = load_responses(data_dir()/'test_fixtures'/'responses_cache.json')
+    if ref.meta['responses']!=responses.hash(): raise ValueError('the references were made from other answers than the fixture has: make both again')
     v = extract_persona_vectors(ex, PERSONAS, EVAL_QUESTIONS, responses, layer=ref.layers[0], progress=progress)
     got,control = agreement(v, ref),agreement(swapped(v), ref)
-    return dict(passed=min(got['raw'], got['centred'])>least and control['centred']<=least, device=ex.device, dtype=ex.dtype,
+    return dict(passed=min(got['raw'], got['centred'])>least>=control['centred_max'], device=ex.device, dtype=ex.dtype,
                 smallest_raw_cosine=got['raw'], smallest_centred_cosine=got['centred'], worst_persona=got['worst'], least=least,
-                control=dict(what='personas swapped', smallest_raw_cosine=control['raw'], smallest_centred_cosine=control['centred']))
+                control=dict(what='personas swapped, so that every centred cosine must fail', smallest_raw_cosine=control['raw'],
+                             largest_raw_cosine=control['raw_max'], largest_centred_cosine=control['centred_max']))

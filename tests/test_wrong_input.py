@@ -166,7 +166,7 @@ def test_file_does_not_fit(inputs, tmp_path):
     assert cramped(1_000_000, *args, cwd=tmp_path).returncode==0 and len(files(tmp_path))==1
 
 def test_pt_does_not_fit(tmp_path):
-    "The seed's `.pt` goes the same way: an OSError that says so, and no half file"
+    "The `.pt` goes the same way: an OSError that says so, and no half file"
     src = '''import torch
 from persona_vectors.vectors import PersonaVectors, Row
 try: PersonaVectors(torch.randn(2, 1, 5000), [Row(p, 'q') for p in 'ab'], [3]).save('v.pt')
