@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'EMBEDDED', 'Model', 'Personas', 'Questions', 'Layer', 'Format', 'Device', 'Dtype', 'Out', 'FromFile', 'Api',
-           'BaseUrl', 'ApiModel', 'MaxTokens', 'Temperature', 'Seed', 'Span', 'run', 'generate', 'extract', 'plot',
-           'preview', 'verify', 'info', 'main']
+           'BaseUrl', 'ApiModel', 'MaxTokens', 'Temperature', 'Seed', 'Span', 'common', 'run', 'generate', 'extract',
+           'plot', 'preview', 'verify', 'info', 'main']
 
 # %% ../nbs/21_cli.ipynb #11629d81
 import json, logging, sys
@@ -47,6 +47,16 @@ def _grid(personas, questions):
     from persona_vectors.personas import EVAL_QUESTIONS, PERSONAS, load_personas, load_questions
     return load_personas(personas or PERSONAS), load_questions(questions or EVAL_QUESTIONS)
 
+# %% ../nbs/21_cli.ipynb #71aa8c34
+def _version(show:bool):
+    if show:
+        from persona_vectors import __version__
+        print(__version__)
+        raise typer.Exit()
+
+@app.callback()
+def common(version:Annotated[bool, typer.Option('--version', callback=_version, is_eager=True, help='The version of the package.')]=False): pass
+
 # %% ../nbs/21_cli.ipynb #a66ca452
 @app.command(epilog='Example: persona-vectors run --model Qwen/Qwen2.5-0.5B-Instruct --layer 0.5 --out qwen')
 def run(model:Model=EMBEDDED, personas:Personas=None, questions:Questions=None, layer:Layer=None, prompt_format:Format='chat', device:Device=None,
@@ -57,6 +67,10 @@ def run(model:Model=EMBEDDED, personas:Personas=None, questions:Questions=None, 
     from persona_vectors.pipeline import run as run_pipeline
     c = _config(model, base_url, api_model, prompt_format=prompt_format, device=device, dtype=dtype, span=span, max_tokens=max_tokens, temperature=temperature, seed=seed)
     out = _fresh_folder(out) if fresh else out or Path('.')
+    if responses and not (personas and questions):
+        from persona_vectors.responses import load_responses
+        rs = load_responses(responses)
+        personas,questions = personas or rs.prompts(), questions or rs.questions
     _say(run_pipeline(c, *_grid(personas, questions), layer=layer, out=out, responses=responses, api=api or bool(base_url), fresh=fresh))
 
 # %% ../nbs/21_cli.ipynb #81e94e55
@@ -78,7 +92,7 @@ def _say(r):
     c = Console(width=None if sys.stdout.isatty() else 120, soft_wrap=False)
     c.print(t)
     c.print('Spearman correlation with the ranking at ' + names[0] + ': ' + ', '.join(f'{n} {r.rho[n]:.2f}' for n in names[1:]) + '.')
-    c.print(_reading(r.rho.iloc[1:]))
+    c.print(_reading(r.rho.iloc[1:], len(r.table)))
     for p in r.files: print(p)
 
 # %% ../nbs/21_cli.ipynb #864a512d
@@ -87,8 +101,9 @@ def _title(v):
     ns,rs = split_personas(v)
     return f"{v.meta['model']}, layer {v.layers[0]}: cross-fitted projection on the assistant axis\n(mean of {', '.join(ns)} minus mean of {len(rs)} roles)"
 
-def _reading(rho):
-    "What follows from the correlations, in words"
+def _reading(rho, n):
+    "What follows from the correlations over `n` personas, in words"
+    if n<10: return f'With {n} personas, no correlation says much.'
     high = [n for n,o in rho.items() if o>.7]
     return ('The nearer these are to 1, the more of the order is there without the persona in the model'
             + (f" ({'; '.join(high)}): so far this axis may measure how the answers are written, and need not be about who the model takes itself to be." if high else '.'))
@@ -122,8 +137,9 @@ def extract(responses:Annotated[Path, typer.Argument(help='A responses file.')],
 
 # %% ../nbs/21_cli.ipynb #05b7a63d
 @app.command(epilog='Example: persona-vectors plot data/persona_vectors/FILE.safetensors --layer 20')
-def plot(vectors:Annotated[Path, typer.Argument(help='A vectors file.')], layer:Layer=None, out:Out=Path('.')):
-    "Figures from a vectors file. Default layer: the highest in the file."
+def plot(vectors:Annotated[Path, typer.Argument(help='A vectors file.')],
+         layer:Annotated[str, typer.Option(help='Index (20) or fraction of the depth (0.65). Default: the highest in the file.')]=None, out:Out=Path('.')):
+    "Figures from a vectors file."
     from persona_vectors.analysis import rank_personas
     from persona_vectors.pipeline import draw
     from persona_vectors.vectors import load_vectors
@@ -174,7 +190,7 @@ def info(file:Annotated[Path, typer.Argument(help='A vectors or responses file.'
     from persona_vectors.vectors import load_vectors
     o = load_responses(file) if file.suffix=='.json' else load_vectors(file)
     print(o)
-    print(json.dumps(o.meta, indent=1, ensure_ascii=False))
+    print(json.dumps({k: m for k,m in o.meta.items() if k not in ('prompts','rendered')}, indent=1, ensure_ascii=False))   # those are pages long
 
 # %% ../nbs/21_cli.ipynb #2f39cec2
 def main():

@@ -7,7 +7,7 @@ __all__ = ['plan', 'Journal', 'missing', 'uniforms', 'pick', 'LocalModel', 'api_
            'reusable', 'generate_responses']
 
 # %% ../nbs/05_generation.ipynb #980e7f3b
-import asyncio, hashlib, json, os
+import asyncio, hashlib, json, os, sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -255,7 +255,7 @@ def _answer_all(config, source, left, journal, batch_size):
         if not source: return _run(answer_api(left, config, lambda r: done([r]))) + empty
         lm = LocalModel(source, config.prompt_format, config.device, config.dtype)
         left = sorted(left, key=lambda r: -len(r.system+r.question))
-        for i in range(0, len(left), batch_size):
+        for i in range(0, len(left), batch_size):   # a batch is on the disk before the next begins
             step = lambda n: bar.set_postfix_str(f'{n} tokens', refresh=n%16==0)
             done(lm.answer(left[i:i+batch_size], config.max_tokens, config.temperature, config.seed, step))
     return empty
@@ -274,10 +274,14 @@ def generate_responses(
     source = None if api else find_model(config.model_name, config.hf_token)
     todo,st = plan(personas, questions),settings(config, source)
     path = Path(out)/responses_name(st, todo)
+    if api: api_key(config)   # before anything is made
     journal = Journal(path.with_name(f'{path.stem}-{content_hash(st)[:8]}.jsonl'))
     done = reusable(st, *reuse, out)   # the last of two answers to the same cell counts
     left = missing(todo, done)
-    failed = _answer_all(config, source, left, journal, batch_size) if left else []
+    try: failed = _answer_all(config, source, left, journal, batch_size) if left else []
+    except KeyboardInterrupt:
+        print(f"\nstopped: {len(todo)-len(missing(todo, done+journal.read()))} of {len(todo)} answers are kept; run the same again to go on", file=sys.stderr)
+        raise
     if failed:
         r,e = failed[0]
         raise RuntimeError(f"{len(failed)} of {len(left)} answers failed, the first for persona {r.persona!r}, question {r.question!r}: {e}. "

@@ -125,6 +125,7 @@ def find_model(
             if f.read(4)!=b'GGUF': raise ValueError(f"model {name!r}: the file is not GGUF, whatever its name")
         fp = fingerprint(p)
         return _cached(name, f'{slug(name)}-{fp}', fp, lambda dest: p)
+    if name.startswith(('.', '/', '~')) or name.count('/')>1: raise ValueError(f"model {name!r}: there is no such folder")
     return _on_hub(name, token)
 
 # %% ../nbs/03_models.ipynb #42d21ac1

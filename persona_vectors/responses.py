@@ -59,7 +59,9 @@ def hash(self:Responses)->str:
 @patch
 def __repr__(self:Responses):
     how = ', '.join(f'{n} {k}' for k,n in self.finish_reasons.items())
-    return f"{len(self.rows)} responses: {len(self.personas)} personas × {len(self.questions)} questions ({how})"
+    prompts = len({(r.persona,r.prompt) for r in self.rows})
+    wordings = f' in {prompts} wordings' if prompts>len(self.personas) else ''
+    return f"{len(self.rows)} responses: {len(self.personas)} personas{wordings} × {len(self.questions)} questions ({how})"
 
 # %% ../nbs/02_responses.ipynb #8a5d65f2
 @patch
@@ -95,7 +97,7 @@ def load_responses(
     path = Path(path)
     if not path.is_file(): raise FileNotFoundError(f"no responses file at {path}: generate one with `persona-vectors generate`, or check the path")
     try: d = json.loads(path.read_text(encoding='utf-8'))
-    except ValueError as e: raise ValueError(f"{path} is not a whole JSON file ({e}): restore it, or delete it and generate again") from None
+    except ValueError as e: raise ValueError(f"{path} is not a whole JSON file ({e}): is it the file you mean? If it is damaged, restore it or generate again") from None
     if not isinstance(d, dict): raise ValueError(f"{path} holds a {type(d).__name__}, not responses: expected an object")
     fmt = d.get('format')
     if fmt is not None and fmt!=FORMAT: raise ValueError(f"{path} is in format {fmt!r}, and this version reads {FORMAT!r}: update persona-vectors-lab")

@@ -117,7 +117,7 @@ def load_vectors(
     if not path.is_file(): raise FileNotFoundError(f"no vectors file at {path}: make one with `persona-vectors extract`, or check the path")
     try: return _from_pt(path) if path.suffix=='.pt' else _from_safetensors(path)
     except OSError: raise
-    except Exception as e: raise ValueError(f"{path} does not hold persona vectors ({str(e).splitlines()[0]}): restore it, or delete it and extract again") from None
+    except Exception as e: raise ValueError(f"{path} does not hold persona vectors ({str(e).splitlines()[0]}): is it the file you mean? If it is damaged, extract again") from None
 
 # %% ../nbs/07_vectors.ipynb #bc9e2544
 def _from_safetensors(path):
