@@ -1,9 +1,11 @@
 "Generation that dies and goes on: nothing is asked twice, and the end is that of a run that was left alone"
 import json, random, signal, subprocess, sys, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
 import pytest
 from persona_vectors import EVAL_QUESTIONS, PERSONAS
+from persona_vectors.config import content_hash
 from tiny import env, make_llama, script
 
 who,batch = ('default','bard','ghost'), 4
@@ -35,6 +37,10 @@ def whole(path):
     return {(o['persona'],o['question']): o['text'] for o in map(json.loads, raw[:raw.rfind(b'\n')+1].splitlines())}
 
 def journal(out): return next(iter(out.glob('*.jsonl')), None)
+def journal_of(out, alone):
+    "Where a run in `out` that is to end as `alone` keeps its journal: named after its file and its settings"
+    return out/f"{Path(alone[0]).stem}-{content_hash(json.loads(alone[1])['meta']['settings'])[:8]}.jsonl"
+
 def final(out): return next(iter(out.glob('*.json')), None)
 
 def start(model, out, log):
@@ -102,7 +108,7 @@ def test_torn_line(model, alone, tmp_path):
     out,rows = tmp_path/'out', json.loads(alone[1])['responses']
     out.mkdir()
     ls = [json.dumps(r, ensure_ascii=False).encode()+b'\n' for r in rows[:9]] + [json.dumps(rows[9] | dict(text='é'), ensure_ascii=False).encode()]
-    (out/alone[0]).with_suffix('.jsonl').write_bytes(b''.join(ls)[:ls[-1].index('é'.encode())+1-len(ls[-1])])
+    journal_of(out, alone).write_bytes(b''.join(ls)[:ls[-1].index('é'.encode())+1-len(ls[-1])])
     asked = finish(model, out, tmp_path/'log')
     assert len(asked)==len(set(asked))==cells-9 and set(asked).isdisjoint((r['persona'],r['question']) for r in rows[:9])
     assert (final(out).name, final(out).read_bytes())==alone
@@ -111,7 +117,7 @@ def test_damaged_journal(model, alone, tmp_path):
     "A journal damaged elsewhere is not taken for an empty one: the run stops, says which file, and leaves it alone"
     out = tmp_path/'out'
     out.mkdir()
-    j = (out/alone[0]).with_suffix('.jsonl')
+    j = journal_of(out, alone)
     j.write_text('{"persona": "bard"\n')
     p = start(model, out, tmp_path/'log')
     err = p.communicate(timeout=60)[1]

@@ -35,6 +35,10 @@ vectors = extract_persona_vectors(
 # vectors: {"persona_name": tensor(5376,), ...}
 '''
 
+def test_it_is_the_readmes():
+    "What runs here is what the README shows"
+    assert quick_start.strip() in (Path(__file__).parent.parent/'README.md').read_text(encoding='utf-8')
+
 seen = '''
 import json
 from pathlib import Path
