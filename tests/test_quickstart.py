@@ -117,7 +117,7 @@ def test_defaults(ran):
     "62 blocks give layer 40 without being told; the template finds a place for the system prompt by itself"
     got,_ = ran
     assert (got['model_name'], got['num_layers'], got['layer'], got['meta']['folds_system']) == (model_name, 62, 40, False)
-    assert PERSONAS['bard'] in got['meta']['rendered']['bard'] and got['meta']['rendered']['default']=='<bos><start_of_turn>user\n'
+    assert PERSONAS['bard'] in got['meta']['rendered']['bard'][0] and got['meta']['rendered']['default']==['<bos><start_of_turn>user\n']
 
 def test_names_the_commit(ran):
     "The vectors say which commit of the hub's repository was read, so that another one is another model"
