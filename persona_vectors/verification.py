@@ -43,7 +43,7 @@ def make_references(
     folder=None, # Where the fixture is (default: the package's own)
     layer:int=20
 )->PersonaVectors: # Also in `reference_vectors.safetensors` in the folder
-    "Reference vectors of the fixture by the slow path; about five minutes on two cores"
+    "Reference vectors of the fixture by the slow path; six minutes on two busy cores"
     from tqdm.auto import tqdm
     from transformers import AutoModelForCausalLM
     folder,source = Path(folder or data_dir()/'test_fixtures'),find_model(EMBEDDED)
