@@ -8,10 +8,11 @@ __getattr__, __dir__, __all__ = _lazy.attach(__name__, submod_attrs=dict(
     responses=['Response', 'Responses', 'load_responses', 'shipped_responses'],
     models=['EMBEDDED', 'find_model'],
     prompts=['preview'],
-    generation=['generate_responses'],
+    generation=["generate_responses", "agenerate_responses", "estimate"],
     vectors=['PersonaVectors', 'load_vectors'],
     extraction=['ActivationExtractor', 'extract_persona_vectors'],
     analysis=['assistant_axis', 'cosine_matrix', 'project', 'rank_personas', 'role_pca', 'side_by_side', 'tfidf_vectors'],
     plotting=['plot_cosine', 'plot_pca', 'plot_ranking', 'plot_variance', 'save_html'],
+    judging=["judge_responses", "trait_rubric"],
     verification=['verify'],
     pipeline=['run']))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PERSONAS', 'PERSONA_CATEGORIES', 'NEUTRAL', 'CORE_PERSONAS', 'EVAL_QUESTIONS', 'category_of', 'load_personas',
-           'as_prompts', 'load_questions']
+           'as_prompts', 'load_questions', 'load_extra']
 
 # %% ../nbs/01_personas.ipynb #2c1bd197
 import difflib, json, reprlib, yaml
@@ -258,3 +258,13 @@ def load_questions(
     "The questions that `src` gives, checked"
     if not isinstance(src, (str,Path)): return _check_questions(src, 'questions')
     return _check_questions(_read(Path(src), ('.json', '.yaml', '.yml', '.txt')), src)
+
+# %% ../nbs/01_personas.ipynb #667faa4b
+def load_extra(
+    src, # a mapping of persona to questions; or a JSON or YAML file of one
+): # persona → list of questions
+    "The questions for single personas that `src` gives, checked"
+    where,data = ('extra questions',src) if isinstance(src, Mapping) else (src, _read(Path(src), ('.json', '.yaml', '.yml')))
+    if not isinstance(data, Mapping) or not data:
+        raise ValueError(f'{where}: expected personas and their questions, found {reprlib.repr(data)}; write for example {{"pirate": ["Where is the treasure?"]}}')
+    return {str(p): _check_questions(qs, f'{where}: {p!r}') for p,qs in data.items()}

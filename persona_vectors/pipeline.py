@@ -21,7 +21,7 @@ def cached_vectors(
     extractor, # ActivationExtractor
     personas, # As `load_personas` takes them
     questions, # As `load_questions` takes them
-    responses, # Responses
+    responses, # Responses, from `chosen`
     layers:list, # Layer indices
     folder, # Where vectors files are
     read_under:str=None # Name of the persona whose prompt takes the place of every persona's own
@@ -72,7 +72,7 @@ def run(
     fresh:bool=False # Without the answers that come with the package
 )->Run:
     "Generate or load, extract or load, rank, draw"
-    from persona_vectors.extraction import ActivationExtractor
+    from persona_vectors.extraction import ActivationExtractor, chosen
     from persona_vectors.generation import generate_responses
     from persona_vectors.responses import load_responses
     config,out = config or PersonaVectorConfig(model_name=EMBEDDED),Path(out)
@@ -82,9 +82,10 @@ def run(
     k = _one_layer(layer, ex, config)
     reuse = [] if fresh else [data_dir()/'responses']
     rs = load_responses(responses) if responses else generate_responses(config, personas, questions, out/'data/responses', api, reuse)
-    folder = out/'data/persona_vectors'
+    rs,folder = chosen(rs, personas),out/'data/persona_vectors'
     both,path = cached_vectors(ex, personas, questions, rs, sorted({0,k}), folder)
     bare,bare_path = cached_vectors(ex, personas, questions, rs, [k], folder, read_under=neutral[0])
+    both,bare = _complete(both),_complete(bare)
     v = both.at(k)
     v.save(path.with_suffix('.pt'))
     rankings = readings(v, both.at(0), bare, rs)
@@ -99,6 +100,12 @@ def _enough(personas, questions, span):
     if len(questions)<2: raise ValueError("one question: a cross-fitted ranking needs at least two; `generate` and `extract` take any number")
     if span=='prompt_last': raise ValueError("span='prompt_last' has no answer in it, so its controls cannot be made: use `extract`")
     return neutral
+
+def _complete(v):
+    "`v` on the questions that every persona answered, saying so if those are fewer"
+    c = v.complete()
+    if len(c.questions)<len(v.questions): log.warning(f"the analysis is on {len(c.questions)} of {len(v.questions)} questions: those that every persona answered")
+    return c
 
 def _one_layer(layer, ex, config):
     ks = resolve_layers(layer, ex.num_layers, config.layer_fraction)
