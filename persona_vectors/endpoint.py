@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['REMEDY', 'FIRST_WAIT', 'LONGEST_WAIT', 'DOWN', 'request', 'is_openrouter', 'api_key', 'NoAnswer', 'read_answer',
-           'same_model', 'send', 'ask', 'connect', 'Stopped', 'Pace', 'passes', 'remedy', 'retry_after', 'reason',
-           'patiently', 'answer_api']
+           'usage', 'same_model', 'send', 'ask', 'connect', 'Stopped', 'Pace', 'passes', 'remedy', 'retry_after',
+           'reason', 'patiently', 'answer_api']
 
 # %% ../nbs/06_endpoint.ipynb #3cc15f7d
 import asyncio, os, re, sys, time
@@ -60,17 +60,22 @@ def read_answer(
     said = o.text if config.prompt_format=='raw' else o.message.content
     no = None if config.prompt_format=='raw' else getattr(o.message, 'refusal', None)
     text,why = (no,'refusal') if no else (said or '', o.finish_reason)
-    if not isinstance(text, str): raise NoAnswer(f"the endpoint sent a {type(text).__name__} for text")
+    if not (isinstance(text, str) and isinstance(why, (str,type(None)))): raise NoAnswer('the endpoint sent something else than text')
     if why=='error' or not (text.strip() or why): raise NoAnswer('the endpoint sent an empty answer and no reason')
+    text = text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')   # half an emoji, where `max_tokens` cut it, is no text
     if config.prompt_format=='raw': text = text.removeprefix(' ')   # of `Assistant: `; it is put back when the answer is read
-    n = res.usage
-    return replace(r, text=text, finish_reason=why, model=None if same_model(config.openrouter_model or config.model_name, res.model) else res.model,
-                   prompt_tokens=getattr(n, 'prompt_tokens', None), completion_tokens=getattr(n, 'completion_tokens', None), cost=getattr(n, 'cost', None))
+    who = str(res.model or '')
+    return replace(r, text=text, finish_reason=why, model=None if same_model(config.openrouter_model or config.model_name, who) else who, **usage(res))
+
+def usage(res)->dict: # prompt_tokens, completion_tokens, cost
+    "What the endpoint counted, as far as it sent numbers"
+    n = {k: getattr(res.usage, k, None) for k in ('prompt_tokens','completion_tokens','cost')}
+    return {k: o for k,o in n.items() if isinstance(o, (int,float))}
 
 # %% ../nbs/06_endpoint.ipynb #c5db050f
 def same_model(asked:str, said:str)->bool:
     "May `said` be another name of the model `asked`?"
-    a,b = (re.split('[:@]', o.rstrip('/').lower().split('/')[-1])[0] for o in (asked, said or ''))
+    a,b = (re.split('[:@]', o.rstrip('/').lower().split('/')[-1])[0] for o in (asked, said))
     return a in b or b in a
 
 # %% ../nbs/06_endpoint.ipynb #c76155a1
@@ -81,7 +86,10 @@ async def send(client, config:PersonaVectorConfig, kw:dict, more:dict=None):
         async with asyncio.timeout(config.timeout): res = await make(**kw, extra_body=more or None)   # a body that drips in counts too
     except TimeoutError: raise NoAnswer(f"no answer within {config.timeout:g} s") from None
     except ValueError as e: raise NoAnswer(f"the endpoint sent what is not whole JSON ({e})") from None
-    if not getattr(res, 'choices', None): raise NoAnswer(f"the endpoint sent no answer: {getattr(res, 'error', None) or str(res)[:80]}")
+    choices = getattr(res, 'choices', None)
+    if not (isinstance(choices, list) and choices): raise NoAnswer(f"the endpoint sent no answer: {getattr(res, 'error', None) or res}")
+    if not hasattr(choices[0] if 'prompt' in kw else getattr(choices[0], 'message', None), 'text' if 'prompt' in kw else 'content'):
+        raise NoAnswer('the endpoint sent a choice without a message')
     return res
 
 async def ask(client, config:PersonaVectorConfig, r:Response)->Response:
@@ -101,13 +109,13 @@ class Pace:
     def __init__(self, config:PersonaVectorConfig):
         self.per_request = 60/config.requests_per_minute if config.requests_per_minute else 0.
         self.per_token = 60/config.tokens_per_minute if config.tokens_per_minute else 0.
-        self.next,self.stopped = 0.,asyncio.Event()
+        self.next,self.stopped,self.line = 0.,asyncio.Event(),asyncio.Lock()
     async def turn(self, tokens:int):
         "Wait until a request of so many tokens may start"
-        now = asyncio.get_running_loop().time()
-        start = max(now, self.next)
-        self.next = start + max(self.per_request, tokens*self.per_token)
-        if start>now: await self.sleep(start-now)
+        now = asyncio.get_running_loop().time
+        async with self.line:   # one after the other; who is first in it sees what `hold` says meanwhile
+            while self.next>now() and not self.stopped.is_set(): await self.sleep(self.next-now())
+            self.next = max(self.next, now()) + max(self.per_request, tokens*self.per_token)
         if self.stopped.is_set(): raise Stopped
     async def sleep(self, seconds:float):
         "Sleep, but not on once stopped"
@@ -194,7 +202,7 @@ async def answer_api(
                 if not (passes(e) or getattr(e, 'status_code', None)): raise   # not the endpoint's doing
                 if what := remedy(e): raise RuntimeError(f"{config.base_url} refused the request ({reason(e, config)}): {what}") from None
                 failed.append((r, reason(e, config)))
-                row += 1
+                row += passes(e)   # what is the cell's own fault says nothing of the endpoint
                 if row>=max(DOWN, config.max_concurrent_requests): raise RuntimeError(f"{config.base_url} seems to be down: {row} answers in a row failed, the last with: {failed[-1][1]}") from None
             else:
                 await keep(got)

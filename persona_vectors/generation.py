@@ -50,8 +50,8 @@ def add(self:Journal, rows):
             self.size = len(self.whole())
             self.file = open(self.path, 'ab', buffering=0)
         os.truncate(self.path, self.size)
-        data = ''.join(as_json(r)+'\n' for r in rows).encode()
-        if self.file.write(data)<len(data): raise OSError(28, os.strerror(28))
+        data = left = ''.join(as_json(r)+'\n' for r in rows).encode()
+        while left: left = left[self.file.write(left):]   # a disk that is nearly full takes a part, and then says why not more
         os.fsync(self.file.fileno())
         self.size += len(data)
     except OSError as e: raise OSError(e.errno, e.strerror, str(self.path)) from None
@@ -119,7 +119,6 @@ class Generation:
     "What is to be asked, what is there, and what is left"
     ends = OUTCOMES
     def __init__(self, config, personas, questions, out='data/responses', api=False, reuse=(), samples=1, extra=None):
-        if api: api_key(config)   # before anything is made
         self.config,self.folders = config,(*map(Path, reuse), Path(out))   # the last of two answers to the same cell counts
         self.source = None if api else find_model(config.model_name, config.hf_token)
         self.todo,self.settings = plan(personas, questions, samples, extra),settings(config, self.source)
@@ -148,7 +147,7 @@ def alone(self:Generation):
         try: yield
         finally:
             self.journal.close()
-            self.lock.unlink(missing_ok=True)
+            if os.name!='nt': self.lock.unlink(missing_ok=True)   # Windows does not delete what is open
 
 # %% ../nbs/07_generation.ipynb #546b5b06
 @patch
@@ -250,7 +249,9 @@ def _meta(st, config, source):
 def _run(coro):
     "Run `coro` to its end, also where an event loop is running already; an interrupt cancels it"
     try: asyncio.get_running_loop()
-    except RuntimeError: return asyncio.run(coro)
+    except RuntimeError: inside = False
+    else: inside = True
+    if not inside: return asyncio.run(coro)
     at = {}
     async def main():
         at.update(loop=asyncio.get_running_loop(), task=asyncio.current_task())
@@ -259,7 +260,7 @@ def _run(coro):
         res = ex.submit(asyncio.run, main())
         try: return res.result()
         except KeyboardInterrupt:
-            at['loop'].call_soon_threadsafe(at['task'].cancel)
+            if at: at['loop'].call_soon_threadsafe(at['task'].cancel)
             raise
 
 # %% ../nbs/07_generation.ipynb #1fbe7266
@@ -267,6 +268,7 @@ def _run(coro):
 def run(self:Generation, batch_size)->Responses:
     "Answer what is left; all answers"
     if not self.left: return self.finish()
+    if not self.source: api_key(self.config)   # none is needed for what is there; without one nothing is made
     with self.alone():
         with self.answering() as bar: self.answer_here(batch_size, bar) if self.source else _run(self.answer_there(bar))
         return self.finish()
@@ -298,6 +300,7 @@ async def agenerate_responses(
     "`generate_responses` through the endpoint, to be awaited. Cancelled, it waits for the requests under way and keeps their answers"
     g = Generation(config, personas, questions, out, True, reuse, samples, extra)
     if not g.left: return g.finish()
+    api_key(config)
     with g.alone():
         with g.answering() as bar: await g.answer_there(bar)
         return g.finish()

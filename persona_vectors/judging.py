@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from math import exp
 from pathlib import Path
 from .config import PersonaVectorConfig, content_hash
-from .endpoint import api_key, request, send
+from .endpoint import request, send, usage
 from .generation import Estimate, Generation, Journal, settings
 from .local import LocalModel
 from .models import find_model
@@ -145,7 +145,7 @@ def number_probs(self:LocalModel,
     mask = enc.attention_mask
     def step(ids, mask, cache=None):
         pos = (mask.cumsum(-1)-1).clamp(min=0)[:,-ids.shape[1]:]
-        with torch.inference_mode(): out = self.model(input_ids=ids, attention_mask=mask, position_ids=pos, past_key_values=cache, use_cache=True)
+        with torch.inference_mode(): out = self.model(input_ids=ids, attention_mask=mask, position_ids=pos, past_key_values=cache, use_cache=True, logits_to_keep=1)
         p = out.logits[:,-1].float().softmax(-1)[:,list(digits)].tolist()
         return [_summed(zip(digits.values(), o)) for o in p], out.past_key_values
     first,cache = step(enc.input_ids, mask)
@@ -167,7 +167,6 @@ class Judging(Generation):
     "Which answers are to be judged, which have been, and which are left"
     ends = ('judged', 'without a number')
     def __init__(self, config:PersonaVectorConfig, responses:Responses, rubric, api=False, out=None):
-        if api: api_key(config)
         if not api and config.prompt_format!='chat': raise ValueError("a judge is asked in chat format: leave prompt_format out")
         self.responses,self.rubric,self.folder = responses,load_rubric(rubric),Path(out or (responses.path.parent if responses.path else 'data/responses'))
         self.config,self.source = replace(config, temperature=0, max_tokens=8),None if api else find_model(config.model_name, config.hf_token)
@@ -199,7 +198,7 @@ async def ask(self:Judging, client, config, r)->Response:
     kw,more = request(config, Response('judge', self.rubric.ask(r), ''))
     kw |= {k: o for k,o in dict(logprobs=True, top_logprobs=20).items() if k not in (config.extra_body or {})}
     res = await send(client, config, kw, more)
-    self.sums += Counter({k: getattr(res.usage, k, None) or 0 for k in ('prompt_tokens','completion_tokens','cost')})
+    self.sums += Counter(usage(res))
     return self.with_score(r, read_score(res.choices[0], self.rubric.top))
 
 @patch

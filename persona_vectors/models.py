@@ -66,17 +66,18 @@ def _whole_folder(path):
         if not path.exists(): tmp.rename(path)
     finally: shutil.rmtree(tmp, ignore_errors=True)
 
-# %% ../nbs/03_models.ipynb #8d5d708c
+# %% ../nbs/03_models.ipynb #588eae78
 @contextmanager
 def quiet():
-    "transformers without progress bars and load reports; what they would say is checked by the caller"
+    "transformers and the hub without progress bars, reports and retries; what they would say is checked by the caller"
+    from huggingface_hub.utils import logging as hub
     from transformers.utils import logging
-    level,bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
+    levels,bars = (logging.get_verbosity(), hub.get_verbosity()), logging.is_progress_bar_enabled()
+    for o in (logging, hub): o.set_verbosity_error()
     logging.disable_progress_bar()
     try: yield
     finally:
-        logging.set_verbosity(level)
+        for o,level in zip((logging, hub), levels): o.set_verbosity(level)
         if bars: logging.enable_progress_bar()
 
 # %% ../nbs/03_models.ipynb #4017a749
@@ -142,7 +143,8 @@ def _cached(name, folder, fp, get):
 
 def _on_hub(name, token):
     from huggingface_hub import hf_hub_download
-    try: cfg = Path(hf_hub_download(name, 'config.json', token=token))
+    try:
+        with quiet(): cfg = Path(hf_hub_download(name, 'config.json', token=token))
     except (OSError, ValueError) as e:
         why = str(e).strip().splitlines()[0]
         raise ValueError(f"model {name!r} is not {EMBEDDED!r}, a folder or a .gguf file, and the hub does not give it: {why}") from None

@@ -236,7 +236,7 @@ def _checked(r):
 # %% ../nbs/02_responses.ipynb #1fd3c931
 def _jsonl(path):
     rows,seen = [],Counter()
-    for i,line in enumerate(filter(str.strip, path.read_text(encoding='utf-8').splitlines()), 1):
+    for i,line in enumerate(filter(str.strip, path.read_text(encoding='utf-8').split('\n')), 1):
         try: o = json.loads(line)
         except ValueError: raise ValueError(f"its line {i} is not JSON: is it the file you mean? If it is damaged, remove that line") from None
         r = _response(o) if 'persona' in o else _assistant_axis(o, path.stem, i)

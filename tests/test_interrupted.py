@@ -1,12 +1,9 @@
 "Generation that dies and goes on: nothing is asked twice, and the end is that of a run that was left alone"
 import json, random, signal, subprocess, sys, time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 import pytest
 from persona_vectors import EVAL_QUESTIONS, PERSONAS
-from persona_vectors.config import content_hash
-from tiny import env, make_llama, script
+from tiny import env, final, heeds, journal, lines, make_llama, script, stop, until
 
 who,batch = ('default','bard','ghost'), 4
 cells = len(who)*len(EVAL_QUESTIONS)
@@ -29,19 +26,11 @@ c = PersonaVectorConfig(model_name=model, max_tokens=6, dtype='float32')
 generate_responses(c, {p: PERSONAS[p] for p in %r}, EVAL_QUESTIONS, out, batch_size=%d)
 ''' % (who, batch)
 
-def lines(path): return [json.loads(o) for o in path.read_text().splitlines()] if path.exists() else []
-
 def whole(path):
     "The answers in the journal at `path` whose lines are whole, by (persona, question)"
-    raw = path.read_bytes() if path and path.exists() else b''
-    return {(o['persona'],o['question']): o['text'] for o in map(json.loads, raw[:raw.rfind(b'\n')+1].splitlines())}
+    return {(o['persona'],o['question']): o['text'] for o in lines(path)}
 
-def journal(out): return next(iter(out.glob('*.jsonl')), None)
-def journal_of(out, alone):
-    "Where a run in `out` that is to end as `alone` keeps its journal: named after its file and its settings"
-    return out/f"{Path(alone[0]).stem}-{content_hash(json.loads(alone[1])['meta']['settings'])[:8]}.jsonl"
-
-def final(out): return next(iter(out.glob('*.json')), None)
+def named(out, alone): return (out/alone[0]).with_suffix('.jsonl')                  # where a run in `out` that is to end as `alone` keeps its journal
 
 def start(model, out, log):
     return subprocess.Popen([sys.executable, '-c', driver, model, out, log], cwd=log.parent, env=env(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -53,16 +42,11 @@ def finish(model, out, log):
     assert p.returncode==0, err
     return [tuple(o) for o in lines(log)]
 
-def stop(p, out, n, sig, wait=0):
-    "Send `sig` to `p` once the journal in `out` has more than `n` answers, and `wait` seconds more; returns its exit status"
-    end = time.monotonic()+120
-    while len(whole(journal(out)))<=n:
-        assert p.poll() is None and time.monotonic()<end, p.stderr.read()
-        time.sleep(.005)
+def stopped(p, out, n, sig, wait=0):
+    "Send `sig` to `p` once the journal in `out` has more than `n` answers, and `wait` seconds more; its exit status"
+    until(lambda: len(whole(journal(out)))>n, p)
     time.sleep(wait)
-    p.send_signal(sig)
-    p.communicate(timeout=30)
-    return p.returncode
+    return stop(p, sig)
 
 @pytest.fixture(scope='module')
 def model(tmp_path_factory): return make_llama(tmp_path_factory.mktemp('llama'))
@@ -86,7 +70,7 @@ def test_killed(model, alone, tmp_path):
     out,rng = tmp_path/'out', random.Random(0)
     for i in range(3):
         before,log = whole(journal(out)), tmp_path/f'log{i}'
-        assert stop(start(model, out, log), out, len(before), signal.SIGKILL, rng.uniform(0, .1)) == -signal.SIGKILL
+        assert stopped(start(model, out, log), out, len(before), signal.SIGKILL, rng.uniform(0, .1)) == -signal.SIGKILL
         asked,after = [tuple(o) for o in lines(log)], whole(journal(out))
         assert set(asked).isdisjoint(before) and len(asked)==len(set(asked))
         assert len(before)<len(after)<cells and after.items()>=before.items() and set(after)-set(before)<=set(asked)
@@ -108,7 +92,7 @@ def test_torn_line(model, alone, tmp_path):
     out,rows = tmp_path/'out', json.loads(alone[1])['responses']
     out.mkdir()
     ls = [json.dumps(r, ensure_ascii=False).encode()+b'\n' for r in rows[:9]] + [json.dumps(rows[9] | dict(text='é'), ensure_ascii=False).encode()]
-    journal_of(out, alone).write_bytes(b''.join(ls)[:ls[-1].index('é'.encode())+1-len(ls[-1])])
+    named(out, alone).write_bytes(b''.join(ls)[:ls[-1].index('é'.encode())+1-len(ls[-1])])
     asked = finish(model, out, tmp_path/'log')
     assert len(asked)==len(set(asked))==cells-9 and set(asked).isdisjoint((r['persona'],r['question']) for r in rows[:9])
     assert (final(out).name, final(out).read_bytes())==alone
@@ -117,7 +101,7 @@ def test_damaged_journal(model, alone, tmp_path):
     "A journal damaged elsewhere is not taken for an empty one: the run stops, says which file, and leaves it alone"
     out = tmp_path/'out'
     out.mkdir()
-    j = journal_of(out, alone)
+    j = named(out, alone)
     j.write_text('{"persona": "bard"\n')
     p = start(model, out, tmp_path/'log')
     err = p.communicate(timeout=60)[1]
@@ -130,47 +114,11 @@ def test_ctrl_c(model, tmp_path):
     for o in cwds: o.mkdir()
     assert subprocess.run(args, cwd=cwds[0], env=env(), capture_output=True).returncode==0
     out = cwds[1]/'data/responses'
-    p = subprocess.Popen(args, cwd=cwds[1], env=env(), stdout=subprocess.PIPE, stderr=open(tmp_path/'err', 'w'), text=True)
-    assert stop(p, out, 0, signal.SIGINT) not in (0,None)
+    p = subprocess.Popen(args, cwd=cwds[1], env=env(), stdout=subprocess.PIPE, stderr=open(tmp_path/'err', 'w'), text=True, preexec_fn=heeds)
+    assert stopped(p, out, 0, signal.SIGINT) not in (0,None)
     kept = whole(journal(out))
     assert 0<len(kept)<6*18 and final(out) is None and 'Traceback' not in (tmp_path/'err').read_text()
     r = subprocess.run(args, cwd=cwds[1], env=env(), capture_output=True, text=True)
     assert r.returncode==0 and f'/{6*18-len(kept)} ' in r.stderr, r.stderr        # the bar counts what is asked for
     a,b = (final(o/'data/responses') for o in cwds)
     assert a.name==b.name and a.read_bytes()==b.read_bytes()
-
-class Endpoint(BaseHTTPRequestHandler):
-    "Answers each request after a while with its question, and counts them"
-    def do_POST(self):
-        self.server.asked += 1
-        q = json.loads(self.rfile.read(int(self.headers['content-length'])))['messages'][-1]['content']
-        time.sleep(.2)
-        choice = dict(index=0, finish_reason='stop', message=dict(role='assistant', content=q))
-        body = json.dumps(dict(id='x', object='chat.completion', created=1, model='m', choices=[choice])).encode()
-        self.send_response(200)
-        self.send_header('content-type', 'application/json')
-        self.send_header('content-length', str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-    def log_message(self, *args): pass
-
-@pytest.fixture
-def endpoint():
-    s = ThreadingHTTPServer(('127.0.0.1', 0), Endpoint)
-    s.asked = 0
-    Thread(target=s.serve_forever, daemon=True).start()
-    yield s
-    s.shutdown()
-
-def test_ctrl_c_api(endpoint, tmp_path):
-    "Ctrl-C while an endpoint answers: nothing more is asked for, what was answered is kept, and the same command asks for the rest"
-    n,url = 10*18, f'http://127.0.0.1:{endpoint.server_port}/v1'                    # ten at a time take four seconds
-    args = [script, *f'generate --base-url {url} --api-model m --personas {",".join(list(PERSONAS)[:10])}'.split()]
-    p = subprocess.Popen(args, cwd=tmp_path, env=env(), stdout=subprocess.DEVNULL, stderr=open(tmp_path/'err', 'w'))
-    out = tmp_path/'data/responses'
-    assert stop(p, out, 0, signal.SIGINT) not in (0,None)
-    kept = whole(journal(out))
-    assert endpoint.asked<n/2 and 0<len(kept)<=endpoint.asked and 'Traceback' not in (tmp_path/'err').read_text()
-    endpoint.asked = 0
-    assert subprocess.run(args, cwd=tmp_path, env=env(), capture_output=True).returncode==0
-    assert endpoint.asked==n-len(kept) and final(out) and journal(out) is None

@@ -1,18 +1,15 @@
 "Answers through a real OpenAI-compatible server on this machine: `transformers serve` with the embedded model"
-import asyncio, json, socket, subprocess, sys, time
+import asyncio, json, signal, subprocess, sys, time
 from pathlib import Path
 from urllib.request import urlopen
 import pytest
 from persona_vectors import EMBEDDED, EVAL_QUESTIONS, PERSONAS, PersonaVectorConfig, find_model, generate_responses
-from tiny import env
+from persona_vectors.generation import agenerate_responses
+from persona_vectors.responses import load_responses
+from tiny import env, final, free_port, journal, lines, script, stop, until
 
 pytest.importorskip('fastapi', reason='needs transformers[serving], which [dev] brings')
 personas = {p: PERSONAS[p] for p in ('default','bard')}
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        return s.getsockname()[1]
 
 class Server:
     "`transformers serve` on the loopback, from when it says that it is well until `stop`"
@@ -33,6 +30,11 @@ class Server:
             except OSError: time.sleep(.1)
     @property
     def asked(self): return self.log.read_text().count('[Request received]')
+    def still(self):
+        "`asked` once nothing more comes in"
+        n = None
+        while n!=(n := self.asked): time.sleep(.5)
+        return n
     def stop(self):
         self.p.terminate()
         try: self.p.wait(10)
@@ -50,6 +52,32 @@ def test_inside_a_running_loop(server, tmp_path):
     async def main(): return generate_responses(server.config(), dict(default=''), EVAL_QUESTIONS[4:6], tmp_path, api=True)
     rs = asyncio.run(main())
     assert [r.question for r in rs.rows]==EVAL_QUESTIONS[4:6] and all(r.text.strip() for r in rs.rows)
+
+def test_awaited(server, tmp_path):
+    "The one to be awaited, beside other work of the same loop"
+    async def main():
+        rs = asyncio.create_task(agenerate_responses(server.config(), dict(default=''), EVAL_QUESTIONS[6:8], tmp_path))
+        ticks = 0
+        while not rs.done(): ticks += await asyncio.sleep(.05, 1)
+        return rs.result(),ticks
+    rs,ticks = asyncio.run(main())
+    assert [r.question for r in rs.rows]==EVAL_QUESTIONS[6:8] and all(r.text.strip() for r in rs.rows) and ticks>2
+
+def test_killed(server, tmp_path):
+    "Twelve answers by the console script, killed after three and started again: what was on the disk is not asked for"
+    (tmp_path/'q.json').write_text(json.dumps(EVAL_QUESTIONS[8:14]))
+    words = f'--max-tokens 12 --max-concurrent-requests 2 --base-url {server.url} --api-model {server.model}'
+    cmd = [script, *f'generate --personas default,bard --questions q.json {words}'.split()]
+    out,before = tmp_path/'data/responses', server.still()
+    p = subprocess.Popen(cmd, cwd=tmp_path, env=env(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    until(lambda: len(lines(journal(out)))>=3, p)
+    assert stop(p, signal.SIGKILL)==-signal.SIGKILL
+    n,kept = server.still(), lines(journal(out))
+    assert 3<=len(kept)<=n-before<=len(kept)+2<12 and final(out) is None            # at most two were under way
+    assert subprocess.run(cmd, cwd=tmp_path, env=env(), capture_output=True).returncode==0
+    rs = load_responses(final(out))
+    assert server.asked-n==12-len(kept) and len(rs.rows)==12 and journal(out) is None
+    assert {(r.persona, r.question): r.text for r in rs.rows}.items() >= {(o['persona'], o['question']): o['text'] for o in kept}.items()
 
 def test_raw(server, tmp_path):
     "Plain text goes to the completions endpoint, and stops where a user's turn would begin"

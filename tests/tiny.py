@@ -1,5 +1,6 @@
-"Small things that several tests share: a random checkpoint, and the console script in a folder of its own"
-import hashlib, os, subprocess, sys
+"Small things that several tests share: a random checkpoint, the console script in a folder of its own, a server that misbehaves, runs that are stopped"
+import hashlib, json, os, signal, socket, subprocess, sys, time
+from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -56,3 +57,44 @@ def said(r):
 def files(folder):
     "What is in a folder: relative path to hash of the content"
     return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(Path(folder).rglob('*')) if p.is_file()}
+
+# an endpoint, and a run that goes through it
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        return s.getsockname()[1]
+
+@contextmanager
+def faulty(log, *args, port=0):
+    "tests/faulty_server.py in a process of its own for as long as the block lasts; its address. A line for each request is added to `log`"
+    cmd = [sys.executable, Path(__file__).with_name('faulty_server.py'), '--log', log, '--port', port, *args]
+    with subprocess.Popen([*map(str, cmd)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as p:
+        try: yield p.stdout.readline().strip()
+        finally: p.kill()
+
+def lines(path):
+    "The whole lines of a file of JSON objects; none if there is no file"
+    raw = path.read_bytes() if path and path.exists() else b''
+    return [json.loads(o) for o in raw[:raw.rfind(b'\n')+1].split(b'\n')[:-1]]
+
+def journal(out): return next(iter(out.glob('*.jsonl')), None)
+def final(out): return next(iter(out.glob('*.json')), None)
+
+def heeds():
+    "For `preexec_fn`: what a shell starts in the background does not heed Ctrl-C by itself"
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+def until(what, p, secs=120):
+    "Wait until `what()` holds, while the process `p` goes on"
+    end = time.monotonic()+secs
+    while not what():
+        if p.poll() is not None: raise AssertionError(f"it ended with {p.poll()}: {p.stderr.read() if p.stderr else ''}")
+        assert time.monotonic()<end, 'it did not happen'
+        time.sleep(.005)
+
+def stop(p, sig, secs=60):
+    "Send `sig` to `p`; its exit status"
+    p.send_signal(sig)
+    p.communicate(timeout=secs)
+    return p.returncode
