@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['app', 'EMBEDDED', 'Model', 'Personas', 'Questions', 'Layer', 'Format', 'Device', 'Dtype', 'Out', 'FromFile', 'Api',
-           'BaseUrl', 'ApiModel', 'MaxTokens', 'Temperature', 'Seed', 'Concurrent', 'PerMinute', 'TokensPerMinute',
-           'ExtraBody', 'Timeout', 'MinScore', 'MinAnswers', 'Keep', 'Span', 'common', 'run', 'generate', 'judge',
-           'extract', 'plot', 'preview', 'verify', 'info', 'main']
+           'BaseUrl', 'ApiModel', 'MaxRetries', 'MaxTokens', 'Temperature', 'Seed', 'Concurrent', 'PerMinute',
+           'TokensPerMinute', 'ExtraBody', 'Timeout', 'MinScore', 'MinAnswers', 'Keep', 'Span', 'common', 'run',
+           'generate', 'judge', 'extract', 'plot', 'preview', 'verify', 'info', 'main']
 
 # %% ../nbs/21_cli.ipynb #11629d81
 import json, logging, sys
@@ -31,7 +31,8 @@ Out = Annotated[Path, typer.Option(help='Folder that receives data/ and images/.
 FromFile = Annotated[Path, typer.Option(help='A responses file to read, instead of generating.')]
 Api = Annotated[bool, typer.Option('--api', help='Answers from the endpoint (key in OPENROUTER_API_KEY), not from a model on this machine.')]
 BaseUrl = Annotated[str, typer.Option(help='An OpenAI-compatible endpoint. Implies --api.')]
-ApiModel = Annotated[str, typer.Option(help="The model's name at the endpoint. Default: --model.")]
+ApiModel = Annotated[str, typer.Option(help="The model's name at the endpoint. Default: --model. Implies --api.")]
+MaxRetries = Annotated[int, typer.Option(help='Further tries of a request that fails in passing.')]
 MaxTokens = Annotated[int, typer.Option(help='Length of an answer in tokens.')]
 Temperature = Annotated[float, typer.Option(help='Sampling temperature; 0 is greedy.')]
 Seed = Annotated[int, typer.Option(help='Seed of sampling.')]
@@ -80,7 +81,7 @@ def run(model:Model=EMBEDDED, personas:Personas=None, questions:Questions=None, 
         from persona_vectors.responses import load_responses
         rs = load_responses(responses)
         personas,questions = personas or rs.prompts(), questions or rs.shared_questions
-    _say(run_pipeline(c, *_grid(personas, questions), layer=layer, out=out, responses=responses, api=api or bool(base_url), fresh=fresh))
+    _say(run_pipeline(c, *_grid(personas, questions), layer=layer, out=out, responses=responses, api=api or bool(base_url or api_model), fresh=fresh))
 
 # %% ../nbs/21_cli.ipynb #81e94e55
 def _fresh_folder(out):
@@ -123,13 +124,13 @@ def generate(model:Model=EMBEDDED, personas:Personas=None, questions:Questions=N
              out:Out=Path('.'), api:Api=False, base_url:BaseUrl=None, api_model:ApiModel=None, max_tokens:MaxTokens=256, temperature:Temperature=.7, seed:Seed=0,
              samples:Annotated[int, typer.Option(help='Answers to each question.')]=1,
              extra_questions:Annotated[Path, typer.Option(help='JSON or YAML file: persona to further questions, put to it alone.')]=None,
-             max_concurrent_requests:Concurrent=10, requests_per_minute:PerMinute=None, tokens_per_minute:TokensPerMinute=None, extra_body:ExtraBody=None, timeout:Timeout=300,
+             max_concurrent_requests:Concurrent=10, requests_per_minute:PerMinute=None, tokens_per_minute:TokensPerMinute=None, extra_body:ExtraBody=None, timeout:Timeout=300, max_retries:MaxRetries=8,
              dry_run:Annotated[bool, typer.Option('--dry-run', help='Say what would be asked for, and ask for nothing.')]=False):
     "Answers only. Interrupted, the same command goes on where it was."
     from persona_vectors.generation import estimate, generate_responses
     c = _config(model, base_url, api_model, prompt_format=prompt_format, device=device, dtype=dtype, max_tokens=max_tokens, temperature=temperature, seed=seed,
-                max_concurrent_requests=max_concurrent_requests, requests_per_minute=requests_per_minute, tokens_per_minute=tokens_per_minute, timeout=timeout, extra_body=_json(extra_body))
-    what = dict(out=out/'data/responses', api=api or bool(base_url), samples=samples, extra=extra_questions)
+                max_concurrent_requests=max_concurrent_requests, requests_per_minute=requests_per_minute, tokens_per_minute=tokens_per_minute, timeout=timeout, max_retries=max_retries, extra_body=_json(extra_body))
+    what = dict(out=out/'data/responses', api=api or bool(base_url or api_model), samples=samples, extra=extra_questions)
     if dry_run: return print(estimate(c, *_grid(personas, questions), **what))
     rs = generate_responses(c, *_grid(personas, questions), **what)
     print(rs, file=sys.stderr)
@@ -146,14 +147,14 @@ def _json(text):
 def judge(responses:Annotated[Path, typer.Argument(help='A responses file.')],
           rubric:Annotated[str, typer.Option(help="'role' (0 to 3), 'coherence' (0 to 100), or a JSON or YAML file with name and description of a trait.")]='role',
           model:Model=EMBEDDED, device:Device=None, dtype:Dtype=None, out:Out=None, api:Api=False, base_url:BaseUrl=None, api_model:ApiModel=None,
-          max_concurrent_requests:Concurrent=10, requests_per_minute:PerMinute=None, tokens_per_minute:TokensPerMinute=None, extra_body:ExtraBody=None, timeout:Timeout=300,
+          max_concurrent_requests:Concurrent=10, requests_per_minute:PerMinute=None, tokens_per_minute:TokensPerMinute=None, extra_body:ExtraBody=None, timeout:Timeout=300, max_retries:MaxRetries=8,
           dry_run:Annotated[bool, typer.Option('--dry-run', help='Say what would be asked for, and ask for nothing.')]=False):
     "Scores for every answer, in a file beside it. For `extract --min-score`."
     from persona_vectors.judging import Judging, judge_responses
     from persona_vectors.responses import load_responses
     c = _config(model, base_url, api_model, device=device, dtype=dtype, max_concurrent_requests=max_concurrent_requests,
-                requests_per_minute=requests_per_minute, tokens_per_minute=tokens_per_minute, timeout=timeout, extra_body=_json(extra_body))
-    what = dict(api=api or bool(base_url), out=out and out/'data/responses')
+                requests_per_minute=requests_per_minute, tokens_per_minute=tokens_per_minute, timeout=timeout, max_retries=max_retries, extra_body=_json(extra_body))
+    what = dict(api=api or bool(base_url or api_model), out=out and out/'data/responses')
     rs = load_responses(responses)
     if dry_run: return print(Judging(c, rs, rubric, **what).estimate())
     rs = judge_responses(rs, rubric, c, **what)
@@ -173,8 +174,10 @@ def extract(responses:Annotated[Path, typer.Argument(help='A responses file.')],
     ex = ActivationExtractor(_config(model, prompt_format=prompt_format, device=device, dtype=dtype, span=span))
     rs = load_responses(responses)
     ps,qs = _grid(personas or rs.prompts(), questions or rs.shared_questions)
-    rs = chosen(rs, ps, [o for o in keep.split(',') if o], _scores(min_score), min_answers)
-    v,path = cached_vectors(ex, ps, qs, rs, resolve_layers(layer, ex.num_layers), out/'data/persona_vectors', read_under)
+    keep = [o.strip() for o in keep.split(',') if o.strip()]
+    if more := sum(r.question not in qs for r in rs.rows): logging.getLogger('persona_vectors').info(f"{more} answers are to other questions than these {len(qs)}, and are not read: name theirs with --questions, and their personas")
+    rs = chosen(rs, ps, keep, _scores(min_score), min_answers)
+    v,path = cached_vectors(ex, ps, qs, rs, resolve_layers(layer, ex.num_layers), out/'data/persona_vectors', read_under, keep)
     print(v, file=sys.stderr)
     print(path)
 

@@ -67,7 +67,7 @@ class PersonaVectorConfig:
     batch_tokens:int=2048                  # Tokens in a batch, padding included
     requests_per_minute:float=None         # Most requests a minute to the endpoint
     tokens_per_minute:float=None           # Most tokens a minute, prompts and longest answers counted
-    max_retries:int=6                      # Further tries of a request that fails in passing
+    max_retries:int=8                      # Further tries of a request that fails in passing
     timeout:float=300                      # Seconds that one request may take
     extra_body:dict=None                   # What else the endpoint is sent with each request
     def __post_init__(self): _check(self)
@@ -93,11 +93,12 @@ def _check(c):
     need(c.span in SPANS, 'span', f"give one of {', '.join(SPANS)}")
     need(is_int(c.batch_tokens) and c.batch_tokens>0, 'batch_tokens', 'give a whole number above 0')
     need(isinstance(c.base_url,str) and c.base_url.startswith(('http://','https://')), 'base_url', 'give an address that starts with http:// or https://')
-    if '@' in c.base_url.split('://')[1].split('/')[0]: raise ValueError("base_url holds a user name or key: it would be written to files; give the key in OPENAI_API_KEY or as openrouter_api_key")
+    if re.search(r'//[^/]*@|[?#]', c.base_url): raise ValueError("base_url holds a user name, a key or a query, and it is written to files: give the key in OPENAI_API_KEY or as openrouter_api_key")
     for name in ('requests_per_minute','tokens_per_minute'):
         need(getattr(c, name) is None or (is_num(getattr(c, name)) and getattr(c, name)>0), name, 'give a number above 0, or leave it out')
     need(is_int(c.max_retries) and c.max_retries>=0, 'max_retries', 'give a whole number, 0 or more')
     need(is_num(c.timeout) and c.timeout>0, 'timeout', 'give a number of seconds above 0')
+    if own := set(c.extra_body or ()) & {'model','messages','prompt','stream','n'}: raise ValueError(f"extra_body has {', '.join(sorted(own))!s}, which is for this package to say: leave it out")
     need(c.extra_body is None or (isinstance(c.extra_body, dict) and all(isinstance(k, str) for k in c.extra_body)), 'extra_body', 'give a dict, as it is to stand in the JSON of a request')
 
 # %% ../nbs/00_config.ipynb #99d94542

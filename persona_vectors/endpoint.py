@@ -43,8 +43,10 @@ def api_key(
     "The key for `config.base_url`, or 'none'; ValueError says how to give one"
     router = is_openrouter(config)
     key = config.openrouter_api_key or os.environ.get('OPENROUTER_API_KEY' if router else 'OPENAI_API_KEY')
+    key = (key or '').strip()   # a line's end, as key files have one
     if not key and router:
         raise ValueError("no API key: set OPENROUTER_API_KEY, or give another endpoint with --base-url, or a local model with --model")
+    if not (key.isascii() and key.isprintable()): raise ValueError("the API key holds characters that no key has: copy it again")
     return key or 'none'
 
 # %% ../nbs/06_endpoint.ipynb #442beee9
@@ -75,8 +77,8 @@ def usage(res)->dict: # prompt_tokens, completion_tokens, cost
 # %% ../nbs/06_endpoint.ipynb #c5db050f
 def same_model(asked:str, said:str)->bool:
     "May `said` be another name of the model `asked`?"
-    a,b = (re.split('[:@]', o.rstrip('/').lower().split('/')[-1])[0] for o in (asked, said))
-    return a in b or b in a
+    a,b = sorted((re.split('[:@]', o.rstrip('/').lower().split('/')[-1])[0] for o in (asked, said or asked)), key=len)
+    return b.startswith(a) and bool(re.fullmatch(r'([-_.](\d[\d-]*|latest|v\d+))?', b[len(a):]))
 
 # %% ../nbs/06_endpoint.ipynb #c76155a1
 async def send(client, config:PersonaVectorConfig, kw:dict, more:dict=None):
@@ -126,7 +128,7 @@ class Pace:
         self.next = max(self.next, asyncio.get_running_loop().time()+seconds)
 
 # %% ../nbs/06_endpoint.ipynb #188f8d28
-REMEDY = {400: "check max_tokens, temperature and extra_body, one of which it may not know",
+REMEDY = {400: "check max_tokens, temperature and extra_body, one of which it may not know; or this prompt is too long or unwanted, and has to be left out",
           401: "check the key: OPENROUTER_API_KEY for OpenRouter, OPENAI_API_KEY for any other endpoint",
           402: "add credit, and run the same again",
           403: "the key may not use this model, or the request was judged improper: check both",
@@ -163,7 +165,7 @@ def reason(e:Exception, config:PersonaVectorConfig)->str:
     return ' '.join(said.replace(key, '***').split())[:300] if key!='none' else ' '.join(said.split())[:300]
 
 # %% ../nbs/06_endpoint.ipynb #7288d96a
-FIRST_WAIT,LONGEST_WAIT = .5,60. # Bounds of the random wait before the first further try, and before the last, in seconds
+FIRST_WAIT,LONGEST_WAIT = 1.,60. # Bound of the random wait before the second try, and of any, in seconds
 
 async def patiently(client, config:PersonaVectorConfig, r:Response, pace:Pace, ask:Callable, say:Callable=None):
     "What `ask` gives for `r`, tried again for as long as its errors pass"
@@ -189,10 +191,11 @@ async def answer_api(
     config:PersonaVectorConfig, # Endpoint, model, sampling, limits
     keep:Callable[[Response],Awaitable], # Awaited with each answer
     ask:Callable=ask, # Asks for one cell
-    say:Callable=None # Called with the reason of every further try
-)->list: # (cell, reason) of each that failed
+    say:Callable=None, # Called with the reason of every further try
+    failed:list=None # Receives (cell, reason) of each that failed, also where the run is then stopped
+)->list: # `failed`
     "Ask for `rows`, `max_concurrent_requests` at a time; RuntimeError if the endpoint refuses or is down"
-    pace,queue,failed,row = Pace(config),iter(rows),[],0
+    pace,queue,failed,row = Pace(config),iter(rows),[] if failed is None else failed,0
     async def work(client):
         nonlocal row
         for r in queue:
@@ -200,7 +203,7 @@ async def answer_api(
             except Stopped: return
             except Exception as e:
                 if not (passes(e) or getattr(e, 'status_code', None)): raise   # not the endpoint's doing
-                if what := remedy(e): raise RuntimeError(f"{config.base_url} refused the request ({reason(e, config)}): {what}") from None
+                if what := remedy(e): raise RuntimeError(f"{config.base_url} refused the request of persona {r.persona!r}, question {r.question!r} ({reason(e, config)}): {what}") from None
                 failed.append((r, reason(e, config)))
                 row += passes(e)   # what is the cell's own fault says nothing of the endpoint
                 if row>=max(DOWN, config.max_concurrent_requests): raise RuntimeError(f"{config.base_url} seems to be down: {row} answers in a row failed, the last with: {failed[-1][1]}") from None
@@ -225,7 +228,9 @@ async def _to_the_end(coros, pace):
         pace.stopped.set()
         print(f"\nwaiting for {sum(not o.done() for o in tasks)} requests under way; interrupt again to drop them", file=sys.stderr)
         try: await asyncio.wait(tasks)
-        finally: errors = [o.cancel() or (o.done() and not o.cancelled() and o.exception()) for o in tasks]
+        finally:
+            for o in tasks: o.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
         raise
     errors = [e for o in tasks if (e := o.exception())]
     if errors: raise errors[0]

@@ -55,14 +55,14 @@ def matched(
 )->list[Response]: # Each with `system` filled in
     "The answers to read, in the order of the grid; ValueError names what is missing, empty, or made with another prompt"
     if not isinstance(responses, Responses): responses = Responses([Response(p, q, t) for (p,q),t in responses.items()])
-    at,known = {},{(r.persona,r.question) for r,_ in responses.left_out}
+    at,known = {},{(r.persona, r.question, r.prompt if r.system is None else r.system) for r,_ in responses.left_out}
     for r in responses.rows: at.setdefault((r.persona,r.question), []).append(r)
     grid = [(p,i,q,s) for p,ss in as_prompts(personas).items() for i,s in enumerate(ss) for q in load_questions(questions)]
     found = {(p,i,q): [_usable(r, s) for r in at.get((p,q), []) if (r.prompt==i if r.system is None else r.system==s)] for p,i,q,s in grid}
     for p,i,q,_ in grid:
         if not found[p,i,q] and any(r.prompt==i for r in at.get((p,q), [])):
             raise ValueError(f"the answer of persona {p!r}, question {q!r} was made with another system prompt than the one given now: generate it again")
-    lacking = [(p,q) for p,i,q,_ in grid if not found[p,i,q] and (p,q) not in known]
+    lacking = [(p,q) for p,i,q,s in grid if not found[p,i,q] and not {(p,q,i),(p,q,s)}&known]
     if lacking: raise ValueError(_no_answer(lacking, grid))
     return [r for k in found for r in found[k]]
 
@@ -142,7 +142,7 @@ def extract_persona_vectors(
                           extractor.provenance(prompts, rows, layers, read_under, under))
 
 # %% ../nbs/11_extraction.ipynb #17628991
-RULES = 1 # Raised when what is read or averaged changes, so that older files are not taken for new ones
+RULES = 2 # Raised when what is read or averaged changes, so that older files are not taken for new ones
 
 @patch
 def deciding(self:ActivationExtractor, prompts, rows, layers, read_under=None)->dict:

@@ -7,11 +7,11 @@ __all__ = ['log', 'RULES', 'Journal', 'missing', 'settings', 'responses_name', '
            'Unanswered', 'generate_responses', 'agenerate_responses', 'Estimate', 'estimate']
 
 # %% ../nbs/07_generation.ipynb #980e7f3b
-import asyncio, json, logging, os, sys, time
+import asyncio, json, logging, os, signal, sys, threading, time
 from collections import Counter
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from fastcore.basics import patch
@@ -42,13 +42,17 @@ class Journal:
 
 # %% ../nbs/07_generation.ipynb #bfa4925c
 @patch
+def begin(self:Journal):
+    "Make ready to write, so that what hinders it shows before anything is asked for"
+    self.path.parent.mkdir(parents=True, exist_ok=True)
+    self.size = len(self.whole())
+    self.file = open(self.path, 'ab', buffering=0)
+
+@patch
 def add(self:Journal, rows):
     "Append `rows` and wait until they are on the disk; what was torn, now or before, is cut off"
     try:
-        if not self.file:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.size = len(self.whole())
-            self.file = open(self.path, 'ab', buffering=0)
+        if not self.file: self.begin()
         os.truncate(self.path, self.size)
         data = left = ''.join(as_json(r)+'\n' for r in rows).encode()
         while left: left = left[self.file.write(left):]   # a disk that is nearly full takes a part, and then says why not more
@@ -92,7 +96,7 @@ def settings(
     "What decides the answers, besides the personas and the questions"
     who = dict(model=source.label, fingerprint=source.fingerprint) if source else dict(model=config.openrouter_model or config.model_name, endpoint=config.base_url.rstrip('/'))
     more = dict(extra_body=config.extra_body) if config.extra_body and not source else {}
-    return dict(rules=RULES, **who, prompt_format=config.prompt_format, max_tokens=config.max_tokens, temperature=config.temperature, seed=config.seed, **more)
+    return dict(rules=RULES, **who, prompt_format=config.prompt_format, max_tokens=config.max_tokens, temperature=float(config.temperature), seed=config.seed, **more)
 
 def responses_name(
     st:dict, # Settings
@@ -144,6 +148,7 @@ def alone(self:Generation):
     except Timeout: raise RuntimeError(f"another process is answering with these settings in {self.lock.parent}: wait for it to end, or give another folder with --out") from None
     with lock:
         self.look()   # another may have ended since
+        self.journal.begin()
         try: yield
         finally:
             self.journal.close()
@@ -172,7 +177,7 @@ async def answer_there(self:Generation, bar):
     def say(why):
         self.sums['tries'] += 1
         bar.set_postfix_str(f"{self.sums['tries']} tried again, last: {why[:40]}")
-    self.failed = await answer_api(self.left, self.config, keep, self.ask, say)
+    await answer_api(self.left, self.config, keep, self.ask, say, self.failed)
 
 @patch
 async def ask(self:Generation, client, config, r): return await ask(client, config, r)
@@ -210,8 +215,10 @@ def answering(self:Generation):
         self.look()
         print(f"\nstopped: {len(self.todo)-len(self.left)} of {len(self.todo)} are kept; run the same again to go on", file=sys.stderr)
         raise
-    self.sums['failed'] = len(self.failed)
-    log.info(account(self.sums, time.monotonic()-start, self.ends))
+    finally:
+        self.sums['failed'] = len(self.failed)
+        for r,why in self.failed: log.warning(f"failed: persona {r.persona!r}, prompt {r.prompt}, question {r.question!r}, sample {r.sample}: {why}")
+        if +self.sums: log.info(account(self.sums, time.monotonic()-start, self.ends))
 
 # %% ../nbs/07_generation.ipynb #031072f2
 class Unanswered(RuntimeError):
@@ -222,8 +229,7 @@ class Unanswered(RuntimeError):
 
 @patch
 def check(self:Generation):
-    "Unanswered if some failed, after all are listed"
-    for r,why in self.failed: log.warning(f"failed: persona {r.persona!r}, prompt {r.prompt}, question {r.question!r}, sample {r.sample}: {why}")
+    "Unanswered if some failed; else all answers, in `done`"
     if self.failed: raise Unanswered(self.failed, len(self.left))
     self.look()
 
@@ -232,7 +238,8 @@ def finish(self:Generation)->Responses:
     "The answers in the order of the plan, and their file"
     self.check()
     rs = Responses([self.done[r.key, r.system] for r in self.todo], _meta(self.settings, self.config, self.source))
-    there = next((f/self.path.name for f in self.folders[::-1] if (f/self.path.name).exists()), None)   # the whole grid
+    files = [f/self.path.name for f in self.folders[::-1] if (f/self.path.name).exists()]
+    there = next((p for p in files if load_responses(p).rows==rs.rows), None)
     if not there: rs.save(self.path)
     self.journal.path.unlink(missing_ok=True)
     rs.path = there or self.path
@@ -245,6 +252,17 @@ def _meta(st, config, source):
     return dict(settings=st, dtype=config.dtype or default_dtype(find_device(config.device)),
                 versions={o: version(o) for o in ('persona-vectors-lab', 'torch', 'transformers')})
 
+# %% ../nbs/07_generation.ipynb #c9f979b8
+@contextmanager
+def _interruptible():
+    "Ctrl-C as KeyboardInterrupt in the main thread, also where a loop would only have marked a task that cannot run"
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    old = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try: yield
+    finally: signal.signal(signal.SIGINT, old)
+
 # %% ../nbs/07_generation.ipynb #c6f026aa
 def _run(coro):
     "Run `coro` to its end, also where an event loop is running already; an interrupt cancels it"
@@ -252,16 +270,19 @@ def _run(coro):
     except RuntimeError: inside = False
     else: inside = True
     if not inside: return asyncio.run(coro)
-    at = {}
+    at,stopped = {},False
     async def main():
         at.update(loop=asyncio.get_running_loop(), task=asyncio.current_task())
         return await coro
-    with ThreadPoolExecutor(1) as ex:
+    with ThreadPoolExecutor(1) as ex, _interruptible():
         res = ex.submit(asyncio.run, main())
-        try: return res.result()
-        except KeyboardInterrupt:
-            if at: at['loop'].call_soon_threadsafe(at['task'].cancel)
-            raise
+        while not res.done():   # every interrupt cancels once more, and the thread is always waited for
+            try: wait([res])
+            except KeyboardInterrupt:
+                stopped = True
+                with suppress(KeyError, RuntimeError): at['loop'].call_soon_threadsafe(at['task'].cancel)   # not begun, or at its end
+        if stopped: raise KeyboardInterrupt
+        return res.result()
 
 # %% ../nbs/07_generation.ipynb #1fbe7266
 @patch
@@ -337,7 +358,12 @@ def estimate(self:Generation)->Estimate:
     texts,how = Counter(map(self.messages, self.left)),'estimated, four characters a token'
     try: count,how = _counter(self)
     except ValueError: count = lambda s,q: len(s+q)//4
-    return Estimate(len(self.left), len(self.todo)-len(self.left), sum(n*count(*o) for o,n in texts.items()), len(self.left)*self.config.max_tokens, how)
+    return Estimate(len(self.left), len(self.todo)-len(self.left), sum(n*count(*o) for o,n in texts.items()), len(self.left)*_longest(self.config), how)
+
+def _longest(config):
+    "The most tokens of an answer, whichever way it is asked for"
+    more = config.extra_body or {}
+    return more.get('max_tokens') or more.get('max_completion_tokens') or config.max_tokens
 
 def _counter(g):
     "A function that counts the tokens of a prompt, and whose tokenizer it uses; ValueError if there is none"

@@ -11,7 +11,7 @@ from dataclasses import replace
 from inspect import signature
 from fastcore.basics import patch
 from .models import ModelSource, default_dtype, find_device, quiet
-from .prompts import get_format
+from .prompts import OPEN, get_format
 from .responses import Response
 
 # %% ../nbs/05_local.ipynb #5d935bf2
@@ -123,7 +123,8 @@ def is_over(self:LocalModel,
     ids:list # Tokens of an answer so far
 )->bool:
     "Does the last token end the answer?"
-    if ids[-1] in self.ends or not self.format.stop: return ids[-1] in self.ends
+    if ids[-1] in self.ends: return True
+    if not self.format.stop: return False
     tail = self.tokenizer.decode(ids[-16:], skip_special_tokens=True)
     return any(s in tail for s in self.format.stop)
 
@@ -171,5 +172,6 @@ def _finished(self:LocalModel, r, ids, n):
     text = self.tokenizer.decode(ids[:-1] if ended else ids, skip_special_tokens=True)
     if self.format.name=='raw': text = text.removeprefix(' ')   # of `Assistant: `; it is put back when the answer is read
     cuts = [text.index(s) for s in self.format.stop or [] if s in text]
+    if m := OPEN.search(self.format.prompt(r.system, r.question)): text = m[0]+text   # the prompt had begun a thinking block
     return replace(r, text=text[:min(cuts)] if cuts else text, finish_reason='stop' if ended or cuts else 'length',
                    prompt_tokens=n, completion_tokens=len(ids))

@@ -24,7 +24,8 @@ def cached_vectors(
     responses, # Responses, from `chosen`
     layers:list, # Layer indices
     folder, # Where vectors files are
-    read_under:str=None # Name of the persona whose prompt takes the place of every persona's own
+    read_under:str=None, # Name of the persona whose prompt takes the place of every persona's own
+    keep=() # The outcomes that were chosen though they are usually left out
 ): # PersonaVectors, and the path of their file
     "The vectors from their file if it was made from exactly this, else extracted and saved"
     from persona_vectors.extraction import extract_persona_vectors, matched
@@ -34,7 +35,7 @@ def cached_vectors(
     path = Path(folder)/f"{slug(want['model'])}-{content_hash(want)[:8]}.safetensors"
     if path.exists() and all((v := load_vectors(path)).meta.get(k)==o for k,o in want.items()): return v,path
     log.info(_differs(want, path))
-    v = extract_persona_vectors(extractor, personas, questions, responses, layers, read_under)
+    v = extract_persona_vectors(extractor, personas, questions, responses, layers, read_under, keep=keep)
     v.save(path)
     return v,path
 

@@ -41,12 +41,16 @@ THINKING = re.compile(r'(?:(?!<think>).)*</think>\s*|\s*<think>.*?(?:</think>\s*
 OUTCOMES = ('complete', 'cut', 'empty', 'refused', 'filtered', 'unknown') # How an answer can have ended
 KEPT_OUT = ('empty', 'refused', 'filtered') # Outcomes that are not read back unless asked for
 
+def _blank(text):
+    "Is there nothing but thinking in `text`?"
+    m = THINKING.match(text)
+    return not text[m.end() if m else 0:].strip()
+
 @patch(as_prop=True)
 def outcome(self:Response)->str:
     "How it ended: 'complete', 'cut', 'empty', 'refused', 'filtered', or 'unknown' where the file does not say"
     if self.finish_reason in ('refusal','content_filter'): return {'refusal':'refused', 'content_filter':'filtered'}[self.finish_reason]
-    m = THINKING.match(self.text)
-    if not self.text[m.end() if m else 0:].strip(): return 'empty'
+    if _blank(self.text): return 'empty'
     return {'length':'cut', None:'unknown'}.get(self.finish_reason, 'complete')
 
 # %% ../nbs/02_responses.ipynb #8be2f5cf
@@ -126,11 +130,12 @@ def usable(
     min_answers:int=None # Fewest answers of a persona; None: 10 if there is a `min_score`, else 1
 ): # Responses; its `left_out` has the others
     "The answers that are to be read; ValueError where a persona has too few"
+    if odd := [o for o in keep if o not in KEPT_OUT[1:]]: raise ValueError(f"keep names {odd[0]!r}: what can be kept is {' and '.join(KEPT_OUT[1:])}")
     least = _least(responses, min_score)
     why = {r.key: o for r in responses.rows if (o := _no_use(r, keep, least))}
     rs = Responses([r for r in responses.rows if r.key not in why], responses.meta)
     rs.path,rs.left_out = responses.path,responses.left_out + [(r, why[r.key]) for r in responses.rows if r.key in why]
-    need,have = min_answers or (10 if least else 1), Counter(r.persona for r in rs.rows)
+    need,have = (10 if least else 1) if min_answers is None else min_answers, Counter(r.persona for r in rs.rows)
     for persona in responses.personas:
         if have[persona]<need:
             lost = ', '.join(f'{n} {o}' for o,n in Counter(o for r,o in rs.left_out if r.persona==persona).items()) or 'none left out'
@@ -141,8 +146,8 @@ def usable(
 def _no_use(r, keep, least):
     "Why `r` is left out; None if it is not"
     o = r.outcome
-    if o=='empty' and r.finish_reason: return o   # a file that does not say why an answer is empty is damaged
     if o in KEPT_OUT[1:] and o not in keep: return o
+    if r.finish_reason and _blank(r.text): return 'empty'   # a file that does not say why an answer is empty is damaged
     for k,n in least.items():
         if k=='role' and (r.persona in NEUTRAL or r.system==''): continue
         if (r.scores or {}).get(k) is None: return f'without a score for {k}'
@@ -155,7 +160,8 @@ def _least(rs, min_score):
     if not there: raise ValueError(f"min_score={min_score!r}, but the answers have no scores: judge them first, with `persona-vectors judge`")
     if not isinstance(min_score, dict):
         if len(there)>1: raise ValueError(f"min_score={min_score!r}: there are scores for {' and '.join(there)}; say which, as {{{there[0]!r}: {min_score!r}}}")
-        return {there[0]: min_score}
+        min_score = {there[0]: min_score}
+    if not all(n>=0 for n in min_score.values()): raise ValueError(f"min_score={min_score!r}: give numbers of 0 or more")
     if unknown := [k for k in min_score if k not in there]: raise ValueError(f"min_score names {unknown[0]!r}, and the answers have scores for {', '.join(there)}")
     return min_score
 

@@ -18,7 +18,7 @@ from tiny import env, faulty, final, free_port, heeds, journal, lines, script, s
 driver = '''import json, sys
 from persona_vectors import cli, endpoint
 more,config = json.loads(sys.argv.pop(1)), cli.PersonaVectorConfig
-cli.PersonaVectorConfig = lambda **kw: config(**kw, **more)
+cli.PersonaVectorConfig = lambda **kw: config(**kw | more)
 endpoint.FIRST_WAIT,endpoint.LONGEST_WAIT = .01,.2
 cli.main()'''
 words = 'generate --api-model echo --personas personas.json --questions questions.json --max-tokens 8'.split()
@@ -36,6 +36,7 @@ def start(folder, url, *args, more=None, secrets={}, err='err', preexec_fn=heeds
         return subprocess.Popen([*cmd, *words, '--base-url', url, *args], cwd=folder, env=env(**secrets), stdout=out, stderr=err, preexec_fn=preexec_fn)
 
 def heard(folder): return no_bars((folder/'err').read_text()).splitlines()
+def work(err): return [l for l in err if not re.match(r'\d+ answers in ', l)]         # besides the account
 
 def run(folder, *args, **kw):
     "To the end: exit status, and the lines it said"
@@ -113,7 +114,7 @@ def test_stops_at_once(status, tmp_path):
     todo,log,port = grid(tmp_path, 2, ask_about(100)), tmp_path/'log', free_port()
     with faulty(log, '--status', status, '--after', 40, '--latency', .01, port=port) as url:
         rc,err = run(tmp_path, url, '--max-concurrent-requests', '4')
-    assert rc==1 and len(err)==1 and err[0].startswith('persona-vectors: ') and REMEDY[402 if status=='quota' else int(status)] in err[0], err
+    assert rc==1 and len(work(err))==1 and err[-1].startswith('persona-vectors: ') and REMEDY[402 if status=='quota' else int(status)] in err[-1], err
     n,had = size(log),cells(kept(tmp_path))
     assert len(had)==40<n<=44
     with faulty(log, port=port) as url:
@@ -197,8 +198,9 @@ def test_pace(limit, tmp_path):
     "Thirty-one requests of ten tokens, 50 ms apart, take 1.5 s, and any ten half a second; without a limit they do not (the control)"
     with faulty(tmp_path/'log') as url: ask(url, [f'1234{i:03}' for i in range(31)], tmp_path, **limit)
     t = sorted(o['t'] for o in lines(tmp_path/'log'))
-    if limit: assert 1.2<t[-1]-t[0]<3 and min(b-a for a,b in zip(t, t[10:]))>.3    # the first, which has to connect, arrives late
-    else: assert t[-1]-t[0]<.7
+    ten = min(b-a for a,b in zip(t, t[10:]))
+    if limit: assert t[-1]-t[0]>1.2 and ten>.3                                      # the first, which has to connect, arrives late
+    else: assert ten<.3
 
 @pytest.mark.parametrize('n', [1, 7])
 def test_at_a_time(n, tmp_path):
@@ -214,7 +216,7 @@ def test_two_at_once(tmp_path):
         first = start(tmp_path, url, secrets=dict(OPENAI_API_KEY=who), err='first')
         until(lambda: size(journal(answers(tmp_path)))>20, first)
         rc,err = run(tmp_path, url, secrets=dict(OPENAI_API_KEY=other))
-        assert rc==1 and len(err)==1 and 'another process' in err[0] and '--out' in err[0] and first.poll() is None, err
+        assert rc==1 and len(work(err))==1 and 'another process' in err[-1] and '--out' in err[-1] and first.poll() is None, err
         stop(first, signal.SIGKILL)
         had = cells(kept(tmp_path))
         assert {o['key'] for o in lines(log)}=={digest(who)}
@@ -238,7 +240,7 @@ def test_file_too_large(tmp_path):
     "Where no file can grow beyond 5,000 bytes the run stops with one line that names the file"
     todo,port = grid(tmp_path, 2, ask_about(100)), free_port()
     with faulty(tmp_path/'log', port=port) as url: rc,err = cramped(tmp_path, url)
-    assert rc==1 and len(err)==1 and journal(answers(tmp_path)).name in err[0], err
+    assert rc==1 and len(work(err))==1 and journal(answers(tmp_path)).name in err[-1], err
     assert size(tmp_path/'log')<100
     goes_on(tmp_path, todo, port, tmp_path)
 
@@ -247,7 +249,7 @@ def test_last_answer_too_large(tmp_path):
     grid(tmp_path, 1, ['one'])
     with faulty(tmp_path/'log', '--says', 'word '*1200) as url:
         rc,err = cramped(tmp_path, url)
-        assert rc==1 and len(err)==1 and journal(answers(tmp_path)).name in err[0] and kept(tmp_path)==[], err
+        assert rc==1 and len(work(err))==1 and journal(answers(tmp_path)).name in err[-1] and kept(tmp_path)==[], err
         rc,err = run(tmp_path, url)
     assert rc==0 and size(tmp_path/'log')==2, err
 
@@ -264,7 +266,7 @@ def test_full_disk(tmp_path):
     for o in ('personas','questions'): shutil.copy(tmp_path/f'{o}.json', room)
     with faulty(tmp_path/'log', port=port) as url: r = mounted(script, *words, '--base-url', url, '--out', 'disk')
     err = no_bars(r.stderr).splitlines()
-    assert r.returncode==1 and len(err)==1 and 'No space left' in err[0] and journal(answers(room)).name in err[0], err
+    assert r.returncode==1 and len(work(err))==1 and 'No space left' in err[-1] and journal(answers(room)).name in err[-1], err
     goes_on(tmp_path, todo, port, room)
 
 def test_ctrl_c(tmp_path):
