@@ -309,6 +309,35 @@ def test_ctrl_c_while_it_waits(tmp_path):
         assert stop(p, signal.SIGINT) not in (0,None) and time.monotonic()-t<5
     assert len(kept(tmp_path))==3 and any('stopped: 3 of 20 ' in l for l in heard(tmp_path))
 
+in_a_loop = '''import asyncio, sys
+from persona_vectors import PersonaVectorConfig, generate_responses
+c = PersonaVectorConfig(base_url=sys.argv[1], openrouter_model='echo', max_tokens=8)
+def ask(): return generate_responses(c, 'personas.json', 'questions.json', api=True)
+async def main():
+    try: ask()
+    except KeyboardInterrupt:
+        if len(sys.argv)<3: raise
+        ask()
+asyncio.run(main())'''
+
+@pytest.mark.parametrize('again', [[], ['again']], ids=['once','twice'])
+def test_ctrl_c_in_a_loop(again, tmp_path):
+    "In a loop that is running, as Jupyter's is: heeded, at once the second time, and the same process can go on"
+    todo,log = grid(tmp_path, 2, ask_about(20)), tmp_path/'log'
+    with faulty(log, '--latency', 1) as url:
+        with open(tmp_path/'err', 'w') as err:
+            p = subprocess.Popen([sys.executable, '-c', in_a_loop, url, *again], cwd=tmp_path, env=env(), stderr=err, preexec_fn=heeds)
+        until(lambda: size(log)==10, p)
+        if again:
+            p.send_signal(signal.SIGINT)
+            until(lambda: 'waiting for' in (tmp_path/'err').read_text(), p)
+            p.send_signal(signal.SIGINT)
+            assert p.wait(60)==0 and size(log)==50                                  # ten were dropped
+            assert [(r.system, r.question) for r in load_responses(final(answers(tmp_path))).rows]==todo and not kept(tmp_path)
+        else:
+            assert stop(p, signal.SIGINT) not in (0,None)
+            assert size(log)==len(kept(tmp_path))==10
+
 def test_cancelled(tmp_path):
     "The awaitable does the same when it is cancelled"
     async def main(url):

@@ -63,11 +63,20 @@ def test_awaited(server, tmp_path):
     rs,ticks = asyncio.run(main())
     assert [r.question for r in rs.rows]==EVAL_QUESTIONS[6:8] and all(r.text.strip() for r in rs.rows) and ticks>2
 
-def test_killed(server, tmp_path):
-    "Twelve answers by the console script, killed after three and started again: what was on the disk is not asked for"
+in_a_loop = '''import asyncio, sys
+from persona_vectors import PersonaVectorConfig, agenerate_responses, generate_responses
+config = PersonaVectorConfig(base_url=sys.argv[2], openrouter_model=sys.argv[3], max_tokens=12, max_concurrent_requests=2)
+async def main():
+    if sys.argv[1]=='awaited': await agenerate_responses(config, 'default,bard', 'q.json')
+    else: generate_responses(config, 'default,bard', 'q.json', api=True)
+asyncio.run(main())'''
+
+@pytest.mark.parametrize('how', ['console', 'awaited', 'called'])
+def test_killed(how, server, tmp_path):
+    "Twelve answers by the console script, and within a running event loop: killed after three and started again, what was on the disk is not asked for"
     (tmp_path/'q.json').write_text(json.dumps(EVAL_QUESTIONS[8:14]))
     words = f'--max-tokens 12 --max-concurrent-requests 2 --base-url {server.url} --api-model {server.model}'
-    cmd = [script, *f'generate --personas default,bard --questions q.json {words}'.split()]
+    cmd = [script, *f'generate --personas default,bard --questions q.json {words}'.split()] if how=='console' else [sys.executable, '-c', in_a_loop, how, server.url, server.model]
     out,before = tmp_path/'data/responses', server.still()
     p = subprocess.Popen(cmd, cwd=tmp_path, env=env(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     until(lambda: len(lines(journal(out)))>=3, p)
