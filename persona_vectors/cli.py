@@ -29,8 +29,8 @@ Device = Annotated[str, typer.Option(help='cpu, cuda, mps. Default: the best the
 Dtype = Annotated[str, typer.Option(help='float32, bfloat16, float16. Default: what the device multiplies natively.')]
 Out = Annotated[Path, typer.Option(help='Folder that receives data/ and images/.')]
 FromFile = Annotated[Path, typer.Option(help='A responses file to read, instead of generating.')]
-Api = Annotated[bool, typer.Option('--api', help='Answers from the endpoint (key in OPENROUTER_API_KEY), not from a model on this machine.')]
-BaseUrl = Annotated[str, typer.Option(help='An OpenAI-compatible endpoint. Implies --api.')]
+Api = Annotated[bool, typer.Option('--api', help='Answers from OpenRouter (key in OPENROUTER_API_KEY), not from a model on this machine.')]
+BaseUrl = Annotated[str, typer.Option(help='An OpenAI-compatible endpoint (key, if it wants one, in OPENAI_API_KEY). Implies --api.')]
 ApiModel = Annotated[str, typer.Option(help="The model's name at the endpoint. Default: --model. Implies --api.")]
 MaxRetries = Annotated[int, typer.Option(help='Further tries of a request that fails in passing.')]
 MaxTokens = Annotated[int, typer.Option(help='Length of an answer in tokens.')]
@@ -49,6 +49,7 @@ Span = Annotated[str, typer.Option(help="Tokens that are averaged: 'answer', 'an
 # %% ../nbs/21_cli.ipynb #8fd771de
 def _config(model=EMBEDDED, base_url=None, api_model=None, **kw):
     "The configuration that options say"
+    if base_url and not api_model and model==EMBEDDED: raise ValueError(f"--base-url {base_url}: name the model that is to answer there with --api-model")
     c = PersonaVectorConfig(model_name=model, openrouter_model=api_model, **kw)
     return replace(c, base_url=base_url) if base_url else c
 
@@ -163,7 +164,8 @@ def judge(responses:Annotated[Path, typer.Argument(help='A responses file.')],
 
 # %% ../nbs/21_cli.ipynb #46f9215e
 @app.command(epilog='Example: persona-vectors extract data/responses/FILE.json --layer all --out all-layers')
-def extract(responses:Annotated[Path, typer.Argument(help='A responses file.')], model:Model=EMBEDDED, personas:Personas=None, questions:Questions=None,
+def extract(responses:Annotated[Path, typer.Argument(help='A responses file.')], model:Model=EMBEDDED, personas:Annotated[str, typer.Option(help="JSON or YAML file, or names with commas between. Default: the file's own.")]=None,
+            questions:Annotated[str, typer.Option(help="JSON, YAML or text file. Default: those in the file that every persona was asked.")]=None,
             layer:Layer=None, prompt_format:Format='chat', device:Device=None, dtype:Dtype=None, span:Span='answer', out:Out=Path('.'),
             read_under:Annotated[str, typer.Option(help="Read every answer under this persona's prompt instead of its own.")]=None,
             min_score:MinScore=None, min_answers:MinAnswers=None, keep:Keep=''):
@@ -245,7 +247,7 @@ def info(file:Annotated[Path, typer.Argument(help='A vectors or responses file.'
     from persona_vectors.vectors import load_vectors
     o = load_responses(file) if file.suffix in ('.json','.jsonl') or file.is_dir() else load_vectors(file)
     print(o)
-    print(json.dumps({k: m for k,m in o.meta.items() if k not in ('prompts','rendered')}, indent=1, ensure_ascii=False))   # those are pages long
+    print(json.dumps({k: m for k,m in o.meta.items() if k not in ('prompts','rendered','judges')}, indent=1, ensure_ascii=False))   # those are pages long
 
 # %% ../nbs/21_cli.ipynb #2f39cec2
 def main():

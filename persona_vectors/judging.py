@@ -16,7 +16,7 @@ from math import exp
 from pathlib import Path
 from .config import PersonaVectorConfig, content_hash
 from .endpoint import NoAnswer, read_answer, request, send, usage
-from .generation import Estimate, Generation, Journal, settings
+from .generation import Estimate, Generation, Journal, asks_endpoint, settings
 from .local import LocalModel
 from .models import find_model
 from .personas import NEUTRAL
@@ -177,14 +177,16 @@ def prompted(responses:Responses)->Responses:
 # %% ../nbs/08_judging.ipynb #4abdc1ad
 class Judging(Generation):
     "Which answers are to be judged, which have been, and which are left"
-    ends = ('judged', 'without a number')
+    ends,what = ('judged', 'without a number'),'scores'
     def __init__(self, config:PersonaVectorConfig, responses:Responses, rubric, api=False, out=None):
+        api = api or asks_endpoint(config)
         self.responses,self.rubric,self.folder = prompted(responses),load_rubric(rubric),Path(out or (responses.path.parent if responses.path else 'data/responses'))
         self.config,self.source = replace(config, temperature=0, max_tokens=8, prompt_format='chat'),None if api else find_model(config.model_name, config.hf_token)
         self.settings = dict(settings(self.config, self.source), judging=JUDGING, rubric=asdict(self.rubric))
         self.todo = [r for r in self.responses.rows if r.text.strip() and r.outcome!='empty' and not (self.rubric.name=='role' and (r.persona in NEUTRAL or r.system==''))]
-        stem,self.name = responses.path.stem if responses.path else responses.hash(), f'{self.rubric.name}-{content_hash(self.settings)[:8]}'
         self.kept = {r.key for r in self.todo}
+        self.todo = list({_judged(r): r for r in self.todo}.values())   # the same answer twice is judged once
+        stem,self.name = responses.path.stem if responses.path else responses.hash(), f'{self.rubric.name}-{content_hash(self.settings)[:8]}'
         self.path,self.lock = self.folder/f'{stem}.{self.name}.json', self.folder/f'.{self.name}.lock'
         self.journal,self.sums,self.failed = Journal(self.path.with_suffix('.jsonl')),Counter(),[]
         self.look()
@@ -193,7 +195,7 @@ class Judging(Generation):
         found = [r for p in sorted(self.folder.glob(f'*.{self.name}.json')) for r in load_responses(p).rows]
         found += [r for p in sorted(self.folder.glob(f'*.{self.name}.jsonl')) for r in Journal(p).read()]
         self.done = {_judged(r): r.scores[self.rubric.name] for r in found if self.rubric.name in (r.scores or {})}
-        self.left = list({_judged(r): r for r in self.todo if _judged(r) not in self.done}.values())   # the same answer twice is judged once
+        self.left = [r for r in self.todo if _judged(r) not in self.done]
     def messages(self, r): return '', self.rubric.ask(r)
     def count(self, r): return Counter({'judged' if r.scores[self.rubric.name] is not None else 'without a number': 1})
 
@@ -242,7 +244,7 @@ def judge_responses(
     responses:Responses,
     rubric, # As `load_rubric` takes them
     config:PersonaVectorConfig, # Of the judge: a model on this machine, or one behind an endpoint
-    api:bool=False, # Ask the endpoint instead of a model on this machine
+    api:bool=False, # Ask the endpoint instead of a model on this machine; a `base_url` implies it
     out=None, # Folder of the judged answers; None: where the answers are
     batch_size:int=16 # Answers at once on this machine
 )->Responses: # Those given, with scores; also in a file of their own

@@ -110,7 +110,9 @@ def __repr__(self:Responses):
     how = ', '.join(f'{n} {k}' for k,n in self.outcomes.items())
     prompts,samples = len({(r.persona,r.prompt) for r in self.rows}),len({r.sample for r in self.rows})
     wordings,times = f' in {prompts} wordings' if prompts>len(self.personas) else '', f' × {samples} samples' if samples>1 else ''
-    return f"{len(self.rows)} responses: {len(self.personas)} personas{wordings} × {len(self.questions)} questions{times} ({how})"
+    found = {k: [r.scores[k] for r in self.rows if (r.scores or {}).get(k) is not None] for k in sorted({k for r in self.rows for k in r.scores or {}})}
+    scores = ''.join(f"; {k} {sum(o)/len(o):.2f} on average ({min(o):.2f} to {max(o):.2f}, {len(o)} judged)" if o else f'; {k}: no answer got a score' for k,o in found.items())
+    return f"{len(self.rows)} responses: {len(self.personas)} personas{wordings} × {len(self.questions)} questions{times} ({how}){scores}"
 
 # %% ../nbs/02_responses.ipynb #8a5d65f2
 @patch
