@@ -142,7 +142,7 @@ def test_fresh_keeps_the_shipped_data(tmp_path):
 def test_secret_is_not_said(tmp_path):
     "A failure with a key in the environment does not show it"
     key = 'sk-or-v1-not-a-real-key'
-    r = subprocess.run([script, *'generate --api --base-url http://127.0.0.1:9 --personas default --dtype int8'.split()], cwd=tmp_path,
+    r = subprocess.run([script, *'generate --api --base-url http://127.0.0.1:9 --api-model m --personas default --dtype int8'.split()], cwd=tmp_path,
                        env=env(OPENROUTER_API_KEY=key, HF_TOKEN=key), capture_output=True, text=True)
     assert refused(r, 'dtype') and key not in r.stdout+r.stderr
 
