@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['app', 'EMBEDDED', 'Model', 'Personas', 'Questions', 'Layer', 'Format', 'Device', 'Dtype', 'Out', 'FromFile', 'Api',
            'BaseUrl', 'ApiModel', 'MaxRetries', 'MaxTokens', 'Temperature', 'Seed', 'Concurrent', 'PerMinute',
-           'TokensPerMinute', 'ExtraBody', 'Timeout', 'MinScore', 'MinAnswers', 'Keep', 'Span', 'common', 'run',
-           'generate', 'judge', 'extract', 'plot', 'preview', 'verify', 'info', 'main']
+           'TokensPerMinute', 'ExtraBody', 'Timeout', 'MinScore', 'MinAnswers', 'Keep', 'Stream', 'Blocks',
+           'BatchTokens', 'Span', 'common', 'run', 'generate', 'judge', 'extract', 'plot', 'preview', 'verify', 'info',
+           'main']
 
 # %% ../nbs/21_cli.ipynb #11629d81
 import json, logging, sys
@@ -44,6 +45,9 @@ Timeout = Annotated[float, typer.Option(help='Seconds that one request may take.
 MinScore = Annotated[str, typer.Option(help="Least score that a judge gave: a number, or by rubric (role=2.5,coherence=50).")]
 MinAnswers = Annotated[int, typer.Option(help='Fewest answers of a persona. Default: 10 with --min-score, else 1.')]
 Keep = Annotated[str, typer.Option(help="Read these too: 'refused', 'filtered', or both with a comma between.")]
+Stream = Annotated[bool, typer.Option('--stream/--no-stream', help='Read the model block by block. Default: if it does not fit into memory.')]
+Blocks = Annotated[str, typer.Option(help="Path of the list of decoder blocks in the model, as 'layers'. Default: found.")]
+BatchTokens = Annotated[int, typer.Option(help='Most tokens in a batch. Default: what suits the device.')]
 Span = Annotated[str, typer.Option(help="Tokens that are averaged: 'answer', 'answer+eot', 'last', 'prompt_last'.")]
 
 # %% ../nbs/21_cli.ipynb #8fd771de
@@ -72,11 +76,12 @@ def common(version:Annotated[bool, typer.Option('--version', callback=_version, 
 @app.command(epilog='Example: persona-vectors run --model Qwen/Qwen2.5-0.5B-Instruct --layer 0.5 --out qwen')
 def run(model:Model=EMBEDDED, personas:Personas=None, questions:Questions=None, layer:Layer=None, prompt_format:Format='chat', device:Device=None,
         dtype:Dtype=None, span:Span='answer', out:Out=None, responses:FromFile=None, api:Api=False, base_url:BaseUrl=None, api_model:ApiModel=None,
-        max_tokens:MaxTokens=256, temperature:Temperature=.7, seed:Seed=0,
+        max_tokens:MaxTokens=256, temperature:Temperature=.7, seed:Seed=0, stream:Stream=None, blocks:Blocks=None, batch_tokens:BatchTokens=None,
         fresh:Annotated[bool, typer.Option('--fresh', help='Make everything anew, in a folder of its own (default: fresh/).')]=False):
     "Generate, extract, analyse, plot. With no option: the embedded model, on the answers that come with the package."
     from persona_vectors.pipeline import run as run_pipeline
-    c = _config(model, base_url, api_model, prompt_format=prompt_format, device=device, dtype=dtype, span=span, max_tokens=max_tokens, temperature=temperature, seed=seed)
+    c = _config(model, base_url, api_model, prompt_format=prompt_format, device=device, dtype=dtype, span=span, max_tokens=max_tokens, temperature=temperature, seed=seed,
+                stream=stream, blocks=blocks, batch_tokens=batch_tokens)
     out = _fresh_folder(out) if fresh else out or Path('.')
     if responses and not (personas and questions):
         from persona_vectors.responses import load_responses
@@ -168,18 +173,21 @@ def extract(responses:Annotated[Path, typer.Argument(help='A responses file.')],
             questions:Annotated[str, typer.Option(help="JSON, YAML or text file. Default: those in the file that every persona was asked.")]=None,
             layer:Layer=None, prompt_format:Format='chat', device:Device=None, dtype:Dtype=None, span:Span='answer', out:Out=Path('.'),
             read_under:Annotated[str, typer.Option(help="Read every answer under this persona's prompt instead of its own.")]=None,
-            min_score:MinScore=None, min_answers:MinAnswers=None, keep:Keep=''):
+            min_score:MinScore=None, min_answers:MinAnswers=None, keep:Keep='', stream:Stream=None, blocks:Blocks=None, batch_tokens:BatchTokens=None,
+            dry_run:Annotated[bool, typer.Option('--dry-run', help='Say what would be loaded and computed, and do nothing.')]=False):
     "Vectors only, from a responses file. Default personas and questions: the file's own."
-    from persona_vectors.extraction import ActivationExtractor, chosen
+    from persona_vectors.extraction import ActivationExtractor, chosen, matched, prompt_of
     from persona_vectors.pipeline import cached_vectors
     from persona_vectors.responses import load_responses
-    ex = ActivationExtractor(_config(model, prompt_format=prompt_format, device=device, dtype=dtype, span=span))
+    ex = ActivationExtractor(_config(model, prompt_format=prompt_format, device=device, dtype=dtype, span=span, stream=stream, blocks=blocks, batch_tokens=batch_tokens))
     rs = load_responses(responses)
     ps,qs = _grid(personas or rs.prompts(), questions or rs.shared_questions)
     keep = [o.strip() for o in keep.split(',') if o.strip()]
     if more := sum(r.question not in qs for r in rs.rows): logging.getLogger('persona_vectors').info(f"{more} answers are to other questions than these {len(qs)}, and are not read: name theirs with --questions, and their personas")
     rs = chosen(rs, ps, keep, _scores(min_score), min_answers)
-    v,path = cached_vectors(ex, ps, qs, rs, resolve_layers(layer, ex.num_layers), out/'data/persona_vectors', read_under, keep)
+    layers = resolve_layers(layer, ex.num_layers)
+    if dry_run: return print(ex.plan(ex.conversations(matched(ps, qs, rs), prompt_of(read_under, ps)), layers))
+    v,path = cached_vectors(ex, ps, qs, rs, layers, out/'data/persona_vectors', read_under, keep)
     print(v, file=sys.stderr)
     print(path)
 

@@ -64,12 +64,14 @@ class PersonaVectorConfig:
     device:str=None                        # 'cpu', 'cuda', 'mps' (default: the best there is)
     dtype:str=None                         # 'float32', 'bfloat16', 'float16' (default: bfloat16 where the device multiplies it natively)
     span:str='answer'                      # Which tokens are averaged: 'answer', 'answer+eot', 'last', 'prompt_last'
-    batch_tokens:int=2048                  # Tokens in a batch, padding included
+    batch_tokens:int=None                  # Most tokens in a batch (default: what suits the device)
     requests_per_minute:float=None         # Most requests a minute to the endpoint
     tokens_per_minute:float=None           # Most tokens a minute, prompts and longest answers counted
     max_retries:int=8                      # Further tries of a request that fails in passing
     timeout:float=300                      # Seconds that one request may take
     extra_body:dict=None                   # What else the endpoint is sent with each request
+    stream:bool=None                       # Read the model block by block (default: if it does not fit into memory)
+    blocks:str=None                        # Path of the list of decoder blocks in the model, as 'layers' (default: found)
     def __post_init__(self): _check(self)
 
 # %% ../nbs/00_config.ipynb #87f2ab0e
@@ -91,7 +93,7 @@ def _check(c):
     need(c.dtype in (None,'float32','bfloat16','float16'), 'dtype', "give 'float32', 'bfloat16' or 'float16', or leave it out")
     need(c.device is None or re.fullmatch(r'cpu|mps|cuda(:\d+)?', str(c.device)), 'device', "give 'cpu', 'cuda', 'cuda:0' or 'mps', or leave it out")
     need(c.span in SPANS, 'span', f"give one of {', '.join(SPANS)}")
-    need(is_int(c.batch_tokens) and c.batch_tokens>0, 'batch_tokens', 'give a whole number above 0')
+    need(c.batch_tokens is None or (is_int(c.batch_tokens) and c.batch_tokens>0), 'batch_tokens', 'give a whole number above 0, or leave it out')
     need(isinstance(c.base_url,str) and c.base_url.startswith(('http://','https://')), 'base_url', 'give an address that starts with http:// or https://')
     if re.search(r'//[^/]*@|[?#]', c.base_url): raise ValueError("base_url holds a user name, a key or a query, and it is written to files: give the key in OPENAI_API_KEY or as openrouter_api_key")
     for name in ('requests_per_minute','tokens_per_minute'):
@@ -99,6 +101,8 @@ def _check(c):
     need(is_int(c.max_retries) and c.max_retries>=0, 'max_retries', 'give a whole number, 0 or more')
     need(is_num(c.timeout) and c.timeout>0, 'timeout', 'give a number of seconds above 0')
     if own := set(c.extra_body or ()) & {'model','messages','prompt','stream','n'}: raise ValueError(f"extra_body has {', '.join(sorted(own))!s}, which is for this package to say: leave it out")
+    need(c.stream in (None,True,False), 'stream', 'give True or False, or leave it out')
+    need(c.blocks is None or isinstance(c.blocks, str), 'blocks', "give a path in the model, as 'layers', or leave it out")
     need(c.extra_body is None or (isinstance(c.extra_body, dict) and all(isinstance(k, str) for k in c.extra_body)), 'extra_body', 'give a dict, as it is to stand in the JSON of a request')
 
 # %% ../nbs/00_config.ipynb #99d94542

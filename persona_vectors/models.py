@@ -177,6 +177,29 @@ def tokenizer(self:ModelSource, **kw):
     if not tok.is_fast: raise ValueError(f"model {self.name!r} has no fast tokenizer, and answer spans need its character offsets")
     return tok
 
+# %% ../nbs/03_models.ipynb #e83410f6
+@patch
+def fetch(self:ModelSource,
+    name:str # Of a file
+)->Path:
+    "The file called `name` of this model, fetched from the hub if need be; FileNotFoundError if there is none"
+    if self.revision is None:
+        p = Path(self.path)/name
+        if not p.is_file(): raise FileNotFoundError(f"model {self.name!r} has no file {name}")
+        return p
+    from huggingface_hub import hf_hub_download
+    with quiet(): return Path(hf_hub_download(self.path, name, revision=self.revision, token=self.token))
+
+@patch
+def weights(self:ModelSource)->dict: # Name of a tensor to name of its file
+    "Where the tensors of this model are; ValueError if they are not in safetensors files"
+    from safetensors import SafetensorError, safe_open
+    try: return json.loads(self.fetch('model.safetensors.index.json').read_text(encoding='utf-8'))['weight_map']
+    except OSError: pass
+    try:
+        with safe_open(self.fetch('model.safetensors'), 'pt') as f: return dict.fromkeys(f.keys(), 'model.safetensors')
+    except (OSError, SafetensorError) as e: raise ValueError(f"model {self.name!r}: its weights are not in safetensors files that can be read, so it cannot be streamed: {' '.join(str(e).split())}") from None
+
 # %% ../nbs/03_models.ipynb #e83ecee5
 @patch
 def num_layers(self:ModelSource)->int:

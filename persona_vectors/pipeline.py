@@ -35,8 +35,10 @@ def cached_vectors(
     path = Path(folder)/f"{slug(want['model'])}-{content_hash(want)[:8]}.safetensors"
     if path.exists() and all((v := load_vectors(path)).meta.get(k)==o for k,o in want.items()): return v,path
     log.info(_differs(want, path))
-    v = extract_persona_vectors(extractor, personas, questions, responses, layers, read_under, keep=keep)
+    partial = path.with_suffix('.partial')
+    v = extract_persona_vectors(extractor, personas, questions, responses, layers, read_under, keep=keep, partial=partial)
     v.save(path)
+    partial.unlink()
     return v,path
 
 # %% ../nbs/20_pipeline.ipynb #d45f1b82
