@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 from fastcore.basics import patch
 from .blocks import TEXT_MODEL, _complete, find_blocks, given, truncate, written
-from .engine import Means, default_batch_tokens, out_of_memory, reading_bar, smaller, span_means
+from .engine import Means, default_batch_tokens, keeping_memory, out_of_memory, reading_bar, smaller, span_means
 from .models import ModelSource, quiet
 from .packing import attending, batches, forward, packs, shared
 import torch
@@ -166,7 +166,7 @@ def stream(
     model = skeleton(source.text_config(), max(layers), dtype)
     means = means or Means(seqs, layers, model.config.hidden_size)
     w = Weights(source, model, blocks, device)
-    with quiet(), ThreadPoolExecutor(1) as reader, reading_bar(means, progress) as bar:
+    with quiet(), ThreadPoolExecutor(1) as reader, reading_bar(means, progress) as bar, keeping_memory():
         w.load()()
         s = _Stream(w, reader, means, bar, place, folder)
         packed = packs(model, s.first)

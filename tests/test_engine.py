@@ -1,0 +1,99 @@
+"The engine when the memory does not suffice, when it is killed, and on any sequences at all"
+import json, os, random, resource, signal, subprocess, sys
+from pathlib import Path
+import pytest
+from hypothesis import given, settings, strategies as st
+from tiny import cli, env, make_llama, script, said
+from persona_vectors.packing import batches, lay
+from persona_vectors.prompts import Tokens
+
+# packing
+
+ids = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=12), min_size=1, max_size=12)
+
+@given(ids, st.integers(1, 30), st.booleans())
+@settings(max_examples=300, deadline=None)
+def test_laid_out(seqs, budget, packed):
+    "Every sequence is in one batch, whole and in order, its span too; no packed token stands there twice after the same beginning"
+    toks = [Tokens(s, len(s)//2, len(s), [], '') for s in seqs]
+    bs = batches(toks, budget, packed)
+    assert sorted(sum([b.index for b in bs], [])) == list(range(len(seqs)))
+    for b in bs:
+        flat,at = b.ids.flatten().tolist(),b.positions.flatten().tolist()
+        assert len(b) <= budget or len(b.index)==1
+        for i,runs,span in zip(b.index, b.where, b.spans):
+            assert sum([flat[x:y] for x,y in runs], []) == seqs[i]
+            assert sum([at[x:y] for x,y in runs], []) == list(range(len(seqs[i])))
+            assert sum([flat[x:y] for x,y in span], []) == seqs[i][len(seqs[i])//2:]
+        if packed: assert len(b) == len({tuple(seqs[i][:n+1]) for i in b.index for n in range(len(seqs[i]))})
+
+def test_laid_out_control(): assert lay([[1,2],[1,3]]) != lay([[1,2],[2,3]])
+
+# memory
+
+starved = '''
+import json, logging, resource, sys, torch
+from persona_vectors.blocks import load_blocks
+from persona_vectors.engine import read
+from persona_vectors.models import find_model
+from persona_vectors.prompts import Tokens
+from persona_vectors.streaming import stream
+logging.basicConfig(format='%(message)s', level=logging.WARNING)
+torch.set_num_threads(1)
+src,how = find_model(sys.argv[1]),sys.argv[2]
+model = load_blocks(src, 2)
+def tokens(n, i): return Tokens([i, *range(5, n+4)], n//2, n, [], '', f'number {i}')
+seqs = [tokens(150, i) for i in range(160)]
+def all(seqs): return stream(src, seqs, [2], batch_tokens=30000, progress=False) if how=='stream' else read(model, seqs, [2], 30000, False)
+want = all(seqs[:2]+seqs[-2:])
+used = next(int(o.split()[1])*1024 for o in open('/proc/self/status') if o.startswith('VmSize'))
+resource.setrlimit(resource.RLIMIT_AS, (used+int(sys.argv[3])*2**20,)*2)
+if how=='long': seqs = [tokens(8000, 3)]
+got = all(seqs)
+print(json.dumps(dict(apart=((got[[0,1,-2,-1]]-want).norm()/want.norm()).item())))
+'''
+
+@pytest.fixture(scope='module')
+def wide(tmp_path_factory): return make_llama(tmp_path_factory.mktemp('wide'), d=512, n=2)
+
+def starve(model, how, mb): return subprocess.run([sys.executable, '-c', starved, model, how, str(mb)], env=env(), capture_output=True, text=True, timeout=120)
+
+@pytest.mark.skipif(sys.platform!='linux', reason='an address space that is limited')
+@pytest.mark.parametrize('how', ['read','stream'])
+def test_out_of_memory(how, wide):
+    "Where a batch does not fit, smaller ones do, and the numbers are the same; where all fits nothing is said"
+    r = starve(wide, how, 330 if how=='stream' else 160)
+    assert r.returncode==0, r.stderr
+    assert 'out of memory with' in r.stderr and json.loads(r.stdout)['apart'] < 1e-5
+    r = starve(wide, how, 20000)
+    assert r.returncode==0 and 'out of memory' not in r.stderr
+
+@pytest.mark.skipif(sys.platform!='linux', reason='an address space that is limited')
+def test_too_long_for_memory(wide):
+    r = starve(wide, 'long', 60)
+    assert r.returncode==1 and 'MemoryError: number 3: its 8000 tokens do not fit into memory by themselves' in r.stderr
+
+# killed
+
+@pytest.mark.parametrize('how', [[], ['--stream']], ids=['resident','streamed'])
+def test_killed(how, tmp_path):
+    "Killed again and again, extraction goes on from the means that are there, and ends with the same vectors"
+    from persona_vectors import load_vectors
+    from persona_vectors.config import data_dir
+    model,out = make_llama(tmp_path/'model', d=128, n=4),tmp_path/'out'
+    args = ['extract', next((data_dir()/'responses').glob('*.json')), '--model', model, '--dtype', 'float32', '--batch-tokens', 400, '--out', out, *how]
+    cmd,rnd,had = [script, *map(str, args)],random.Random(0),[]
+    for _ in range(1 if how else 2):
+        with subprocess.Popen(cmd, cwd=tmp_path, env=env(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as p:
+            size = rnd.randrange(60, 120)*(8+4*128)
+            def partial(): return next(out.rglob('*.partial'), None)
+            while p.poll() is None and (how or not (f := partial()) or f.stat().st_size < sum(had)+size): pass
+            if not how: had.append(partial().stat().st_size-sum(had)); p.kill()
+    r = cli(*args, cwd=tmp_path)
+    assert r.returncode==0, r.stderr
+    if not how: assert any('answers were read before' in o for o in said(r))
+    assert partial() is None
+    whole = cli(*args[:-2-len(how)], '--out', tmp_path/'whole', cwd=tmp_path)
+    assert whole.returncode==0 and not any('read before' in o for o in said(whole))
+    a,b = (load_vectors(next(o.rglob('*.safetensors'))) for o in (out, tmp_path/'whole'))
+    assert a.rows==b.rows and ((a.means-b.means).norm()/b.means.norm()) < 1e-5
