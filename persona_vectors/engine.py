@@ -14,7 +14,7 @@ from pathlib import Path
 from fastcore.basics import patch
 from jaxtyping import Float
 from .blocks import check_blocks, watch
-from .packing import batches, forward, packs, states
+from .packing import batches, forward, hidden_from, packs, states
 import torch
 from torch import Tensor, nn
 
@@ -57,6 +57,7 @@ def _resume(self:Means):
     import numpy as np
     self.path.parent.mkdir(parents=True, exist_ok=True)
     raw = self.path.read_bytes() if self.path.exists() else b''
+    if raw and not raw.startswith(b'{"d_model": '): raise ValueError(f"{self.path} is no file of partial means: name another, or delete it")
     n = (len(raw)-len(self.head))//self._record.itemsize if raw.startswith(self.head) else None
     if n is None: self.path.write_bytes(self.head)
     else:
@@ -74,9 +75,7 @@ def add(self:Means,
     "Keep the means of some sequences; FloatingPointError names one that is no finite number"
     import numpy as np
     means = means.float().cpu()
-    if not means.isfinite().all():
-        i,l = (~means.isfinite()).any(-1).nonzero()[0].tolist()
-        raise FloatingPointError(f"{self.seqs[index[i]].label or f'sequence {index[i]}'} has no finite mean at layer {self.layers[l]}: try dtype='float32'")
+    for l,k in enumerate(self.layers): self.check(index, k, means[:,l])
     self.values[index],self.done[index] = means,True
     if not self.path: return
     out = np.empty(len(index), self._record)
@@ -84,9 +83,10 @@ def add(self:Means,
     with open(self.path, 'ab') as f: f.write(out.tobytes())
 
 @patch
-def close(self:Means):
-    "The file is not needed any more"
-    if self.path: self.path.unlink(missing_ok=True)
+def check(self:Means, index, layer, means):
+    "FloatingPointError names a sequence whose mean at `layer` is no finite number"
+    bad = (~means.isfinite()).any(-1).nonzero().flatten().tolist()
+    if bad: raise FloatingPointError(f"{self.seqs[index[bad[0]]].label or f'sequence {index[bad[0]]}'} has no finite mean at layer {layer}: try dtype='float32'")
 
 # %% ../nbs/11_engine.ipynb #d08871f7
 def default_batch_tokens(
@@ -97,7 +97,7 @@ def default_batch_tokens(
 
 def out_of_memory(e)->bool:
     "Whether the exception `e` says that memory did not suffice, in the words of any device"
-    words = r"out of memory|can't allocate memory|not enough memory|bad_alloc|could not create a (memory|primitive)"
+    words = r"out of memory|ALLOC_FAILED|can't allocate memory|not enough memory|bad_alloc|could not create a (memory|primitive)"
     return isinstance(e, MemoryError) or isinstance(e, RuntimeError) and bool(re.search(words, str(e)))
 
 # %% ../nbs/11_engine.ipynb #05d07415
@@ -132,8 +132,8 @@ def read(
     blocks:str=None # As `find_blocks` takes it
 )->Float[Tensor, 'sequence layer d_model']: # float32, on the CPU
     "The residual stream at `layers`, averaged over each sequence's span. FloatingPointError names one that gave no finite number, MemoryError one that is too long for the memory"
-    check_blocks(model, blocks)
     means = means or Means(seqs, layers, model.config.hidden_size)
+    check_blocks(model, blocks)
     budget,packed = batch_tokens or default_batch_tokens(model.device),packs(model, partial(states, model, blocks=blocks))
     with reading_bar(means, progress) as bar, keeping_memory():
         queue = batches(seqs, budget, packed, means.todo)
@@ -157,6 +157,7 @@ def reading_bar(means, progress):
 
 def smaller(batch, seqs)->int:
     "Half of what `batch` holds; MemoryError names a sequence that is a batch by itself"
+    hidden_from.cache_clear()
     if torch.cuda.is_available(): torch.cuda.empty_cache()
     if len(batch.index)==1:
         s = seqs[batch.index[0]]

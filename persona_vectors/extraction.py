@@ -10,6 +10,7 @@ import logging
 from collections import Counter
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from fastcore.basics import patch
 from .config import PersonaVectorConfig, content_hash, layer_index, resolve_layers
 from .blocks import load_blocks
@@ -46,7 +47,8 @@ class ActivationExtractor:
     def dtype(self): return self.config.dtype or default_dtype(self.device)
     def blocks(self, k:int):
         "The model up to block `k`, loaded if it is not there yet"
-        if not self._blocks or self._blocks[0]<k: self._blocks = (k, load_blocks(self.source, k, self.dtype, self.device))
+        if self._blocks and self._blocks[0]<k: self._blocks = None
+        self._blocks = self._blocks or (k, load_blocks(self.source, k, self.dtype, self.device, self.config.blocks))
         return self._blocks[1]
 
 # %% ../nbs/14_extraction.ipynb #f86b41e6
@@ -124,7 +126,8 @@ def means(self:ActivationExtractor,
     p,c = self.plan(seqs, layers),self.config
     log.info(p)
     kept = Means(seqs, layers, self.model_config.hidden_size, partial, what)
-    if p.stream: return stream(self.source, seqs, layers, self.dtype, self.device, c.batch_tokens, progress, kept, c.blocks, p.place, p.chunks)
+    if not kept.todo: return kept.values
+    if p.stream: return stream(self.source, seqs, layers, self.dtype, self.device, c.batch_tokens, progress, kept, c.blocks, p.place, p.chunks, partial and Path(partial).parent)
     return read(self.blocks(max(layers)), seqs, layers, c.batch_tokens, progress, kept, c.blocks)
 
 # %% ../nbs/14_extraction.ipynb #7197dc57
@@ -185,7 +188,7 @@ def deciding(self:ActivationExtractor, prompts, rows, layers, read_under=None)->
     "All that decides the content of an extraction"
     c = self.config
     return dict(rules=RULES, model=self.source.label, fingerprint=self.source.fingerprint, prompt_format=c.prompt_format, layers=layers, span=c.span,
-        dtype=self.dtype, read_under=read_under, personas=content_hash(prompts), responses=Responses(rows).hash())
+        dtype=self.dtype, read_under=read_under, personas=content_hash(prompts), responses=Responses(rows).hash(), **(dict(blocks=c.blocks) if c.blocks else {}))
 
 @patch
 def provenance(self:ActivationExtractor, prompts, rows, layers, read_under=None, under=None)->dict:

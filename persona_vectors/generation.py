@@ -53,7 +53,7 @@ def add(self:Journal, rows):
     "Append `rows` and wait until they are on the disk; what was torn, now or before, is cut off"
     try:
         if not self.file: self.begin()
-        os.truncate(self.path, self.size)
+        if self.path.stat().st_size>self.size: os.truncate(self.path, self.size)
         data = left = ''.join(as_json(r)+'\n' for r in rows).encode()
         while left: left = left[self.file.write(left):]   # a disk that is nearly full takes a part, and then says why not more
         os.fsync(self.file.fileno())

@@ -167,7 +167,10 @@ def load(self:ModelSource,
 def text_config(self:ModelSource):
     "A fresh configuration of the text model"
     from transformers import AutoConfig
-    return self.load(AutoConfig).get_text_config()
+    cfg = self.load(AutoConfig)
+    text,quantised = cfg.get_text_config(),getattr(cfg, 'quantization_config', None)
+    if quantised is not None: text.quantization_config = quantised   # of a model that sees, it stands outside
+    return text
 
 @patch
 def tokenizer(self:ModelSource, **kw):
@@ -193,9 +196,10 @@ def fetch(self:ModelSource,
 @patch
 def weights(self:ModelSource)->dict: # Name of a tensor to name of its file
     "Where the tensors of this model are; ValueError if they are not in safetensors files"
+    from huggingface_hub.errors import EntryNotFoundError
     from safetensors import SafetensorError, safe_open
     try: return json.loads(self.fetch('model.safetensors.index.json').read_text(encoding='utf-8'))['weight_map']
-    except OSError: pass
+    except (FileNotFoundError, EntryNotFoundError): pass
     try:
         with safe_open(self.fetch('model.safetensors'), 'pt') as f: return dict.fromkeys(f.keys(), 'model.safetensors')
     except (OSError, SafetensorError) as e: raise ValueError(f"model {self.name!r}: its weights are not in safetensors files that can be read, so it cannot be streamed: {' '.join(str(e).split())}") from None

@@ -26,8 +26,10 @@ configs = dict(
     gpt2=lambda: tf.GPT2Config(n_embd=32, n_head=4, n_layer=L, vocab_size=V, n_positions=512, scale_attn_by_inverse_layer_idx=True),
     gpt_neox=lambda: tf.GPTNeoXConfig(**{k: v for k,v in small.items() if k!='num_key_value_heads'}),
     gpt_oss=lambda: tf.GptOssConfig(**small, **moe, head_dim=8, num_local_experts=4, sliding_window=W, layer_types=kinds),
+    minicpm3=lambda: tf.MiniCPM3Config(**{**small, 'num_key_value_heads': 4}, q_lora_rank=16, kv_lora_rank=16, qk_nope_head_dim=8, qk_rope_head_dim=8, v_head_dim=8),
+    lfm2=lambda: tf.Lfm2Config(**small, full_attn_idxs=[1,3]),
     bloom=lambda: tf.BloomConfig(hidden_size=32, n_head=4, n_layer=L, vocab_size=V))
-padded_only = {'bloom'}
+padded_only = {'bloom','lfm2'}
 archs = pytest.mark.parametrize('arch', configs)
 
 @functools.cache
@@ -59,7 +61,7 @@ def truth(m):
     "By transformers alone, one sequence at a time: what every block wrote, the last one before the norm, averaged over the span as `shift` has it"
     out,last = {},[]
     base = m.model.language_model if hasattr(m.model if hasattr(m, 'model') else m, 'language_model') else m.base_model
-    norm = next(o for k in ('norm','ln_f','final_layer_norm') if (o := getattr(base, k, None)) is not None)
+    norm = next(o for k in ('norm','ln_f','final_layer_norm','embedding_norm') if (o := getattr(base, k, None)) is not None)
     h = norm.register_forward_pre_hook(lambda mod,args: last.append(args[0]))
     for s in seqs:
         with torch.no_grad(): hs = m(torch.tensor([s.ids]), output_hidden_states=True, use_cache=False).hidden_states

@@ -1,9 +1,8 @@
 "The engine when the memory does not suffice, when it is killed, and on any sequences at all"
-import json, os, random, resource, signal, subprocess, sys
-from pathlib import Path
+import json, random, subprocess, sys, time
 import pytest
 from hypothesis import given, settings, strategies as st
-from tiny import cli, env, make_llama, script, said
+from tiny import cli, env, make_llama, said, script, until
 from persona_vectors.packing import batches, lay
 from persona_vectors.prompts import Tokens
 
@@ -77,18 +76,21 @@ def test_too_long_for_memory(wide):
 
 @pytest.mark.parametrize('how', [[], ['--stream']], ids=['resident','streamed'])
 def test_killed(how, tmp_path):
-    "Killed again and again, extraction goes on from the means that are there, and ends with the same vectors"
+    "Killed again and again, extraction goes on from the means that are there (streamed: of whole parts, here none), and ends with the same vectors"
     from persona_vectors import load_vectors
     from persona_vectors.config import data_dir
     model,out = make_llama(tmp_path/'model', d=128, n=4),tmp_path/'out'
     args = ['extract', next((data_dir()/'responses').glob('*.json')), '--model', model, '--dtype', 'float32', '--batch-tokens', 400, '--out', out, *how]
     cmd,rnd,had = [script, *map(str, args)],random.Random(0),[]
-    for _ in range(1 if how else 2):
+    def partial(): return next(out.rglob('*.partial'), None)
+    def far(): return partial() and partial().stat().st_size >= (sum(had)+rnd.randrange(60, 120)*(8+4*128) if not how else 1)
+    for _ in range(2):
         with subprocess.Popen(cmd, cwd=tmp_path, env=env(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as p:
-            size = rnd.randrange(60, 120)*(8+4*128)
-            def partial(): return next(out.rglob('*.partial'), None)
-            while p.poll() is None and (how or not (f := partial()) or f.stat().st_size < sum(had)+size): pass
-            if not how: had.append(partial().stat().st_size-sum(had)); p.kill()
+            until(far, p)
+            if how: time.sleep(.5)
+            assert p.poll() is None, 'it ended before it was killed'
+            p.kill()
+        had.append(partial().stat().st_size-sum(had))
     r = cli(*args, cwd=tmp_path)
     assert r.returncode==0, r.stderr
     if not how: assert any('answers were read before' in o for o in said(r))
