@@ -312,7 +312,7 @@ class Plan:
     def reads(self): return self.weights + (self.chunks-1)*(self.weights-self.embedding) # what comes from the files
 
 # %% ../nbs/12_streaming.ipynb #81eb3f9d
-def _gb(n): return f'{n/1e9:,.0f} GB' if n>=1e10 else f'{n/1e9:.2f} GB'
+def _gb(n): return f'{n/1e9:,.0f} GB' if n>=1e10 else f'{n/1e9:.2f} GB' if n>=1e8 else f'{n/1e6:.1f} MB'
 def _duration(t): return f'{t:.0f} s' if t<100 else f'{t/60:.0f} min' if t<6000 else f'{t/3600:.1f} h'
 
 @patch
@@ -322,7 +322,7 @@ def __str__(self:Plan):
     out = [f"{self.model}, {f'layer {ks[0]}' if len(ks)==1 else f'{len(ks)} layers'}: {what}, {_gb(self.weights)} in {self.dtype}, "
            f"{'block by block' if self.stream else 'all at once'}; {self.device} has {_gb(self.free)} free"]
     if self.stream:
-        where = dict(device=self.device, memory='memory', file='a temporary file')[self.place]
+        where = dict(device='memory' if self.device=='cpu' else self.device, memory='memory', file='a temporary file')[self.place]
         out.append(f'{_gb(self.reads)} to read from files, {_gb(self.block)} a block; hidden states {_gb(self.states)}, waiting in {where}' + (f', in {self.chunks} parts' if self.chunks>1 else ''))
     out.append(f'{self.tokens:,} tokens, {self.distinct:,} of them distinct: {self.flop/1e12:,.1f} TFLOP' + (f', about {_duration(t)}' if t else '')
                + (f', if the files give {_gb(self.reads/t)} a second' if t and self.stream else ''))
