@@ -55,17 +55,15 @@ class Means:
 def _resume(self:Means):
     "Take over what the file has, and leave it with whole records"
     import numpy as np
-    self.path.parent.mkdir(parents=True, exist_ok=True)
     raw = self.path.read_bytes() if self.path.exists() else b''
-    if raw and not raw.startswith(b'{"d_model": '): raise ValueError(f"{self.path} is no file of partial means: name another, or delete it")
-    n = (len(raw)-len(self.head))//self._record.itemsize if raw.startswith(self.head) else None
-    if n is None: self.path.write_bytes(self.head)
-    else:
-        got = np.frombuffer(raw, self._record, n, len(self.head))
-        at = torch.from_numpy(got['sequence'].copy())
-        self.values[at],self.done[at] = torch.from_numpy(got['means'].copy()),True
-        os.truncate(self.path, len(self.head)+n*self._record.itemsize)
-        if n: log.info(f"{self.done.sum()} of {len(self.seqs)} answers were read before: going on from {self.path.name}")
+    if not raw.startswith(b'{"d_model": '[:len(raw)]): raise ValueError(f"{self.path} is no file of partial means: name another, or delete it")
+    n = (len(raw)-len(self.head))//self._record.itemsize if raw.startswith(self.head) else 0
+    if not n: return self.path.unlink(missing_ok=True)           # of something else, or nothing
+    got = np.frombuffer(raw, self._record, n, len(self.head))
+    at = torch.from_numpy(got['sequence'].copy())
+    self.values[at],self.done[at] = torch.from_numpy(got['means'].copy()),True
+    os.truncate(self.path, len(self.head)+n*self._record.itemsize)
+    log.info(f"{self.done.sum()} of {len(self.seqs)} answers were read before: going on from {self.path.name}")
 
 @patch
 def add(self:Means,
@@ -80,7 +78,20 @@ def add(self:Means,
     if not self.path: return
     out = np.empty(len(index), self._record)
     out['sequence'],out['means'] = index,means.numpy()
-    with open(self.path, 'ab') as f: f.write(out.tobytes())
+    self._append(out.tobytes())
+
+@patch
+def _append(self:Means, raw:bytes):
+    "Add to the file; where the disk is full it stays as it was"
+    self.path.parent.mkdir(parents=True, exist_ok=True)
+    n = self.path.stat().st_size if self.path.exists() else 0
+    try:
+        with open(self.path, 'ab') as f: f.write(raw if n else self.head+raw)
+    except OSError as e:
+        if n: os.truncate(self.path, n)
+        else: self.path.unlink(missing_ok=True)
+        e.filename = e.filename or str(self.path)
+        raise
 
 @patch
 def check(self:Means, index, layer, means):

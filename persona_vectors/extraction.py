@@ -123,10 +123,10 @@ def means(self:ActivationExtractor,
     what=None # What decides them, as JSON can hold it
 ): # 'sequence layer d_model', float32, on the CPU
     "The residual stream at `layers`, averaged over each sequence's span, as planned"
-    p,c = self.plan(seqs, layers),self.config
-    log.info(p)
-    kept = Means(seqs, layers, self.model_config.hidden_size, partial, what)
+    kept,c = Means(seqs, layers, self.model_config.hidden_size, partial, what),self.config
     if not kept.todo: return kept.values
+    p = self.plan([seqs[i] for i in kept.todo], layers)
+    log.info(p)
     if p.stream: return stream(self.source, seqs, layers, self.dtype, self.device, c.batch_tokens, progress, kept, c.blocks, p.place, p.chunks, partial and Path(partial).parent)
     return read(self.blocks(max(layers)), seqs, layers, c.batch_tokens, progress, kept, c.blocks)
 

@@ -38,7 +38,7 @@ def cached_vectors(
     partial = path.with_suffix('.partial')
     v = extract_persona_vectors(extractor, personas, questions, responses, layers, read_under, keep=keep, partial=partial)
     v.save(path)
-    partial.unlink()
+    partial.unlink(missing_ok=True)   # the same run beside this one may have ended before
     return v,path
 
 # %% ../nbs/20_pipeline.ipynb #d45f1b82

@@ -450,7 +450,7 @@ def test_asks_for_what_changed(tmp_path):
         assert sum(asked(replace(base, prompt_format='raw')).values())==12
         idle = dict(max_concurrent_requests=3, timeout=9., requests_per_minute=1e6, tokens_per_minute=1e9, max_retries=1,
                     openrouter_api_key='k', hf_token='t', base_url=url+'/', extra_body={},
-                    model_name='m', layer_fraction=.5, device='cuda:1', dtype='float16', span='last', batch_tokens=1)
+                    model_name='m', layer_fraction=.5, device='cuda:1', dtype='float16', span='last', batch_tokens=1, stream=True, blocks='layers')
         for k,o in idle.items(): assert asked(replace(base, **{k: o}))=={}, k
         assert set(PersonaVectorConfig.__dataclass_fields__)==set(decide)|set(idle)|{'prompt_format'}   # none is left out
         assert asked(ps=personas|{'b':'You are B.'})==Counter(('You are B.',q) for q in questions)

@@ -1,5 +1,5 @@
 "Wrong input to the console script, in a folder of its own: one line that names it, a non-zero exit, and nothing written"
-import json, os, shutil, subprocess, sys
+import json, os, re, shutil, subprocess, sys
 from pathlib import Path
 import pytest
 from persona_vectors.config import data_dir
@@ -38,7 +38,7 @@ def filled(args, inputs):
     grid = f'--personas {",".join(who)} --questions {inputs/"q.json"}'
     return args.replace('{grid}', grid).replace('{shipped}', str(data_dir().parent)).replace('{', f'{inputs}/').replace('}', '').split()
 
-def work(r): return [o for o in said(r) if not o.startswith('extracting ')]         # the log says what was begun
+def work(r): return [o for o in said(r) if not re.match(r'extracting |  \d|.*: the embedding', o)]   # the log says what was begun, and the plan of reading
 
 def refused(r, *names):
     "Is `r` one line that names what is wrong, and a non-zero exit?"
@@ -188,7 +188,7 @@ def test_answers_do_not_fit(inputs, tmp_path):
 on_tmpfs = 'mount -t tmpfs -o size=64k tmpfs disk && head -c 60000 /dev/zero > disk/filler && cd disk && "$@"; rc=$?; ls -AR >../listing; exit $rc'
 
 def test_full_disk(inputs, tmp_path):
-    "A disk of 64 KB, nearly full and mounted for this process alone: the line says that there is no space, and nothing is left behind"
+    "A disk of 64 KB, nearly full and mounted for this process alone: the line says that there is no space, and no half file is left behind; means that were read may be"
     (tmp_path/'disk').mkdir()
     def on_disk(*args): return subprocess.run(['unshare', '-m', 'sh', '-c', on_tmpfs, 'sh', *args], cwd=tmp_path, env=env(), capture_output=True, text=True)
     if not shutil.which('unshare') or on_disk('true').returncode: pytest.skip('mounting needs Linux and root')
@@ -196,4 +196,4 @@ def test_full_disk(inputs, tmp_path):
     assert r.returncode!=0 and len(work(r))==1 and 'No space left on device' in work(r)[0], r.stderr
     assert 'persona_vectors' in work(r)[0].removeprefix('persona-vectors: '), 'the line does not say which file'
     left = (tmp_path/'listing').read_text()
-    assert 'filler' in left and 'llama' not in left and 'safetensors' not in left
+    assert 'filler' in left and 'safetensors' not in left
