@@ -74,23 +74,24 @@ def add(self:Means,
     import numpy as np
     means = means.float().cpu()
     for l,k in enumerate(self.layers): self.check(index, k, means[:,l])
+    if self.path:
+        out = np.empty(len(index), self._record)
+        out['sequence'],out['means'] = index,means.numpy()
+        self._append(out.tobytes())
     self.values[index],self.done[index] = means,True
-    if not self.path: return
-    out = np.empty(len(index), self._record)
-    out['sequence'],out['means'] = index,means.numpy()
-    self._append(out.tobytes())
 
 @patch
 def _append(self:Means, raw:bytes):
-    "Add to the file; where the disk is full it stays as it was"
+    "Add to the file; where the disk is full it stays as it was (tests/test_engine.py)"
     self.path.parent.mkdir(parents=True, exist_ok=True)
     n = self.path.stat().st_size if self.path.exists() else 0
     try:
-        with open(self.path, 'ab') as f: f.write(raw if n else self.head+raw)
-    except OSError as e:
+        with open(self.path, 'ab' if n else 'xb') as f: f.write(raw if n else self.head+raw)
+    except FileExistsError: self._append(raw)                    # the same run beside this one has begun it
+    except BaseException as e:
         if n: os.truncate(self.path, n)
         else: self.path.unlink(missing_ok=True)
-        e.filename = e.filename or str(self.path)
+        if isinstance(e, OSError): e.filename = e.filename or str(self.path)
         raise
 
 @patch

@@ -127,7 +127,7 @@ def means(self:ActivationExtractor,
     if not kept.todo: return kept.values
     p = self.plan([seqs[i] for i in kept.todo], layers)
     log.info(p)
-    if p.stream: return stream(self.source, seqs, layers, self.dtype, self.device, c.batch_tokens, progress, kept, c.blocks, p.place, p.chunks, partial and Path(partial).parent)
+    if p.stream: return stream(self.source, seqs, layers, self.dtype, self.device, c.batch_tokens, progress, kept, c.blocks, p.place, p.chunks)
     return read(self.blocks(max(layers)), seqs, layers, c.batch_tokens, progress, kept, c.blocks)
 
 # %% ../nbs/14_extraction.ipynb #7197dc57

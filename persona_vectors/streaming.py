@@ -7,7 +7,7 @@ __all__ = ['log', 'SHARE', 'PART', 'GIVES', 'Weights', 'begin', 'Waiting', 'stre
            'matmul_rate', 'Plan', 'plan_reading', 'n_bytes']
 
 # %% ../nbs/12_streaming.ipynb #8dff01d9
-import logging, math, re, shutil, tempfile, time
+import logging, math, os, re, shutil, tempfile, time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,14 +119,12 @@ class Waiting:
     "The hidden states of every batch, between two blocks"
     def __init__(self,
         place:str, # 'device', 'memory', 'file'
-        n_bytes:int, # Of all of them; for a file
-        folder=None # Where the file is
+        n_bytes:int # Of all of them; for a file
     ):
         self.place,self.at,self.end = place,{},0
         if place=='file':
-            if folder: Path(folder).mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=folder, prefix='hidden-states.') as f:
-                f.truncate(n_bytes)
+            with tempfile.NamedTemporaryFile(prefix='hidden-states.') as f:
+                getattr(os, 'posix_fallocate', lambda fd,at,n: f.truncate(n))(f.fileno(), 0, n_bytes)   # a full disk says so now
                 self.room = torch.UntypedStorage.from_file(f.name, shared=True, nbytes=n_bytes)
     def __getitem__(self, i): return self.at[i]
     def __setitem__(self, i, h):
@@ -150,8 +148,7 @@ def stream(
     means:Means=None, # Where they are kept as they come
     blocks:str=None, # As `find_blocks` takes it
     place:str='memory', # Where hidden states wait: 'device', 'memory', 'file'
-    chunks:int=1, # Parts that the batches are read in, one after the other
-    folder=None # Where a file of hidden states is
+    chunks:int=1 # Parts that the batches are read in, one after the other
 ): # 'sequence layer d_model', float32, on the CPU
     "As `read`, with one block in memory at a time. ValueError if the model's weights are not in safetensors files"
     cfg = source.text_config()
@@ -162,19 +159,19 @@ def stream(
     w = Weights(source, model, blocks, device)
     with quiet(), ThreadPoolExecutor(1) as reader, reading_bar(means, progress) as bar, keeping_memory():
         w.load()()
-        s = _Stream(w, reader, means, bar, place, folder)
+        s = _Stream(w, reader, means, bar, place)
         packed = packs(model, s.first)
         budget = batch_tokens or default_batch_tokens(device)
         bs = batches(seqs, budget, packed, means.todo)
-        size = math.ceil(len(bs)/chunks)
-        for a in range(0, len(bs), size): budget = s.chunk(sum([b.index for b in bs[a:a+size]], []), budget, packed)
+        chunks = min(chunks, len(bs))
+        for i in range(chunks): budget = s.chunk(sum([b.index for b in bs[i*len(bs)//chunks:(i+1)*len(bs)//chunks]], []), budget, packed)
     return means.values
 
 # %% ../nbs/12_streaming.ipynb #785bdbf5
 @dataclass
 class _Stream:
     "What a streamed reading holds"
-    w:Weights; reader:ThreadPoolExecutor; means:Means; bar:object; place:str; folder:object; ahead:object=None
+    w:Weights; reader:ThreadPoolExecutor; means:Means; bar:object; place:str; ahead:object=None
 
 @patch
 def ready(self:_Stream, i):
@@ -224,7 +221,7 @@ def pool(self:_Stream, layer, h, batch, got, i):
 def _through(self:_Stream, bs):
     w,layers = self.w,self.means.layers
     size = sum(len(b)+64 for b in bs)*w.model.config.hidden_size*w.model.dtype.itemsize
-    hs,calls,got = Waiting(self.place, size, self.folder),{},{k: {} for k in layers}
+    hs,calls,got = Waiting(self.place, size),{},{k: {} for k in layers}
     for i,b in enumerate(bs):
         h,calls[i] = begin(w.model, w.blocks, b)
         self.pool(0, h, b, got, i)
@@ -325,7 +322,7 @@ def __str__(self:Plan):
            f"{'block by block' if self.stream else 'all at once'}; {self.device} has {_gb(self.free)} free"]
     if self.stream:
         where = dict(device='memory' if self.device=='cpu' else self.device, memory='memory', file='a temporary file')[self.place]
-        out.append(f'{_gb(self.reads)} to read from files, {_gb(self.block)} a block; hidden states {_gb(self.states)}, waiting in {where}' + (f', in {self.chunks} parts' if self.chunks>1 else ''))
+        out.append(f'{_gb(self.reads)} to read from files, {_gb(self.block)} a block; hidden states {_gb(self.states/self.chunks)}, waiting in {where}' + (f'; in {self.chunks} parts' if self.chunks>1 else ''))
     out.append(f'{self.tokens:,} tokens, {self.distinct:,} of them distinct: {self.flop/1e12:,.1f} TFLOP' + (f', about {_duration(t)}' if t else '')
                + (f', if the files give {_gb(self.reads/t)} a second' if t and self.stream else ''))
     return '\n  '.join(out)
@@ -355,7 +352,7 @@ def plan_reading(
              flop=2*distinct*active(model, found)*(k>0) + 4*k*_d_attention(model.config)*context)
     if measure: p.rate = matmul_rate(d, inner, dtype, device)
     p.stream = (p.weights+p.batch > .9*p.free) if stream is None else stream
-    return p._placed(room) if p.stream else p
+    return p._placed(room, batch_tokens or default_batch_tokens(device), d*size) if p.stream else p
 
 def n_bytes(module): return sum(p.numel()*p.element_size() for p in module.parameters())
 
@@ -364,12 +361,14 @@ def _d_attention(cfg):
     return heads*(getattr(cfg, 'head_dim', None) or cfg.hidden_size//heads)
 
 @patch
-def _placed(self:Plan, room=None):
-    "Where the hidden states wait"
+def _placed(self:Plan, room, batch_tokens, width):
+    "In how many parts, and where the hidden states of one wait, `width` bytes a token"
+    n = max(1, math.ceil(self.distinct/batch_tokens))                                        # batches
+    if self.seconds: self.chunks = min(n, max(1, int(min(self.seconds/PART, self.seconds*GIVES/self.weights))))
     rest = .9*self.free - self.batch - 2*self.block - self.embedding
     spare = rest if self.device=='cpu' else .9*free_memory()-2*self.block
     room = .9*shutil.disk_usage(tempfile.gettempdir()).free if room is None else room
-    self.place = 'device' if self.states<rest else 'memory' if self.states<spare else 'file'
-    self.chunks = math.ceil(self.states/max(room, 1)) if self.place=='file' else 1
-    if self.seconds: self.chunks = max(self.chunks, int(min(self.seconds/PART, self.seconds*GIVES/self.weights)))
+    part = self.states/self.chunks
+    self.place = 'device' if part<rest else 'memory' if part<spare else 'file'
+    if self.place=='file': self.chunks = max(self.chunks, math.ceil(n/max(1, room//(batch_tokens*width))))
     return self

@@ -13,7 +13,12 @@ def pytest_collection_modifyitems(config, items):
     for o in set(tiers) - set(config.getoption('flags').split()):
         for item in items:
             if item.get_closest_marker(o): item.add_marker(pytest.mark.skip(reason=f'--flags {o} runs it'))
-    def alone(item): return item.path.name=='test_notebooks.py'                     # its tests are long, and share nothing
-    for item in items:
-        if not alone(item): item.add_marker(pytest.mark.xdist_group(item.path.stem))
-    items.sort(key=alone)
+    items.sort(key=lambda o: o.path.name=='test_notebooks.py')                      # those last, one by one
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    "The tests of a file stay in one process, for what they share; a notebook is a test by itself"
+    from xdist.scheduler import LoadScopeScheduling
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid): return nodeid if 'test_notebooks.py' in nodeid else nodeid.split('::')[0]
+    return ByFile(config, log)
