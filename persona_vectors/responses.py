@@ -258,8 +258,13 @@ def _assistant_axis(o, persona, i):
     return Response(persona, o['question'], said[-1]['content'], o['system_prompt'] or '', o['prompt_index'])
 
 # %% ../nbs/02_responses.ipynb #22e49f9d
-SHIPPED = 'smollm2-135m-instruct-91549617-843b827f.json'
+SHIPPED = ['smollm2-135m-instruct-91549617-843b827f.json', 'smollm2-135m-instruct-91549617-4b31c9b8.json']
 
-def shipped_responses()->Responses:
-    "The embedded model's 414 answers: 23 personas × 18 questions"
-    return load_responses(data_dir()/'responses'/SHIPPED)
+def shipped_responses(
+    wordings:int=1 # 1: to the prompts of `PERSONAS`; 2: to both of each in `WORDINGS`
+)->Responses:
+    "The embedded model's answers, 23 personas × 18 questions: 414, or 828 in two wordings"
+    if wordings not in (1,2): raise ValueError(f"wordings={wordings!r}: give 1 or 2")
+    rs = [load_responses(data_dir()/'responses'/o) for o in SHIPPED[:wordings]]
+    if wordings==1: return rs[0]
+    return Responses([r for o in rs for r in o.rows], rs[0].meta)

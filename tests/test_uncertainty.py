@@ -1,0 +1,72 @@
+"Do the intervals cover where it is hard: few questions, few coordinates, heavy tails, interactions? At least 200 data sets each"
+import numpy as np, pytest, torch
+from persona_vectors.simulation import planted
+from persona_vectors.uncertainty import Gram, _t_interval, axis_strength, rank_intervals, reliability, replicates, resample
+from persona_vectors.vectors import PersonaVectors
+
+def heavy(seed, **kw):
+    "Planted vectors in which some questions are much louder than others: noise times |t| with 3 degrees of freedom"
+    v,_ = planted(seed=seed, noise_sd=0., question_sd=0., **kw)
+    rng = np.random.default_rng([seed,9])
+    loud = dict(zip(v.questions, abs(rng.standard_t(3, len(v.questions)))))
+    noise = torch.tensor(rng.normal(size=v.means.shape)*np.array([loud[r.question] for r in v.rows])[:,None,None], dtype=torch.float32)
+    return PersonaVectors(v.means+noise, v.rows, v.layers, v.meta)
+
+def usual(seed, **kw): return planted(seed=seed, **kw)[0]
+
+def kinds(v, over, n=200, level=.95, **kw):
+    "The estimate's percentile, basic, and t intervals, from the same resamples"
+    value,reps,g = replicates(v, lambda g: g.squared_axis, n, over, **kw)
+    lo,hi = np.quantile(reps, [.025,.975])
+    return dict(percentile=(lo,hi), basic=(2*value-hi,2*value-lo), ours=_t_interval(value, reps, g, over, level)[:2])
+
+Q,QP = ('questions',),('questions','personas')
+settings = [(usual, Q, 9, dict(d=5, noise_sd=1.8)),
+            (usual, Q, 9, dict(d=64, n_questions=8)),
+            (usual, Q, 1, dict(axis=1., interaction_sd=1.)),
+            (heavy, Q, 9, dict(d=64)),
+            (usual, QP, 9, dict(centre=False, role_sd=2., n_roles=12))]
+
+def coverage(make, over, truth, kw, reps=200):
+    got = [kinds(make(i, **kw), over, seed=i) for i in range(reps)]
+    return {k: np.mean([o[k][0]<=truth<=o[k][1] for o in got]) for k in got[0]}
+
+@pytest.fixture(scope='module')
+def covered(): return [coverage(*o) for o in settings]
+
+@pytest.mark.parametrize('i', range(len(settings)))
+def test_covers(covered, i): assert covered[i]['ours'] >= .925, covered[i]                   # 0.95 less two standard errors of 200 counts is 0.92
+def test_covers_control(covered): assert min(o['percentile'] for o in covered) < .925, covered
+
+def test_noise_is_noise():
+    "No axis, no roles: the share of false alarms of each statement that one might print"
+    alarms = []
+    for i in range(200):
+        v = usual(i, axis=0, role_sd=0)
+        r = rank_intervals(v, n=100, seed=i)
+        alarms.append((axis_strength(v, n=100, seed=i).low>0, axis_strength(v, over=QP, n=100, seed=i).low>0, ((r.low>0)|(r.high<0)).mean()))
+    assert (np.mean(alarms, 0) <= [.05,.05,.055]).all(), np.mean(alarms, 0)
+
+def test_noise_is_noise_control():
+    assert all(axis_strength(usual(i), n=200).low>0 for i in range(10))
+
+def test_roles_differ_but_there_is_no_axis():
+    "The neutrals are like the mean of all roles, and roles differ much: over questions alone these roles' mean is 'an axis', over both there is none"
+    got = np.array([[axis_strength(usual(i, axis=0, role_sd=3., n_roles=8, centre=False), over=o, n=200, seed=i).low>0 for o in (Q,QP)] for i in range(100)])
+    assert got[:,1].mean() <= .07 < .5 < got[:,0].mean(), got.mean(0)
+
+def test_two_models_share_what_cancels():
+    "The difference of two models that read the same answers has a narrower interval than its parts, when resampled together"
+    a,b = (planted(seed=1, noise_seed=1, rotate=r)[0] for r in (None,1))
+    apart = [resample(o, lambda g: g.squared_axis, n=200).se for o in (a,b)]
+    assert resample([a,b], lambda g,h: g.squared_axis-h.squared_axis, n=200).se < .01*min(apart)
+
+def test_many_personas_and_questions():
+    "In blocks, so that memory does not grow with the resamples"
+    v,_ = planted(n_roles=80, n_questions=50, d=100)
+    s = axis_strength(v, n=3000)
+    assert 9 in s and Gram(v).y.shape == (50,84,100)
+
+def test_reliability_of_noise_is_none():
+    r = np.array([reliability(usual(i, axis=0, role_sd=0), splits=20).split_half.values for i in range(60)])
+    assert abs(r.mean()) < .01
