@@ -94,6 +94,17 @@ def _axes(half, ns, rs):
     if not (length>0).all(): raise ValueError("the neutral personas and the roles do not differ, so there is no axis between them")
     return out/length
 
+def _crossfitted(x, o, ns, rs, splits, rng): # 'persona question d_model' each; gives 'persona question'
+    "Every answer of `o` along axes made from `x` without the persona and without the question"
+    if x.shape[1]<2: raise ValueError("one question cannot be split in halves: a cross-fitted ranking needs at least two")
+    total,n = np.zeros(x.shape[:2]),np.zeros(x.shape[1])
+    for _ in range(splits):
+        order = rng.permutation(x.shape[1])
+        for made,measured in ((order[::2],order[1::2]), (order[1::2],order[::2])):
+            total[:,measured] += np.einsum('pqd,pd->pq', o[:,measured], _axes(x[:,made].mean(1), ns, rs))
+            n[measured] += 1
+    return total/n
+
 # %% ../nbs/15_analysis.ipynb #7303d2a0
 def held_out(
     v:PersonaVectors, # At one layer
@@ -106,15 +117,8 @@ def held_out(
     v = v.complete()
     x = v.by_question().double().numpy()
     if x.ndim!=3: raise ValueError(f"these vectors have layers {v.layers}: choose one with v.at(layer)")
-    if x.shape[1]<2: raise ValueError("one question cannot be split in halves: a cross-fitted ranking needs at least two")
-    from_roles,rng = x - x[rs].mean(0), np.random.default_rng(seed)
-    total,n = np.zeros(x.shape[:2]),np.zeros(x.shape[1])
-    for _ in range(splits):
-        order = rng.permutation(x.shape[1])
-        for made,measured in ((order[::2],order[1::2]), (order[1::2],order[::2])):
-            total[:,measured] += np.einsum('pqd,pd->pq', from_roles[:,measured], _axes(x[:,made].mean(1), ns, rs))
-            n[measured] += 1
-    return pd.DataFrame(total/n, index=list(v), columns=v.questions)
+    y = _crossfitted(x, x-x[rs].mean(0), ns, rs, splits, np.random.default_rng(seed))
+    return pd.DataFrame(y, index=list(v), columns=v.questions)
 
 def rank_personas(
     v:PersonaVectors, # At one layer

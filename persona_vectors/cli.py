@@ -103,8 +103,8 @@ def _say(r):
     from rich.console import Console
     from rich.table import Table
     names = list(r.rankings)
-    t = Table('persona', 'category', 'projection', '± se', *(f'rank, {n}' for n in names[1:]), title=_title(r.vectors))
-    for p,row in r.table.iterrows(): t.add_row(p, row.category, f'{row.projection:.2f}', f'{row.se:.2f}', *(str(row[f'rank, {n}']) for n in names[1:]))
+    t = Table('persona', 'category', 'projection', '95 % interval', *(f'rank, {n}' for n in names[1:]), title=_title(r.vectors))
+    for p,row in r.table.iterrows(): t.add_row(p, row.category, f'{row.projection:.2f}', f"{row.low:.2f} to {row.high:.2f}" if 'low' in row else 'needs 4 questions', *(str(row[f'rank, {n}']) for n in names[1:]))
     c = Console(width=None if sys.stdout.isatty() else 120, soft_wrap=False)
     c.print(t)
     c.print('Spearman correlation with the ranking at ' + names[0] + ': ' + ', '.join(f'{n} {r.rho[n]:.2f}' for n in names[1:]) + '.')
@@ -205,15 +205,15 @@ def _scores(text):
 def plot(vectors:Annotated[Path, typer.Argument(help='A vectors file.')],
          layer:Annotated[str, typer.Option(help='Index (20) or fraction of the depth (0.65). Default: the highest in the file.')]=None, out:Out=Path('.')):
     "Figures from a vectors file."
-    from persona_vectors.analysis import rank_personas
     from persona_vectors.pipeline import draw
+    from persona_vectors.uncertainty import rank_intervals
     from persona_vectors.vectors import load_vectors
     v = load_vectors(vectors)
     if layer is not None and None in v.layers: raise ValueError(f"{vectors} does not say which layer it is of: leave --layer out")
     ks = v.layers[-1:] if layer is None else resolve_layers(layer, v.meta.get('num_layers', max(v.layers)))
     if len(ks)!=1: raise ValueError(f"--layer {layer}: figures are of one layer")
     v = v.at(ks[0])
-    rankings = {f'layer {v.layers[0]}': rank_personas(v)} if len(v.questions)>1 else {}   # a .pt has no answers to split
+    rankings = {f'layer {v.layers[0]}': rank_intervals(v)} if len(v.questions)>3 else {}   # a .pt has no answers to split
     for p in draw(v, rankings, out/'images/tmp'): print(p)
 
 # %% ../nbs/41_cli.ipynb #27238667

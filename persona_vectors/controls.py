@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['pseudo_defaults', 'random_directions', 'contrasts', 'against_nulls', 'text_baselines', 'matched_length',
-           'contributions', 'random_parts', 'UntrainedTwin', 'untrained_twin', 'FirstTokens', 'first_tokens']
+           'random_parts', 'UntrainedTwin', 'untrained_twin', 'FirstTokens', 'first_tokens']
 
 # %% ../nbs/18_controls.ipynb #76ac473a
 import tempfile
@@ -33,10 +33,10 @@ def _deviations(v, neutral=None)->tuple: # 'persona question d_model', float64; 
     if x.shape[1]<2: raise ValueError("one question cannot be held against another: at least two are needed")
     return x-x[rs].mean(0),ns,rs
 
-def _crossed(x, y=None): # 'persona question d_model' each
-    "Inner products 'persona persona' of x on one question with y on another, averaged over all such pairs"
-    y,q = x if y is None else y,x.shape[1]
-    return (x.sum(1)@y.sum(1).T - np.tensordot(x, y, ((1,2),(1,2))))/(q*(q-1))
+def _crossed(x): # 'persona question d_model'
+    "Inner products 'persona persona' on one question with another, averaged over all such pairs"
+    q = x.shape[1]
+    return (x.sum(1)@x.sum(1).T - np.tensordot(x, x, ((1,2),(1,2))))/(q*(q-1))
 
 # %% ../nbs/18_controls.ipynb #9de1cfd9
 def _contrast(n, a, b):
@@ -140,42 +140,6 @@ def matched_length(
     share = (inner@inner)*(beta@beta)/(rest**2).sum()
     y = torch.tensor(x-np.outer(l-l.mean(), beta), dtype=torch.float32).view_as(v.means)
     return PersonaVectors(y, v.rows, v.layers, {**v.meta, 'length': f'log token count regressed out within personas and questions ({share:.1%} of the variance there)'})
-
-# %% ../nbs/18_controls.ipynb #1ab273d1
-def _apart(x, t, ns, rs):
-    "Share of the text in the squared gap; in its length; total, text, and prompt variance of the roles; cosine of the two axes"
-    oo,ot,tt = _crossed(x),_crossed(x, t),_crossed(t)
-    w = _contrast(len(x), ns, rs)
-    a,b,c = w@oo@w,w@ot@w,w@tt@w
-    total,text,both = (np.trace(o[np.ix_(rs,rs)])/(len(rs)-1) for o in (oo,tt,(ot+ot.T)/2))
-    return np.array([a, b, total, text, total-2*both+text, 2*(both-text), c])
-
-def _table(s, se):
-    a,b,total,text,prompt,shared,c = s
-    cos = b/np.sqrt(a*c) if a>0 and c>0 else np.nan
-    rows = {'axis gap': (_root(a), _root(a)*b/a, _root(a)*(1-b/a), 0., b/a, se[0]), 'variance of roles': (total, text, prompt, shared, text/total, se[1])}
-    df = pd.DataFrame(rows, index=['total','text','prompt','both','text share','se']).T
-    df.attrs['cosine of the axes'] = cos
-    return df
-
-# %% ../nbs/18_controls.ipynb #3517a7a0
-def contributions(
-    own:PersonaVectors, # At one layer, every answer read under its own prompt
-    read, # The same answers read under a common prompt, at that layer; or name of a prompt to such
-    neutral=None # Names of the neutral personas; None: the built-in ones
-)->pd.DataFrame: # (read under, 'axis gap' | 'variance of roles'): total = text + prompt + both, share of the text, its standard error
-    "How much of the axis, and of what tells roles apart, is there from the text alone, and how much the prompt adds"
-    read,out = {read.meta.get('read_under') or 'common prompt': read} if isinstance(read, PersonaVectors) else dict(read),{}
-    x,ns,rs = _deviations(own, neutral)
-    for k,o in read.items():
-        if [r for r in o.rows]!=own.rows or o.layers!=own.layers: raise ValueError(f"{k!r} are not the same answers at the same layer: extract them with the same responses, and read_under=")
-        t,q = _deviations(o, neutral)[0],x.shape[1]
-        drop = np.array([_apart(np.delete(x, i, 1), np.delete(t, i, 1), ns, rs) for i in range(q)]) if q>2 else np.full((2,7), np.nan)
-        shares = drop[:,[1,3]]/drop[:,[0,2]]
-        out[k] = _table(_apart(x, t, ns, rs), np.sqrt((q-1)/q*((shares-shares.mean(0))**2).sum(0)))
-    df = pd.concat(out, names=['read under','of'])
-    df.attrs = {'cosine of the axes': {k: o.attrs['cosine of the axes'] for k,o in out.items()}}
-    return df
 
 # %% ../nbs/18_controls.ipynb #37183748
 def _draw(model, part, seed, but=()):

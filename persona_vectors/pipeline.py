@@ -118,11 +118,12 @@ def _one_layer(layer, ex, config):
 def readings(v, v0, bare, responses)->dict:
     "The ranking at the layer, and what could explain it away: layer 0, the answers without their persona prompts, and the words alone"
     from persona_vectors.analysis import rank_personas, tfidf_vectors
+    from persona_vectors.uncertainty import rank_intervals
     made = {f'layer {v.layers[0]}': lambda: v, 'layer 0': lambda: v0, f"read under '{bare.meta['read_under']}'": lambda: bare,
             'TF-IDF': lambda: tfidf_vectors(responses).only(list(v), v.questions)}
     out = {}
     for k,f in made.items():
-        try: out[k] = rank_personas(f())
+        try: out[k] = rank_personas(f()) if out or len(v.questions)<4 else rank_intervals(v)
         except ValueError as e:
             if not out: raise
             log.warning(f"no ranking of {k}: {e}")   # answers without a common word, say

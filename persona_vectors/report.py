@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from .config import atomic_write
 from .personas import category_of
 from .vectors import PersonaVectors
-from .analysis import Direction, _axes, assistant_axis, centred, role_pca, split_personas
+from .analysis import Direction, _axes, _crossfitted, assistant_axis, centred, role_pca, split_personas
 from .uncertainty import axis_strength, crossvalidated_cosine, how_many, rank_intervals, reliability, variance_parts
 from .controls import against_nulls, matched_length, pseudo_defaults, random_directions, text_baselines
 from .coordinates import dominant, sensitivity, separation
@@ -57,17 +57,6 @@ def _fitting(direction, v):
     if direction.vector.shape[-1]!=v.means.shape[-1]: raise ValueError(f"the direction has width {direction.vector.shape[-1]} and the vectors have {v.means.shape[-1]}: it is of another model")
     if v.layers!=[direction.layer]: raise ValueError(f"the direction is of layer {direction.layer}, the vectors have {v.layers}")
     return direction.unit
-
-def _crossfitted(x, o, ns, rs, splits, rng):
-    "As `held_out`: axes from one half of the questions of `x`, without the persona; the other half of `o` along them"
-    if x.shape[1]<2: raise ValueError("one question cannot be split in halves: a cross-fitted projection needs at least two")
-    total,n = np.zeros(x.shape[:2]),np.zeros(x.shape[1])
-    for _ in range(splits):
-        order = rng.permutation(x.shape[1])
-        for made,measured in ((order[::2],order[1::2]), (order[1::2],order[::2])):
-            total[:,measured] += np.einsum('pqd,pd->pq', o[:,measured], _axes(x[:,made].mean(1), ns, rs))
-            n[measured] += 1
-    return total/n
 
 # %% ../nbs/23_report.ipynb #adc3e470
 @dataclass
@@ -316,10 +305,11 @@ def _find_coordinates(e):
         'half of the squared length in ten coordinates; against it where the order without them is another (ρ < 0.7)')
 
 def _find_behaviour(e):
-    q,rule = 'Does it go with how the model behaves?','p ≤ 0.05 among directions with the roles’ covariance'
+    q,rule = 'Does it go with how the model behaves?','p ≤ 0.05 with the adherence shuffled over the roles (is there a relation?) and among directions with the roles’ covariance (is it this direction’s?)'
     if e.predicts is None: return Finding(q, 'not tested', 'open', 'No adherence was given: the axis may be there and do nothing.', rule)
-    r,p = e.predicts['value'],e.predicts['p']
-    return Finding(q, 'yes' if p<=.05 else 'no', 'for' if p<=.05 else 'open', f'Correlation with adherence over the roles {_num(r)}; among {e.predicts["n"]} random directions p = {_num(p, 3)}.', rule)
+    r,p,chance = (e.predicts[k] for k in ('value','p','shuffled'))
+    ok = max(p, chance)<=.05
+    return Finding(q, 'yes' if ok else 'no', 'for' if ok else 'open', f'Correlation with adherence over the roles {_num(r)}; with the adherence shuffled over the roles p = {_num(chance, 3)}, among {e.predicts["n"]} random directions p = {_num(p, 3)}.', rule)
 
 FINDERS = [_find_difference, _find_measured, _find_special, _find_order, *[lambda e,k=k: _find_reading(e, k) for k in KINDS], _find_variants, _find_coordinates, _find_behaviour]
 
@@ -367,7 +357,7 @@ def _and_also(f, e, this):
     if f['variants'].answer=='no': yield f'It does not hold in every variant. {f["variants"].because}'
     if f['coordinates'].counts=='against': yield f'It depends on a few coordinates. {f["coordinates"].because}'
     if f['behaviour'].answer=='yes': yield f'It goes with what the model does. {f["behaviour"].because}'
-    if f['behaviour'].answer=='no': yield f'Random directions predict what the model does as well. {f["behaviour"].because}'
+    if f['behaviour'].answer=='no': yield f'{"It does not go with what the model does, as far as can be seen." if e is None or e.predicts["shuffled"]>.05 else "Random directions predict what the model does as well."} {f["behaviour"].because}'
     if e is not None and e.direction is not None and e.direction.orientation.endswith(OWN): yield f'The direction {e.direction.orientation!r} was made from the answers it is measured on, so of the two personas that it was made of it says nothing.'
     if e is not None: yield e.reach
 
@@ -404,7 +394,7 @@ class Report:
     random:dict # Name to (value, values under the null)
     variance:pd.DataFrame # persona × wording × question × sample
     needed:pd.DataFrame # Questions and wordings that a reliability takes
-    predicts:dict # value, p, n: correlation with adherence; None without
+    predicts:dict # value, shuffled, p, n: correlation with adherence; None without
     adherence:pd.DataFrame # A mean for each persona; None without
     extras:dict # Further tables, name to DataFrame
     sweep:object # (table, layer, reason); None without
@@ -551,8 +541,10 @@ def _behaves(v, direction, neutral, adherence, n, seed):
         return abs(p@y)/np.sqrt((p@p)*(y@y))
     t = against_nulls(score, v, n, direction, neutral, seed)
     u = (direction or assistant_axis(v, neutral)).unit.double().numpy()
-    row = t.loc['random directions']
-    return dict(predicts=dict(value=float(np.corrcoef(x@u, y)[0,1]), p=float(row.p), n=int(row.n), nulls=t), adherence=m.rename('adherence').to_frame())
+    row,r = t.loc['random directions'],float(np.corrcoef(x@u, y)[0,1])
+    null = np.random.default_rng(seed).permuted(np.tile(y, (n,1)), axis=1)@(x@u-(x@u).mean())
+    shuffled = (1+(abs(null)>=abs(y@(x@u))-1e-12*abs(y@(x@u))).sum())/(1+n)
+    return dict(predicts=dict(value=r, p=float(row.p), shuffled=float(shuffled), n=int(row.n), nulls=t), adherence=m.rename('adherence').to_frame())
 
 # %% ../nbs/23_report.ipynb #ece1a63c
 def _frames(e):
@@ -681,7 +673,7 @@ def _sections(e, figs):
     yield 'measured', 'How well is it measured, and what would measure it better?', 'Reliability says that the same would come out again. It is not validity: a model that has learnt nothing reaches 0.98.', _reliability_html(e)
     yield 'space', 'The space of the roles', f'{len(e.roles)} roles have at most {len(e.roles)-1} dimensions. Numbers of dimensions can only be compared between sets of as many roles.', fig('variance') + fig('pca') + fig('similarity')
     yield 'coordinates', 'Single coordinates', 'In some models a few coordinates hold most of the norm, and what is found should not depend on them. Whitened: by how a persona’s answers vary over questions.', _coordinates_html(e, fig)
-    if e.adherence is not None: yield 'behaviour', 'What the model does', 'Adherence is how much more probable an answer is under its own persona’s prompt than under the default one, in nats a token. A direction that predicts it better than random directions do has to do with what the model does.', _behaviour_html(e)
+    if e.adherence is not None: yield 'behaviour', 'What the model does', 'Adherence is how much more probable an answer is under its own persona’s prompt than under the default one, in nats a token. Two things are asked. Is there a relation? Then the correlation is larger than with the adherence shuffled over the roles. Is it this direction’s? Then it is larger than that of random directions; which by itself shows nothing, for where the roles differ mainly in one dimension, random directions are nearly one direction.', _behaviour_html(e)
     if e.sweep: yield 'layers', 'Over layers', escape(e.sweep[2]), fig('layers') + html_table(e.sweep[0], names=SWEPT)
     for i,(k,o) in enumerate(e.extras.items()): yield f'more-{i}', escape(k), '', html_table(o)
     yield 'made', 'How this was made', '', _made_html(e)
