@@ -740,7 +740,7 @@ def html(self:Report,
     figs = {k: f.to_html(full_html=False, include_plotlyjs=False, div_id=f'fig-{k}', config=dict(displaylogo=False)) for k,f in self.figures().items()}
     sections = list(_sections(self, figs))
     title = f'Is it real? {self.model}'
-    nav = ''.join(f'<a href="#{k}">{t}</a>' for k,t,*_ in sections)
+    nav = ' '.join(f'<a href="#{k}">{t}</a>' for k,t,*_ in sections)
     body = ''.join(f'<section id="{k}"><h2>{t}</h2>' + (f'<p>{intro}</p>' if intro else '') + content + '</section>' for k,t,intro,content in sections)
     said = ''.join(f'<p>{escape(s)}</p>' for s in self.sentences)
     page = (f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title><style>{CSS}</style>'
