@@ -277,7 +277,8 @@ def _again(ex, rs, personas, questions, layer, neutral, under, first, quick, swe
     v = both.at(k)
     ns,roles = split_personas(v, neutral)
     far = under or rank_personas(v, neutral).loc[roles].projection.idxmin()
-    given = {'layer 0': both.at(0), **{f'read under {p!r}': read(ex, [k], p) for p in (ns[0],far)}, 'an untrained twin': read(untrained_twin(ex), [k])}
+    given = {'layer 0': both.at(0), **{f'read under {p!r}': read(ex, [k], p) for p in (ns[0],far)},
+             'an untrained twin': read(untrained_twin(ex), [k]), f'an untrained twin, read under {ns[0]!r}': read(untrained_twin(ex), [k], ns[0])}
     variants = {f'first {first} tokens': read(first_tokens(ex, first), [k])} if ex.config.span.startswith('answer') else {}
     if quick or ex.config.span!='answer': return v,given,variants,{}
     more = _whole(ex, rs, personas, questions, ns[0], out/'data/adherence')
