@@ -413,7 +413,7 @@ def plot_sweep(
     title:str='Over layers'
 )->go.Figure: # One line a column
     "Numbers over the layers of a model"
-    fig = go.Figure([go.Scatter(x=list(sweep.index), y=sweep[c], name=escape(str(c), quote=False), mode='lines+markers', line=dict(color=LINES[i%6], dash=['solid','dash','dot'][i%3]),
+    fig = go.Figure([go.Scatter(x=list(sweep.index), y=sweep[c], name=escape(str(c), quote=False), mode='lines+markers', line=dict(color=LINES[i%6], dash=['solid','dash','dot'][(i+i//6)%3]),
         marker_size=5, hovertemplate='layer %{x}: %{y:.2f}<extra>'+escape(str(c), quote=False)+'</extra>') for i,c in enumerate(sweep.columns)])
     if chosen is not None: fig.add_vline(chosen, line=dict(color='#777', dash='dot'), annotation=dict(text=f'layer {chosen}', font_size=11, yanchor='bottom'))
     fig.update_xaxes(title_text='layer').update_yaxes(rangemode='tozero')
