@@ -21,6 +21,7 @@ def split_personas(
     neutral=None # Names of the neutral personas; None: the built-in ones that are in `v`
 )->tuple[list,list]: # Neutral names, role names
     "The neutral personas of `v` and the roles; ValueError where there are none of one kind, or fewer than two roles"
+    if isinstance(neutral, str): raise ValueError(f"neutral={neutral!r}: give a list of names")
     unknown = [p for p in neutral or [] if p not in v]
     if unknown: raise ValueError(f"neutral persona {', '.join(unknown)} is not in these vectors: they have {', '.join(v)}")
     ns = [p for p in v if p in (NEUTRAL if neutral is None else neutral)]

@@ -234,25 +234,36 @@ def report(vectors:Annotated[Path, typer.Argument(help='A vectors file to make t
     "Is my axis real? A page, and a table, of the evidence beside what could explain it away."
     from persona_vectors.config import slug
     from persona_vectors.extraction import ActivationExtractor
-    from persona_vectors.report import evidence, load_direction, reading_name
+    from persona_vectors.report import evidence, load_direction, read_along, reading_name
     from persona_vectors.responses import load_responses, shipped_responses
     from persona_vectors.vectors import load_vectors
     rs = load_responses(responses) if responses else shipped_responses()
     names = [o.strip() for o in neutral.split(',')] if neutral else None
     if vectors:
         whole = load_vectors(vectors)
+        _only_for_a_model(personas=personas, questions=questions, under=under, quick=quick, sweep=sweep)
         k = _one_of(layer, whole, vectors)
         v,given,variants,more = whole.at(k),({'layer 0': whole.at(0)} if 0 in whole.layers and k!=0 else {}),{},{}
-        if not responses and rs.hash()!=v.meta.get('responses'): rs = None
+        rs = next((o for o in ([rs] if responses else [rs, shipped_responses(wordings=2)]) if o.hash()==v.meta.get('responses', o.hash() if responses else None)), None)
+        if responses and rs is None: raise ValueError(f"{responses} are not the answers that {vectors} was made from")
     else:
         ex = ActivationExtractor(_config(model, prompt_format=prompt_format, device=device, dtype=dtype, span=span, stream=stream, blocks=blocks, batch_tokens=batch_tokens))
         v,given,variants,more = _again(ex, rs, *_grid(personas or rs.prompts(), questions or rs.shared_questions), layer, names, under, first, quick, sweep, direction, out)
-    for p in reading or []: given[reading_name(o := load_vectors(p).at(_one_of(None, load_vectors(p), p)), p.stem)] = o
-    e = evidence(v, load_direction(direction, v) if direction else None, names, given, variants, rs, n=resamples, **more)
-    page = out/'reports'/f"{slug(v.meta.get('model', 'model'))}-layer-{v.layers[0]}{'-'+slug(direction) if direction else ''}"/'report.html'
+    d = load_direction(direction, v) if direction else None
+    for p in reading or []:
+        o = load_vectors(p)
+        o = o.at(_one_of(None, o, p))
+        read_along(v, o, d, names)          # ValueError where it has not the same personas and questions
+        given[reading_name(o, p.stem)] = o
+    e = evidence(v, d, names, given, variants, rs, n=resamples, **more)
+    page = out/'reports'/'-'.join([vectors.stem if vectors else slug(v.meta.get('model', 'model')), f'layer-{v.layers[0]}', *(slug(o) for o in (direction, neutral and f'neutral-{neutral}') if o)])/'report.html'
     e.html(page)
     print(e)
     for p in (page, page.with_suffix('.csv')): print(p)
+
+def _only_for_a_model(**given):
+    "ValueError where options were given that a vectors file leaves nothing to do for"
+    if said := [f'--{k}' for k,o in given.items() if o]: raise ValueError(f"{', '.join(said)}: for reading answers with a model; with a vectors file leave {'it' if len(said)==1 else 'them'} out")
 
 def _one_of(layer, v, path):
     "The one layer of a vectors file that `--layer` says; the highest by default"

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CATEGORY_COLOURS', 'CATEGORY_SYMBOLS', 'DIVERGING', 'THEME', 'LINES', 'AGREEMENT', 'plot_cosine', 'variance_table',
-           'plot_variance', 'beyond', 'place_labels', 'plot_pca', 'plot_ranking', 'rank_p', 'plot_nulls', 'plot_sweep',
+           'plot_variance', 'place_labels', 'plot_pca', 'plot_ranking', 'rank_p', 'plot_nulls', 'plot_sweep',
            'plot_dominant', 'plot_cross_cosine', 'plot_joint', 'plot_agreement', 'save_html', 'save_figure',
            'figure_data', 'save_data']
 
@@ -177,13 +177,8 @@ def plot_variance(
         fig.add_annotation(x=k, y=total[k-1], text=f'{p} % with {k}', ax=34, ay=30, xanchor='left', arrowwidth=.8, arrowcolor='#555', standoff=5)
     fig.update_xaxes(title_text='component', range=[.4,len(part)+.6], showgrid=False, tickformat='d', dtick=max(1, len(part)//18))
     fig.update_yaxes(title_text='share of the variance of the roles (%)', range=[min(0, 1.1*np.nan_to_num(t.crossvalidated).min()),104])
-    text = (f"{_about(v, neutral)} · 70 % of the variance with {need[70]} and 90 % with {need[90]} of {len(part)} components, which is all that {len(split_personas(v, neutral)[1])} roles can have"
-            + (f'; {beyond(t)} beyond chance' if t.null.notna().any() else ''))
+    text = (f"{_about(v, neutral)} · 70 % of the variance with {need[70]} and 90 % with {need[90]} of {len(part)} components, which is all that {len(split_personas(v, neutral)[1])} roles can have")
     return _figure(fig, 'Variance of the roles explained', text, (580,285), bargap=.25, b=100)
-
-def beyond(t): # Table from `variance_table`
-    "How many of the first components have more variance than chance gives them"
-    return int((t.share>t.null).cumprod().sum())
 
 # %% ../nbs/22_plotting.ipynb #2eb4e83a
 def _box(centre, size): return np.concatenate([np.array(centre)-np.array(size)/2, np.array(centre)+np.array(size)/2], -1)

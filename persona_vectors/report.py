@@ -11,6 +11,7 @@ __all__ = ['SAME', 'KINDS', 'FINDERS', 'OWN', 'CSS', 'SWEPT', 'READING', 'MADE',
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
+from textwrap import shorten
 from fastcore.basics import patch
 from .config import atomic_write
 from .personas import category_of
@@ -213,7 +214,7 @@ def compare_readings(
     y,rows = along(v, direction, neutral).loc[rs],{}
     for k,o in readings.items():
         try: rows[k] = _row(y, *read_along(v, o, direction, neutral), n, seed)
-        except ValueError as e: rows[k] = dict(measured=f'not possible: {e}')
+        except ValueError as e: rows[k] = dict(measured=shorten(f'not possible: {e}', 60, placeholder='…'))
     return pd.DataFrame(rows, index=['measured','rho','low','high','ceiling','left','left_p']).T.rename_axis('reading').infer_objects()
 
 # %% ../nbs/23_report.ipynb #f355125a
@@ -237,7 +238,7 @@ def _percent(x): return f'{100*x:.0f} %'.replace('-', '−')
 def _and(names): return ', '.join(names[:-1])+' and '+names[-1] if len(names)>1 else ''.join(names)
 
 # %% ../nbs/23_report.ipynb #3f4ba69a
-KINDS = dict(text='the words alone', words='the word embeddings', prompt='the answers read under another prompt', untrained='an untrained model')
+KINDS = dict(text='the words alone', words='the word embeddings', prompt='the answers read under another prompt', untrained='an untrained model', other='another reading')
 
 def kind_of(
     name:str, # Of a reading
@@ -273,25 +274,29 @@ def _find_special(e):
 def _find_order(e):
     o = e.order
     return Finding('Does it order the roles the same way in other questions?', 'yes' if o.p<=.05 else 'no', 'for' if o.p<=.05 else 'against',
-        f'Reliability of the order {_num(o.reliability)} ({_span(o.low, o.high)}), p = {_num(o.p, 3)}.', 'p ≤ 0.05 by permutation within questions')
+        f'Reliability of the order {_num(max(0, o.reliability))} ({_span(max(0, o.low), o.high)}), p = {_num(o.p, 3)}.', 'p ≤ 0.05 by permutation within questions')
 
 def _find_reading(e, kind):
-    q = dict(text='Do the words alone give the same order?', words='Do the word embeddings (layer 0) give it?', prompt='Is the order there without the personas’ prompts?', untrained='Does an untrained model give it?')[kind]
+    q = dict(text='Do the words alone give the same order?', words='Do the word embeddings (layer 0) give it?', prompt='Is the order there without the personas’ prompts?', untrained='Does an untrained model give it?', other='Does another reading that was given give it?')[kind]
     t = e.readings[[kind_of(k, e.given[k])==kind for k in e.readings.index]] if len(e.readings) else e.readings
     t = t[t.rho.notna()] if len(t) else t
     rule = 'yes if the rank correlation over the roles is at least 0.7, no if its interval ends below'
+    if e.order.p>.05: return Finding(q, 'not tested', 'open', 'There is no order of the roles to explain.', rule)
     if not len(t): return Finding(q, 'not tested', 'open', f'No reading of {KINDS[kind]} was given.', rule)
     best = t.rho.idxmax()
     r = t.loc[best]
     answer = 'yes' if r.rho>=SAME else 'unclear' if not r.high<SAME else 'no'
-    return Finding(q, answer, dict(yes='against', no='for').get(answer, 'open'), f'{best}: ρ = {_num(r.rho)} ({_span(r.low, r.high)}); {_percent(max(0, r.left))} of the order is left.', rule)
+    return Finding(q, answer, dict(yes='against', no='for').get(answer, 'open'), f'{best}: ρ = {_num(r.rho)} ({_span(r.low, r.high)}); {_percent(min(1, max(0, r.left)))} of the order is left.', rule)
 
 def _find_variants(e):
-    q,t = 'Is it still there with length matched, and in parts of the answers?',e.variants[e.variants.rho.notna()] if len(e.variants) else e.variants
-    if not len(t): return Finding(q, 'not tested', 'open', 'No variant was given.', 'rank correlation over the roles ≥ 0.7')
-    worst = t.rho.idxmin()
-    ok = t.rho[worst]>=SAME
-    return Finding(q, 'yes' if ok else 'no', 'for' if ok else 'against', f'Least alike{f" of {len(t)}" if len(t)>1 else ""}: {worst}, ρ = {_num(t.rho[worst])} ({_span(t.low[worst], t.high[worst])}).', 'rank correlation over the roles ≥ 0.7')
+    q,rule = 'Is it still there with length matched, in parts of the answers, in other wordings?','yes if the rank correlation over the roles is at least 0.7 in all, no if an interval ends below'
+    t = e.variants[e.variants.rho.notna()] if len(e.variants) else e.variants
+    if not len(t): return Finding(q, 'not tested', 'open', 'No variant was given.', rule)
+    if e.order.p>.05: return Finding(q, 'not tested', 'open', 'There is no order of the roles that could still be there.', rule)
+    worst = t.rho.idxmin() if not (t.high<SAME).any() else t.high.idxmin()
+    r = t.loc[worst]
+    answer = 'yes' if t.rho.min()>=SAME else 'no' if r.high<SAME else 'unclear'
+    return Finding(q, answer, dict(yes='for', no='against').get(answer, 'open'), f'Least alike{f" of {len(t)}" if len(t)>1 else ""}: {worst}, ρ = {_num(r.rho)} ({_span(r.low, r.high)}).', rule)
 
 def _find_coordinates(e):
     q = 'Does it depend on a few coordinates?'
@@ -328,18 +333,19 @@ def conclude(
     said = [f'It is no accident: {_lower(f["differ"].because)} The roles have the same order in other questions: {_lower(f["order"].because)}']
     by = [k for k in KINDS if f[k].answer=='yes']
     tested = [k for k in KINDS if f[k].answer!='not tested']
+    kinds = [k for k in KINDS if k!='other' or k in tested]
     if by:
         head = f'A reproducible {this}, explained by {_and([KINDS[k] for k in by])}'
         said += [f'But the same order comes from {_and([KINDS[k] for k in by])}. ' + ' '.join(f[k].because for k in by),
                  'So it may show how the answers are written. From this order nothing can be concluded about how the model represents who it is being.']
     elif {'prompt','text'}-set(tested) or any(f[k].answer=='unclear' for k in KINDS):
-        head,lacking,unclear = f'A reproducible {this}; what it is about is open',[KINDS[k] for k in KINDS if k not in tested],[k for k in KINDS if f[k].answer=='unclear']
+        head,lacking,unclear = f'A reproducible {this}; what it is about is open',[KINDS[k] for k in kinds if k not in tested],[k for k in KINDS if f[k].answer=='unclear']
         if lacking: said.append(f'Not tested: {_and(lacking)}.')
         if unclear: said.append(f'It is unclear whether {" or ".join(KINDS[k] for k in unclear)} would give the same order. ' + ' '.join(f[k].because for k in unclear))
         said.append('Until that is known, it may be how the answers are written.')
     else:
         head = f'A reproducible {this} that its controls do not explain'
-        said.append(f'Neither {" nor ".join(KINDS[k] for k in tested)} gives this order.' + (f' Not tested: {_and([KINDS[k] for k in KINDS if k not in tested])}.' if len(tested)<len(KINDS) else '')
+        said.append(f'Neither {" nor ".join(KINDS[k] for k in tested)} gives this order.' + (f' Not tested: {_and([KINDS[k] for k in kinds if k not in tested])}.' if len(tested)<len(kinds) else '')
             + ' This is what can be concluded: the order of the roles along it is not that of their words. It does not follow that this is what a name given to it says.')
     return head, said + list(_and_also(f, e, this))
 
@@ -352,9 +358,9 @@ def _and_also(f, e, this):
     if e is not None and e.parts is not None:
         g,o = e.parts.loc[('gap','share of the prompt')],e.parts.loc[('order','share of the prompt')]
         yield f'Of the gap between neutrals and roles, {_percent(g.value)} ({_percent(g.low)} to {_percent(g.high)}) comes with the prompt and the rest with the text; of the order of the roles, {_percent(o.value)} ({_percent(o.low)} to {_percent(o.high)}). Only the prompt’s part is not in the text, and it may still be no more than the trace of the prompt’s words.'
-    if f['special'].answer=='no': yield f'The neutrals are no further out than a role may be. {f["special"].because} '+('So there is nothing about it that the axis of another persona would not have.' if this=='axis' else '')
+    if f['special'].answer=='no' and this=='axis': yield f'The neutrals are not seen to be further out than a role may be. {f["special"].because} So its length does not set this axis apart from that of another persona.'
     if f['measured'].answer in ('no','partly'): yield f'It is measured {"badly" if f["measured"].answer=="no" else "roughly"}: {_lower(f["measured"].because)}'
-    if f['variants'].answer=='no': yield f'It does not hold in every variant. {f["variants"].because}'
+    if f['variants'].answer in ('no','unclear'): yield f'{"It does not hold" if f["variants"].answer=="no" else "It is unclear whether it holds"} in every variant. {f["variants"].because}'
     if f['coordinates'].counts=='against': yield f'It depends on a few coordinates. {f["coordinates"].because}'
     if f['behaviour'].answer=='yes': yield f'It goes with what the model does. {f["behaviour"].because}'
     if f['behaviour'].answer=='no': yield f'{"It does not go with what the model does, as far as can be seen." if e is None or e.predicts["shuffled"]>.05 else "Random directions predict what the model does as well."} {f["behaviour"].because}'
@@ -421,6 +427,8 @@ def evidence(
     seed:int=0
 )->Report:
     "Is it real? Everything that vectors and texts can say about a direction"
+    if direction is not None and not isinstance(direction, Direction): raise TypeError(f"direction is a {type(direction).__name__}: give a Direction, as load_direction makes one")
+    if n<20: raise ValueError(f"n={n}: with fewer than 20 resamples no p can be 0.05")
     v = v.complete()
     ns,rs = split_personas(v, neutral)
     given = {**({k: o for k,o in text_baselines(responses).items()} if responses is not None else {}), **(readings or {})}
@@ -492,7 +500,7 @@ def _varied(v, also, direction, neutral, n, seed):
     t,rs = compare_readings(v, also, direction, neutral, n, seed),split_personas(v, neutral)[1]
     if not (two := _by_wording(v, rs)): return t
     y,o = (along(x, direction, neutral).loc[rs] for x in two)
-    return pd.concat([t, pd.DataFrame([_row(y, o, 'other wordings', n, seed)], index=['the first wording of each prompt'])]).rename_axis('reading')
+    return pd.concat([t, pd.DataFrame([_row(y, o, 'an axis of each', n, seed)], index=['the first wording of each prompt, beside the others'])]).rename_axis('reading')
 
 def _parts(v, neutral):
     if len(v.questions)<2: return None,None
@@ -670,8 +678,8 @@ def _sections(e, figs):
     yield 'text', 'What could explain it away', f'Does the same order of the {len(e.roles)} roles come from something simpler? ρ is the rank correlation with the order here; its interval speaks of roles like these. The noise ceiling is what two orders measured this roughly could reach; ρ can exceed it, since readings of the same answers share their accidents. “Left” is the share of the order, without noise, that does not follow from the reading.', _readings_html(e)
     yield 'holds', 'Does it hold?', 'The same order, where it should still be there.', (html_table(e.variants[['measured','rho','low','high']], names=READING) if len(e.variants) else '<p>No variant was given.</p>')
     yield 'chance', 'What chance would have given', 'The neutral prompts are near-paraphrases, so shuffling the labels would always reject. Instead each role takes the place of the default in turn. Random directions are drawn with the covariance of the roles, and the spread of the roles along them says whether it is one of their main directions. (How far the neutrals stick out along their own axis is not compared with random directions: along its own axis, any persona sticks out.)', fig('nulls') + _pseudo_html(e)
-    yield 'measured', 'How well is it measured, and what would measure it better?', 'Reliability says that the same would come out again. It is not validity: a model that has learnt nothing reaches 0.98.', _reliability_html(e)
-    yield 'space', 'The space of the roles', f'{len(e.roles)} roles have at most {len(e.roles)-1} dimensions. Numbers of dimensions can only be compared between sets of as many roles.', fig('variance') + fig('pca') + fig('similarity')
+    yield 'measured', 'How well is it measured, and what would measure it better?', 'Reliability says that the same would come out again. It is not validity: SmolLM2 135M with random weights, reading answers under the personas’ prompts, reaches 0.98.', _reliability_html(e)
+    yield 'space', 'The space of the roles', f'{len(e.roles)} roles have at most {len(e.roles)-1} dimensions. Numbers of dimensions can only be compared between sets of as many roles. What is said of other questions is without noise, so a share there may be larger. A cosine without noise of a persona that is hardly reliable is nearly nothing divided by nearly nothing, and ends at ±1.', fig('variance') + fig('pca') + fig('similarity')
     yield 'coordinates', 'Single coordinates', 'In some models a few coordinates hold most of the norm, and what is found should not depend on them. Whitened: by how a persona’s answers vary over questions.', _coordinates_html(e, fig)
     if e.adherence is not None: yield 'behaviour', 'What the model does', 'Adherence is how much more probable an answer is under its own persona’s prompt than under the default one, in nats a token. Two things are asked. Is there a relation? Then the correlation is larger than with the adherence shuffled over the roles. Is it this direction’s? Then it is larger than that of random directions; which by itself shows nothing, for where the roles differ mainly in one dimension, random directions are nearly one direction.', _behaviour_html(e)
     if e.sweep: yield 'layers', 'Over layers', escape(e.sweep[2]), fig('layers') + html_table(e.sweep[0], names=SWEPT)
@@ -686,7 +694,7 @@ def _along_html(e):
     over = f'The intervals are over {e.strength.over}.' if e.strength else 'The intervals are over questions like these.'
     return html_table(t, over)
 
-def _left(t): return t.assign(left=t.left.clip(lower=0))
+def _left(t): return t.assign(left=t.left.clip(0, 1))
 
 def _readings_html(e):
     out = html_table(_left(e.readings), names=READING) if len(e.readings) else '<p>No reading was given.</p>'
@@ -757,6 +765,7 @@ def load_direction(
 )->Direction:
     "A direction from a file, or from two personas"
     pair,path = [o.strip() for o in text.split(',')],Path(text)
+    if len(pair)==2 and pair[0]==pair[1]: raise ValueError(f"direction {text!r}: a persona minus itself is nothing")
     if len(pair)==2 and all(p in v for p in pair): return Direction(v[pair[0]]-v[pair[1]], f'{pair[0]} minus {pair[1]}{OWN}', v.layers[0], v.meta.get('model', 'not recorded'))
     if not path.is_file(): raise ValueError(f"direction {text!r} is neither a file nor two of the personas {', '.join(v)} with a comma between")
     if path.suffix=='.npy': x = torch.tensor(np.load(path, allow_pickle=False))
@@ -767,6 +776,7 @@ def load_direction(
     else: raise ValueError(f"{path}: give a .pt, .npy or .safetensors file")
     if isinstance(x, dict): x = next(iter(x.values())) if len(x)==1 else None
     if x is None or x.squeeze().dim()!=1: raise ValueError(f"{path} does not hold one vector")
+    if not x.isfinite().all() or not x.any(): raise ValueError(f"{path}: the vector is zero, or not finite, so it has no direction")
     return Direction(x.squeeze().float(), path.name, v.layers[0], v.meta.get('model', 'not recorded'))
 
 def reading_name(

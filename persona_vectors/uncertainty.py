@@ -177,6 +177,7 @@ def replicates(
 )->tuple: # The estimate; its resamples 'n …'; the first `Gram`
     "A statistic and its resamples"
     over = tuple(o for o in ('questions','personas') if o in ((over,) if isinstance(over, str) else over))
+    if n<2: raise ValueError(f"n={n}: an interval needs resamples, a thousand say")
     if not over: raise ValueError("over is empty: give ('questions',), ('questions','personas') or ('personas',)")
     gs = [Gram(o, neutral) for o in (v if isinstance(v, (list,tuple)) else [v])]
     g = gs[0]
@@ -193,6 +194,7 @@ def replicates(
 
 def _t_interval(value, reps, g, over, level):
     from scipy.stats import t
+    if not 0<level<1: raise ValueError(f"level={level}: give a share between 0 and 1, as .95")
     k = min([len(g.questions)]*('questions' in over) + [len(g.rs)]*('personas' in over))
     se = reps.std(0)*np.sqrt(k/(k-1))
     half = t.ppf((1+level)/2, k-1)*se
