@@ -9,14 +9,14 @@ __all__ = ['CENTRES', 'MEASURES', 'aligned', 'cross_question', 'correlations', '
            'text_readings', 'Comparison', 'compare']
 
 # %% ../nbs/21_comparison.ipynb #41262c8e
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from fastcore.basics import patch
 from .personas import NEUTRAL
 from .responses import Responses
 from .vectors import PersonaVectors, Row
 from .analysis import assistant_axis, held_out, split_personas, tfidf_vectors
-from .uncertainty import Interval
+from .uncertainty import Interval, _coordinates
 import numpy as np, pandas as pd
 
 # %% ../nbs/21_comparison.ipynb #63744dca
@@ -156,8 +156,8 @@ def table(self:Agreement,
 )->pd.DataFrame: # Indexed by pair: value, low, high (without noise), seen, ceiling, chance, p
     "One line a pair"
     def row(a, b):
-        i,c = self.interval(a, b),self.ceiling(a, b)
         at = [self.names.index(o) for o in (a,b)]
+        i,c = self.interval(a, b),self.ceiling(a, b) if (self.seen[at]>np.diag(self.shared)[at]).any() else np.nan    # NaN: the measure has no noise of its own to take out
         return dict(value=i.value, low=i.low, high=i.high, seen=self.shared[at[0],at[1]]/np.sqrt(self.seen[at].prod()), ceiling=c, **dict(zip(('chance','p'), self.by_chance(a, b))))
     pairs = list(combinations(self.names, 2) if pairs is None else pairs)
     return pd.DataFrame([row(*o) for o in pairs], index=pd.MultiIndex.from_tuples(pairs, names=['a','b']))
@@ -186,7 +186,8 @@ def projection_agreement(
     z = y-y.mean(1, keepdims=True)
     t = z.sum(2)
     tables = (t[:,None,:,None]*t[:,None] - np.einsum('apq,brq->abpr', z, z, optimize=True))/(R*Q*(Q-1))
-    return _agreement(list(models), lambda r,q: cross_question(y[:,r][:,:,q]), R, Q, _permuted(tables, _shuffled(n, R, seed)))
+    found = _agreement(list(models), lambda r,q: cross_question(y[:,r][:,:,q]), R, Q, _permuted(tables, _shuffled(n, R, seed)))
+    return replace(found, over=found.over+'; axes as they are')
 
 # %% ../nbs/21_comparison.ipynb #db19312b
 def pair_distances(
@@ -292,10 +293,7 @@ def turn(
 # %% ../nbs/21_comparison.ipynb #94e103c1
 def _lossless(x):
     "'role question d' in at most role × question coordinates, by a rotation"
-    f = x.reshape(-1, x.shape[2])
-    if f.shape[1]<=len(f): return x
-    w,u = np.linalg.eigh(f@f.T)
-    return (u*np.sqrt(np.clip(w, 0, None))).reshape(*x.shape[:2], -1)
+    return x if x.shape[2]<=x.shape[0]*x.shape[1] else _coordinates(x.reshape(-1, x.shape[2])).reshape(*x.shape[:2], -1)
 
 def _views(x, k, folds, halves):
     "For each half of the questions and fold of roles: answers 'role question k' to fit and means 'role k' to score, in components without the fold"

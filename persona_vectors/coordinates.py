@@ -172,9 +172,9 @@ def sensitivity(
     return df
 
 def _verdict(df, held, masked):
-    two,worst = held['top 2'],df[['ranking','similarities']].drop('none').min()
+    two,worst,white = held['top 2'],df.loc[['standardised','masked'],['ranking','similarities']].min(),df.loc['whitened','ranking']
     matters = bool(max(two['variance'], two['axis'])>.3 or worst.min()<.8)
     said = (f"Two of {held['width']} coordinates hold {two['norm']:.0%} of the squared norm, {two['variance']:.0%} of the roles' variance and {two['axis']:.0%} of the axis ({masked}). "
-            f"In other coordinates the ranking agrees to {worst['ranking']:.2f} at worst, the similarities to {worst['similarities']:.2f}. ")
+            f"Masked or standardised, the ranking agrees to {worst['ranking']:.2f} at worst and the similarities to {worst['similarities']:.2f}; whitened, the ranking to {white:.2f}. ")
     return dict(matters=matters, words=said + ("It matters: do not report centred cosines, components or projections without saying in which coordinates, and show them masked or whitened beside." if matters
         else "It does not matter for centred results" + ("; raw cosines are another thing, for they are about those two coordinates." if two['norm']>.5 else ".")))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SAME', 'KINDS', 'FINDERS', 'OWN', 'CSS', 'SWEPT', 'READING', 'MADE', 'along', 'Order', 'order_of', 'spearman',
-           'left_over', 'contributions', 'same_space', 'predicted', 'read_along', 'compare_readings', 'Finding',
+           'left_over', 'contributions', 'same_space', 'left_out_ridge', 'read_along', 'compare_readings', 'Finding',
            'kind_of', 'conclude', 'Report', 'evidence', 'html_table', 'load_direction', 'reading_name']
 
 # %% ../nbs/23_report.ipynb #6577502b
@@ -69,7 +69,9 @@ class Order:
     high:float
     p:float # By permutation of the roles within each question
 
-def _between(y): return ((y.sum(-1)**2-(y**2).sum(-1))/(y.shape[-1]*(y.shape[-1]-1))).sum(-1)/(y.shape[-2]-1)    # '… role question'
+def _covary(a, b): return ((a.sum(-1)*b.sum(-1)-(a*b).sum(-1))/(a.shape[-1]*(a.shape[-1]-1))).sum(-1)/(a.shape[-2]-1)   # '… role question': over different questions
+
+def _between(y): return _covary(y, y)
 
 def order_of(
     y, # Role × question
@@ -98,14 +100,15 @@ def spearman(a, b): # Two sequences in the same order
 
 def left_over(
     y, # Role × question
-    reading # Role × question, or one number a role
+    reading # Role × question, the same questions; or one number a role, taken to be without noise
 )->float:
-    "Share of the variance between roles (without noise) that does not follow linearly from a reading; 0 to 1, but for noise"
+    "Share of the variance between roles that does not follow linearly from a reading: 1 − r² of the two without noise (products of different questions)"
     y,m = np.asarray(y, float),np.asarray(reading, float)
-    y,m = y-y.mean(0),m.mean(1) if m.ndim==2 else m
-    m = m-m.mean()
-    rest = y-np.outer(m, m@y)/(m@m) if (m@m)>0 else y
-    return float(_between(rest)/_between(y))
+    y = y-y.mean(0)
+    if m.ndim==1: m = np.broadcast_to(m[:,None], y.shape)
+    m = m-m.mean(0)
+    a,b,c = _covary(y, y),_covary(y, m),_covary(m, m)
+    return float(1-b**2/(a*c)) if a>0 and c>0 else np.nan
 
 # %% ../nbs/23_report.ipynb #2231e3d2
 def _jackknife(f, q):
@@ -115,8 +118,6 @@ def _jackknife(f, q):
     value,out = np.asarray(f(np.arange(q))),np.array([f(np.delete(np.arange(q), g)) for g in groups])
     half = t.ppf(.975, len(groups)-1)*np.sqrt((len(groups)-1)/len(groups)*((out-out.mean(0))**2).sum(0))
     return value,value-half,value+half
-
-def _covary(a, b): return ((a.sum(-1)*b.sum(-1)-(a*b).sum(-1))/(a.shape[-1]*(a.shape[-1]-1))).sum(-1)/(a.shape[-2]-1)
 
 def _crossed(a, b): return ((a.sum(0)*b.sum(0)).sum()-(a*b).sum())/(len(a)*(len(a)-1))      # 'question d': inner product across different questions
 
@@ -162,7 +163,7 @@ def same_space(v, other):
     same = all(v.meta.get(k)==other.meta.get(k) for k in ('model','fingerprint'))
     return same and v.layers==other.layers and v.layers!=[None] and v.means.shape[-1]==other.means.shape[-1]
 
-def predicted(
+def left_out_ridge(
     y, # One number a role
     x, # 'role d': the roles in a reading
 ): # What each role's number would be, from the other roles
@@ -186,36 +187,32 @@ def read_along(
     if same_space(v, other): return along(v, direction, neutral, other).loc[rs],'the same direction'
     x = centred(other.only(list(v)), neutral).loc[rs].values
     y = along(v, direction, neutral).loc[rs].mean(axis=1)
-    return pd.DataFrame(predicted(y, x), index=rs, columns=['predicted']),'predicted from it'
+    return pd.DataFrame(left_out_ridge(y, x), index=rs, columns=['predicted']),'predicted from it'
 
 # %% ../nbs/23_report.ipynb #ec4c6066
 SAME = .7 # From this rank correlation on, a reading gives half of the variance of the ranks
 
-def _row(y, other, how, n, seed):
+def _row(y, other, how):
     "The comparison of the order `y` (role × question) with that of a reading"
-    m = other.mean(axis=1)
-    rho,low,high = spearman(y.mean(axis=1), m)
-    noise = order_of(other, n=1).reliability if other.shape[1]>1 else np.nan
-    own = order_of(y, n=1).reliability
-    rest = y.values-y.values.mean(0)
-    rest = rest-np.outer(m-m.mean(), (m-m.mean())@rest)/((m-m.mean())@(m-m.mean()))
-    return dict(measured=how, rho=rho, low=low, high=high, ceiling=np.sqrt(max(own, 0)*max(noise, 0)), left=left_over(y, m), left_p=order_of(rest, n, seed).p)
+    from scipy.stats import spearmanr
+    rho,low,high = spearman(y.mean(axis=1), other.mean(axis=1))
+    own,both = order_of(other, n=1) if other.shape[1]>1 else None,[q for q in y if q in other]
+    return dict(measured=how, rho=rho, low=low, high=high, p=float(spearmanr(y.mean(axis=1), other.mean(axis=1)).pvalue), ceiling=np.sqrt(max(order_of(y, n=1).high, 0)*max(own.high, 0)) if own else np.nan,
+                left=left_over(y, other.mean(axis=1)) if not own else left_over(y[both], other[both]) if own.reliability>.3 else np.nan)    # with less, there is nothing to divide by
 
 def compare_readings(
     v:PersonaVectors, # At one layer
     readings:dict, # Name to PersonaVectors
     direction:Direction=None, # None: the assistant axis
-    neutral=None, # Names of the neutral personas; None: the built-in ones
-    n:int=1000, # Permutations
-    seed:int=0
-)->pd.DataFrame: # A row a reading: measured, rho, low, high, ceiling, left, left_p
+    neutral=None # Names of the neutral personas; None: the built-in ones
+)->pd.DataFrame: # A row a reading: measured, rho, low, high, p, ceiling, left
     "How far each reading gives the same order of the roles, and what it leaves"
     rs = split_personas(v, neutral)[1]
     y,rows = along(v, direction, neutral).loc[rs],{}
     for k,o in readings.items():
-        try: rows[k] = _row(y, *read_along(v, o, direction, neutral), n, seed)
+        try: rows[k] = _row(y, *read_along(v, o, direction, neutral))
         except ValueError as e: rows[k] = dict(measured=shorten(f'not possible: {e}', 60, placeholder='…'))
-    return pd.DataFrame(rows, index=['measured','rho','low','high','ceiling','left','left_p']).T.rename_axis('reading').infer_objects()
+    return pd.DataFrame(rows, index=['measured','rho','low','high','p','ceiling','left']).T.rename_axis('reading').infer_objects()
 
 # %% ../nbs/23_report.ipynb #f355125a
 @dataclass
@@ -273,20 +270,23 @@ def _find_special(e):
 
 def _find_order(e):
     o = e.order
-    return Finding('Does it order the roles the same way in other questions?', 'yes' if o.p<=.05 else 'no', 'for' if o.p<=.05 else 'against',
-        f'Reliability of the order {_num(max(0, o.reliability))} ({_span(max(0, o.low), o.high)}), p = {_num(o.p, 3)}.', 'p ≤ 0.05 by permutation within questions')
+    answer = 'no' if o.p>.05 else 'yes' if o.reliability>=.5 else 'partly'
+    return Finding('Does it order the roles the same way in other questions?', answer, dict(yes='for', partly='open', no='against')[answer],
+        f'Reliability of the order {_num(max(0, o.reliability))} ({_span(max(0, o.low), o.high)}), p = {_num(o.p, 3)}.', 'p ≤ 0.05 by permutation within questions, and a reliability of at least 0.5; partly without that')
 
 def _find_reading(e, kind):
     q = dict(text='Do the words alone give the same order?', words='Do the word embeddings (layer 0) give it?', prompt='Is the order there without the personas’ prompts?', untrained='Does an untrained model give it?', other='Does another reading that was given give it?')[kind]
     t = e.readings[[kind_of(k, e.given[k])==kind for k in e.readings.index]] if len(e.readings) else e.readings
     t = t[t.rho.notna()] if len(t) else t
-    rule = 'yes if the rank correlation over the roles is at least 0.7, no if its interval ends below'
+    rule = 'yes if the rank correlation over the roles is at least 0.7 and no accident (p ≤ 0.05, times the number of such readings), no if its interval ends below 0.7 of what the noise leaves possible'+', or less than half of the order comes with the text'*(kind=='prompt')
     if e.order.p>.05: return Finding(q, 'not tested', 'open', 'There is no order of the roles to explain.', rule)
-    if not len(t): return Finding(q, 'not tested', 'open', f'No reading of {KINDS[kind]} was given.', rule)
+    if not len(t): return Finding(q, 'not tested', 'open', 'No further reading was given.' if kind=='other' else f'No reading of {KINDS[kind]} was given.', rule)
     best = t.rho.idxmax()
     r = t.loc[best]
-    answer = 'yes' if r.rho>=SAME else 'unclear' if not r.high<SAME else 'no'
-    return Finding(q, answer, dict(yes='against', no='for').get(answer, 'open'), f'{best}: ρ = {_num(r.rho)} ({_span(r.low, r.high)}); {_percent(min(1, max(0, r.left)))} of the order is left.', rule)
+    possible = 1 if np.isnan(r.ceiling) else min(1, r.ceiling)
+    without = best in e.parts_by and e.parts_by[best].loc[('order','share of the text'),'high']<.5
+    answer = 'yes' if r.rho>=SAME and r.p*len(t)<=.05 else 'no' if r.high<SAME*possible or without else 'unclear'
+    return Finding(q, answer, dict(yes='against', no='for').get(answer, 'open'), f'{best}: ρ = {_num(r.rho)} ({_span(r.low, r.high)}){"" if np.isnan(r.left) else f"; {_percent(min(1, max(0, r.left)))} of the order is left"}.', rule)
 
 def _find_variants(e):
     q,rule = 'Is it still there with length matched, in parts of the answers, in other wordings?','yes if the rank correlation over the roles is at least 0.7 in all, no if an interval ends below'
@@ -301,17 +301,17 @@ def _find_variants(e):
 def _find_coordinates(e):
     q = 'Does it depend on a few coordinates?'
     if e.direction is None:
-        bad = e.scaled.ranking.min()<SAME
+        bad = e.scaled.ranking.drop('whitened').min()<SAME
         return Finding(q, 'yes' if e.matters else 'no', 'against' if bad else 'open' if e.matters else 'for', e.coordinates_said,
-            'two coordinates hold over 30 % of variance or axis, or the analysis changes in other coordinates (agreement < 0.8); against it where the ranking does (< 0.7)')
+            'two coordinates hold over 30 % of variance or axis, or the analysis changes where they are masked or standardised (agreement < 0.8); against it where the ranking does (< 0.7)')
     r = e.scaled.iloc[0]
     bad,many = r.rho<SAME,e.top_share>=.5
     return Finding(q, 'yes' if many or bad else 'no', 'against' if bad else 'open' if many else 'for', f'Its ten largest coordinates hold {_percent(e.top_share)} of it; without them the order agrees to {_num(r.rho)}.',
         'half of the squared length in ten coordinates; against it where the order without them is another (ρ < 0.7)')
 
 def _find_behaviour(e):
-    q,rule = 'Does it go with how the model behaves?','p ≤ 0.05 with the adherence shuffled over the roles (is there a relation?) and among directions with the roles’ covariance (is it this direction’s?)'
-    if e.predicts is None: return Finding(q, 'not tested', 'open', 'No adherence was given: the axis may be there and do nothing.', rule)
+    q,rule = 'Does it go with how much the prompts change what the model says?','p ≤ 0.05 with the adherence shuffled over the roles (is there a relation?) and among directions with the roles’ covariance (is it this direction’s?)'
+    if e.predicts is None: return Finding(q, 'not tested', 'open', 'No adherence of at least five roles was given: the axis may be there and do nothing.', rule)
     r,p,chance = (e.predicts[k] for k in ('value','p','shuffled'))
     ok = max(p, chance)<=.05
     return Finding(q, 'yes' if ok else 'no', 'for' if ok else 'open', f'Correlation with adherence over the roles {_num(r)}; with the adherence shuffled over the roles p = {_num(chance, 3)}, among {e.predicts["n"]} random directions p = {_num(p, 3)}.', rule)
@@ -327,24 +327,26 @@ def conclude(
     f = dict(zip(['differ','measured','special','order',*KINDS,'variants','coordinates','behaviour'], findings))
     this = 'direction' if e is not None and e.direction is not None else 'axis'
     if f['differ'].answer=='no':
-        return 'Noise', [f'Nothing here is more than chance gives. {f["differ"].because} What is built on this {this} means nothing, however the personas happen to be ranked; more questions may show a difference, if there is one.']
+        return 'Nothing but noise to be seen', [f'Nothing here is more than chance gives. {f["differ"].because} What is built on this {this} has nothing to stand on so far, however the personas happen to be ranked; if there is something weak, more questions would show it.']
     if f['order'].answer=='no':
         return 'A difference, but no order of the roles', [f'{f["differ"].because} But along it the roles have no order that is the same in other questions: {_lower(f["order"].because)} A ranking of the roles means nothing.']
-    said = [f'It is no accident: {_lower(f["differ"].because)} The roles have the same order in other questions: {_lower(f["order"].because)}']
+    strong = f['order'].answer=='yes'
+    said = [f'It is no accident: {_lower(f["differ"].because)} {"The roles have the same order in other questions" if strong else "The order of the roles is not chance, but weak"}: {_lower(f["order"].because)}']
+    a = f'A {"" if strong else "weakly "}reproducible {this}'
     by = [k for k in KINDS if f[k].answer=='yes']
     tested = [k for k in KINDS if f[k].answer!='not tested']
     kinds = [k for k in KINDS if k!='other' or k in tested]
     if by:
-        head = f'A reproducible {this}, explained by {_and([KINDS[k] for k in by])}'
+        head = f'{a}, explained by {_and([KINDS[k] for k in by])}'
         said += [f'But the same order comes from {_and([KINDS[k] for k in by])}. ' + ' '.join(f[k].because for k in by),
                  'So it may show how the answers are written. From this order nothing can be concluded about how the model represents who it is being.']
     elif {'prompt','text'}-set(tested) or any(f[k].answer=='unclear' for k in KINDS):
-        head,lacking,unclear = f'A reproducible {this}; what it is about is open',[KINDS[k] for k in kinds if k not in tested],[k for k in KINDS if f[k].answer=='unclear']
+        head,lacking,unclear = f'{a}; what it is about is open',[KINDS[k] for k in kinds if k not in tested],[k for k in KINDS if f[k].answer=='unclear']
         if lacking: said.append(f'Not tested: {_and(lacking)}.')
         if unclear: said.append(f'It is unclear whether {" or ".join(KINDS[k] for k in unclear)} would give the same order. ' + ' '.join(f[k].because for k in unclear))
         said.append('Until that is known, it may be how the answers are written.')
     else:
-        head = f'A reproducible {this} that its controls do not explain'
+        head = f'{a} that its controls do not explain'
         said.append(f'Neither {" nor ".join(KINDS[k] for k in tested)} gives this order.' + (f' Not tested: {_and([KINDS[k] for k in kinds if k not in tested])}.' if len(tested)<len(kinds) else '')
             + ' This is what can be concluded: the order of the roles along it is not that of their words. It does not follow that this is what a name given to it says.')
     return head, said + list(_and_also(f, e, this))
@@ -362,9 +364,9 @@ def _and_also(f, e, this):
     if f['measured'].answer in ('no','partly'): yield f'It is measured {"badly" if f["measured"].answer=="no" else "roughly"}: {_lower(f["measured"].because)}'
     if f['variants'].answer in ('no','unclear'): yield f'{"It does not hold" if f["variants"].answer=="no" else "It is unclear whether it holds"} in every variant. {f["variants"].because}'
     if f['coordinates'].counts=='against': yield f'It depends on a few coordinates. {f["coordinates"].because}'
-    if f['behaviour'].answer=='yes': yield f'It goes with what the model does. {f["behaviour"].because}'
-    if f['behaviour'].answer=='no': yield f'{"It does not go with what the model does, as far as can be seen." if e is None or e.predicts["shuffled"]>.05 else "Random directions predict what the model does as well."} {f["behaviour"].because}'
-    if e is not None and e.direction is not None and e.direction.orientation.endswith(OWN): yield f'The direction {e.direction.orientation!r} was made from the answers it is measured on, so of the two personas that it was made of it says nothing.'
+    if f['behaviour'].answer=='yes': yield f'It goes with how much the prompts change what the model says. {f["behaviour"].because}'
+    if f['behaviour'].answer=='no': yield f'{"It is not seen to go with how much the prompts change what the model says." if e is None or e.predicts["shuffled"]>.05 else "Random directions go as well with how much the prompts change what the model says."} {f["behaviour"].because}'
+    if e is not None and e.direction is not None and e.direction.orientation.endswith(OWN): yield f'The direction {e.direction.orientation!r} was made from the answers of two personas, and these are left out of all of this: along it, their accidents would look like an order.'
     if e is not None: yield e.reach
 
 # %% ../nbs/23_report.ipynb #d93009e5
@@ -429,22 +431,38 @@ def evidence(
     "Is it real? Everything that vectors and texts can say about a direction"
     if direction is not None and not isinstance(direction, Direction): raise TypeError(f"direction is a {type(direction).__name__}: give a Direction, as load_direction makes one")
     if n<20: raise ValueError(f"n={n}: with fewer than 20 resamples no p can be 0.05")
-    v = v.complete()
+    v = _others(v.complete(), direction)
+    if len(v.questions)<4: raise ValueError(f"a report needs at least four questions that every persona answered, and there are {len(v.questions)} (a .pt file has means only, and no questions)")
     ns,rs = split_personas(v, neutral)
     given = {**({k: o for k,o in text_baselines(responses).items()} if responses is not None else {}), **(readings or {})}
     also = {**_matched(v), **(variants or {})}
     y = along(v, direction, neutral, seed=seed)
-    prompts = {k: contributions(v, o, direction, neutral) for k,o in given.items() if kind_of(k, o)=='prompt' and same_space(v, o)}
+    prompts = _prompts(v, given, direction, neutral)
     parts,needed = _parts(v, neutral)
     e = Report(vectors=v, direction=direction, neutrals=ns, roles=rs, given=given | also, positions=y, ranking=_ranked(v, y, direction, neutral, n, seed),
-        strength=axis_strength(v, neutral, n=n, seed=seed) if direction is None and len(v.questions)>3 else None, gap=_gap(v, y, direction, neutral), order=order_of(y.loc[rs], n, seed), all_order=order_of(y, n, seed),
-        **_reliable(v, y, direction, neutral), **_special(v, y, direction, neutral), readings=compare_readings(v, given, direction, neutral, n, seed),
-        parts=next(iter(prompts.values()), None), parts_by=prompts, variants=_varied(v, also, direction, neutral, n, seed), **_coordinates(v, direction, neutral, n, seed),
+        strength=axis_strength(v, neutral, n=n, seed=seed) if direction is None else None, gap=_gap(v, y, direction, neutral), order=order_of(y.loc[rs], n, seed), all_order=order_of(y, n, seed),
+        **_reliable(v, y, direction, neutral), **_special(v, y, direction, neutral), readings=compare_readings(v, given, direction, neutral),
+        parts=next(iter(prompts.values()), None), parts_by=prompts, variants=_varied(v, also, direction, neutral), **_coordinates(v, direction, neutral),
         random=_random(v, direction, neutral, n, seed), variance=parts, needed=needed, **_behaves(v, direction, neutral, adherence, n, seed),
         extras=extras or {}, sweep=sweep, reach=_reach(v, rs))
     e.findings = [f(e) for f in FINDERS]
     e.headline,e.sentences = conclude(e.findings, e)
     return e
+
+def _others(v, direction):
+    "Without the two personas that the direction was made of: along it, their accidents would look like an order"
+    if direction is None or not direction.orientation.endswith(OWN): return v
+    pair = direction.orientation.removesuffix(OWN).split(' minus ')
+    return v.only([p for p in v if p not in pair])
+
+def _prompts(v, given, direction, neutral):
+    "Parts of prompt and text for every reading under one prompt that has the same answers"
+    out = {}
+    for k,o in given.items():
+        if kind_of(k, o)!='prompt' or not same_space(v, o): continue
+        try: out[k] = contributions(v, o, direction, neutral)
+        except ValueError: pass                                # the row of this reading says what is wrong with it
+    return out
 
 # %% ../nbs/23_report.ipynb #a6423933
 def _ranked(v, y, direction, neutral, n, seed):
@@ -464,7 +482,6 @@ def _gap(v, y, direction, neutral):
 
 def _reliable(v, y, direction, neutral):
     "Reliability of personas, and of the axis or of the positions along the direction"
-    if len(v.questions)<2: return dict(reliability=None, axis_reliability=np.nan)
     t = reliability(v, neutral)
     return dict(reliability=t, axis_reliability=float(t.reliability['axis'] if direction is None else max(0, order_of(y, n=1).reliability)))
 
@@ -495,26 +512,26 @@ def _by_wording(v, roles):
         return PersonaVectors(v.means[at], [v.rows[i] for i in at], v.layers, v.meta).complete()
     return only(lambda i: i==0),only(lambda i: i>0)
 
-def _varied(v, also, direction, neutral, n, seed):
+def _varied(v, also, direction, neutral):
     "The order in each variant; and of one wording beside the others, where there are others"
-    t,rs = compare_readings(v, also, direction, neutral, n, seed),split_personas(v, neutral)[1]
+    t,rs = compare_readings(v, also, direction, neutral),split_personas(v, neutral)[1]
     if not (two := _by_wording(v, rs)): return t
     y,o = (along(x, direction, neutral).loc[rs] for x in two)
-    return pd.concat([t, pd.DataFrame([_row(y, o, 'an axis of each', n, seed)], index=['the first wording of each prompt, beside the others'])]).rename_axis('reading')
+    return pd.concat([t, pd.DataFrame([_row(y, o, 'an axis of each')], index=['the first wording of each prompt, beside the others'])]).rename_axis('reading')
 
 def _parts(v, neutral):
-    if len(v.questions)<2: return None,None
-    t = variance_parts(v, neutral)
+    try: t = variance_parts(v, neutral)
+    except ValueError: return None,None                        # wordings with too few answers in common
     return t,how_many(t)
 
 def _reach(v, roles):
     "What the numbers generalise over, in words"
     wordings = min(len({r.prompt for r in v.rows if r.persona==p}) for p in roles)
     of = f'each role had {wordings} wordings' if wordings>1 else 'each role had one wording, so nothing tells the persona from the words of its prompt'
-    return f'The intervals speak of other questions like these {len(v.questions)}, of these personas and of this model; {of}.'
+    return f'Intervals of lengths, gaps and shares speak of other questions like these {len(v.questions)}; those of rank correlations and of the reliability of the order, of other roles like these {len(roles)}. All speak of this model; {of}.'
 
 # %% ../nbs/23_report.ipynb #c0d75b22
-def _coordinates(v, direction, neutral, n, seed):
+def _coordinates(v, direction, neutral):
     "Coordinates with the largest shares, whether they matter, and probes beside the mean difference"
     a = (direction or assistant_axis(v, neutral)).unit.double().numpy()**2
     out = dict(dominant=dominant(v, neutral=neutral), top_share=float(np.sort(a)[::-1][:10].sum()))
@@ -525,12 +542,12 @@ def _coordinates(v, direction, neutral, n, seed):
     u[u.abs().argsort(descending=True)[:10]] = 0
     rs = split_personas(v, neutral)[1]
     masked = along(v, Direction(u, direction.orientation, direction.layer, direction.model), neutral).loc[rs]
-    return out | dict(scaled=pd.DataFrame([_row(along(v, direction, neutral).loc[rs], masked, 'without its ten largest coordinates', n, seed)], index=['masked']).rename_axis('reading'), probes=None, matters=None, coordinates_said='')
+    return out | dict(scaled=pd.DataFrame([_row(along(v, direction, neutral).loc[rs], masked, 'without its ten largest coordinates')], index=['masked']).rename_axis('reading'), probes=None, matters=None, coordinates_said='')
 
 def _random(v, direction, neutral, n, seed):
     "How far roles spread along it, and along directions with their covariance. The axis and they come from one half of the questions, the spread from the other"
     qs,rs = v.questions,split_personas(v, neutral)[1]
-    halves = [(v,v)] if direction is not None or len(qs)<4 else [(v.only(questions=qs[a::2]),v.only(questions=qs[b::2])) for a,b in ((0,1),(1,0))]
+    halves = [(v,v)] if direction is not None else [(v.only(questions=qs[a::2]),v.only(questions=qs[b::2])) for a,b in ((0,1),(1,0))]
     def spread(made, measured):
         u = np.vstack([(direction or assistant_axis(made, neutral)).unit.double().numpy(), random_directions(made, n, seed, neutral)])
         return (centred(measured, neutral).loc[rs].values@u.T).std(0, ddof=1)
@@ -543,6 +560,7 @@ def _behaves(v, direction, neutral, adherence, n, seed):
     rs = split_personas(v, neutral)[1]
     m = adherence.groupby('persona').difference.mean()
     rs = [p for p in rs if p in m.index]
+    if len(rs)<5 or not m[rs].std()>0: return dict(predicts=None, adherence=None)
     x,y = centred(v, neutral).loc[rs].values,m[rs].values-m[rs].mean()
     def score(u):
         p = x@u-(x@u).mean()
@@ -591,7 +609,7 @@ def figures(self:Report)->dict: # Name to figure
     v,ns = self.vectors,self.neutrals
     title = 'Personas along the assistant axis' if self.direction is None else 'Personas along the direction'
     out = dict(ranking=plot_ranking(_columns(self), v, ns, title, 'cross-fitted' if self.direction is None else self.direction.orientation), nulls=plot_nulls(_nulls(self), subtitle='Full line: the real value. Dotted: 95 % of what came by chance.'))
-    if len(v.questions)>3: out['similarity'] = plot_cosine(v, ns, cosines=crossvalidated_cosine(v, ns))
+    out['similarity'] = plot_cosine(v, ns, cosines=crossvalidated_cosine(v, ns))
     out |= dict(variance=plot_variance(v, ns), **({'pca': plot_pca(v, ns)} if len(self.roles)>2 else {}), coordinates=plot_dominant(_shares(self.dominant)))
     if self.sweep: out['layers'] = plot_sweep(self.sweep[0][[k for k in ('effect','reliability','cos_pc1') if k in self.sweep[0]]].rename(columns=SWEPT), self.sweep[1])
     return out
@@ -604,7 +622,8 @@ def _columns(e):
     out = {first: e.ranking}
     for k in chosen:
         if e.direction is not None and not same_space(e.vectors, e.given[k]): continue
-        y = along(e.vectors, e.direction, e.neutrals, e.given[k]) if e.direction is not None else along(e.given[k].only(list(e.vectors), e.vectors.questions), None, e.neutrals)
+        try: y = along(e.vectors, e.direction, e.neutrals, e.given[k]) if e.direction is not None else along(e.given[k].only(list(e.vectors), e.vectors.questions), None, e.neutrals)
+        except ValueError: continue                            # its row says what is wrong with it
         out[k] = pd.DataFrame(dict(category=[category_of(p) for p in y.index], projection=y.mean(axis=1), se=y.sem(axis=1)), index=y.index)
     return out
 
@@ -638,7 +657,7 @@ def _shown(x, column=''):
     if isinstance(x, (float,np.floating)):
         if np.isnan(x): return '–'
         if np.isinf(x): return 'none'
-        if column in ('p','p of what is left'): return _num(float(x), 3)
+        if column=='p': return _num(float(x), 3)
         return f'{x:,.0f}'.replace('-', '−') if abs(x)>=1000 or (abs(x)>=10 and x==int(x)) else _num(float(x), 2) if abs(x)>=.01 or x==0 else f'{x:.1g}'.replace('-', '−')
     return escape(str(x))
 
@@ -668,20 +687,20 @@ def _findings_html(e):
     return f'<div class="wide"><table><thead><tr><th>question</th><th>answer</th><th>what was found</th></tr></thead><tbody>{rows}</tbody></table></div>'
 
 SWEPT = dict(reliability='reliability of the axis', cos_pc1='cosine of axis and PC1', effect='held-out effect', se='± se', answers='of single answers', behind='behind the best', behind_se='± se of that')
-READING = dict(measured='measured on', rho='ρ', ceiling='noise ceiling', left='left', left_p='p of what is left')
+READING = dict(measured='measured on', rho='ρ', ceiling='noise ceiling', left='left')
 
 def _sections(e, figs):
     "Title, introduction and content of every section of the page"
     def fig(k): return f'<div class="fig">{figs[k]}</div>' if k in figs else ''
     this = 'axis' if e.direction is None else 'direction'
     yield 'along', f'Along the {this}', 'Each persona was measured on answers that had no part in making the axis. ' * (e.direction is None) + 'The bars are 95 % intervals over questions. Beside them are the same personas where no persona was in the model, or no model at all. Where the columns look alike, the first has shown nothing that is not in the text.', _along_html(e) + fig('ranking')
-    yield 'text', 'What could explain it away', f'Does the same order of the {len(e.roles)} roles come from something simpler? ρ is the rank correlation with the order here; its interval speaks of roles like these. The noise ceiling is what two orders measured this roughly could reach; ρ can exceed it, since readings of the same answers share their accidents. “Left” is the share of the order, without noise, that does not follow from the reading.', _readings_html(e)
+    yield 'text', 'What could explain it away', f'Does the same order of the {len(e.roles)} roles come from something simpler? ρ is the rank correlation with the order here; its interval speaks of roles like these. The noise ceiling is what two orders measured this roughly could reach at best (from the upper ends of their reliabilities). “Left” is the share of the order that does not follow linearly from the reading, the noise of both taken out.', _readings_html(e)
     yield 'holds', 'Does it hold?', 'The same order, where it should still be there.', (html_table(e.variants[['measured','rho','low','high']], names=READING) if len(e.variants) else '<p>No variant was given.</p>')
     yield 'chance', 'What chance would have given', 'The neutral prompts are near-paraphrases, so shuffling the labels would always reject. Instead each role takes the place of the default in turn. Random directions are drawn with the covariance of the roles, and the spread of the roles along them says whether it is one of their main directions. (How far the neutrals stick out along their own axis is not compared with random directions: along its own axis, any persona sticks out.)', fig('nulls') + _pseudo_html(e)
     yield 'measured', 'How well is it measured, and what would measure it better?', 'Reliability says that the same would come out again. It is not validity: SmolLM2 135M with random weights, reading answers under the personas’ prompts, reaches 0.98.', _reliability_html(e)
     yield 'space', 'The space of the roles', f'{len(e.roles)} roles have at most {len(e.roles)-1} dimensions. Numbers of dimensions can only be compared between sets of as many roles. What is said of other questions is without noise, so a share there may be larger. A cosine without noise of a persona that is hardly reliable is nearly nothing divided by nearly nothing, and ends at ±1.', fig('variance') + fig('pca') + fig('similarity')
     yield 'coordinates', 'Single coordinates', 'In some models a few coordinates hold most of the norm, and what is found should not depend on them. Whitened: by how a persona’s answers vary over questions.', _coordinates_html(e, fig)
-    if e.adherence is not None: yield 'behaviour', 'What the model does', 'Adherence is how much more probable an answer is under its own persona’s prompt than under the default one, in nats a token. Two things are asked. Is there a relation? Then the correlation is larger than with the adherence shuffled over the roles. Is it this direction’s? Then it is larger than that of random directions; which by itself shows nothing, for where the roles differ mainly in one dimension, random directions are nearly one direction.', _behaviour_html(e)
+    if e.adherence is not None: yield 'behaviour', 'What the prompts change', 'Adherence is how much more probable an answer is under its own persona’s prompt than under the default one, in nats a token. Where the model wrote the answers itself it is positive on average whatever the prompt (a Kullback–Leibler divergence), so it says how far a prompt moves what is said, and not that an answer is in character. Two things are asked. Is there a relation? Then the correlation is larger than with the adherence shuffled over the roles. Is it this direction’s? Then it is larger than that of random directions; which by itself shows nothing, for where the roles differ mainly in one dimension, random directions are nearly one direction.', _behaviour_html(e)
     if e.sweep: yield 'layers', 'Over layers', escape(e.sweep[2]), fig('layers') + html_table(e.sweep[0], names=SWEPT)
     for i,(k,o) in enumerate(e.extras.items()): yield f'more-{i}', escape(k), '', html_table(o)
     yield 'made', 'How this was made', '', _made_html(e)
@@ -709,7 +728,6 @@ def _pseudo_html(e):
     return html_table(t.drop(columns='who').rename_axis('in the place of the default' if e.direction is None else 'persona'), 'The furthest eight.', dict(gap='distance', kind=''))
 
 def _reliability_html(e):
-    if e.reliability is None: return '<p>Too few questions.</p>'
     r = e.reliability
     low = r.reliability.drop('axis', errors='ignore')
     t = pd.Series({'axis': r.reliability.get('axis', np.nan), 'personas, median': low.median(), f'personas, least ({low.idxmin()})': low.min(), 'order of the roles': e.order.reliability}, name='reliability').to_frame()
