@@ -278,14 +278,14 @@ def _find_reading(e, kind):
     q = dict(text='Do the words alone give the same order?', words='Do the word embeddings (layer 0) give it?', prompt='Is the order there without the personas’ prompts?', untrained='Does an untrained model give it?', other='Does another reading that was given give it?')[kind]
     t = e.readings[[kind_of(k, e.given[k])==kind for k in e.readings.index]] if len(e.readings) else e.readings
     t = t[t.rho.notna()] if len(t) else t
-    rule = 'yes if the rank correlation over the roles is at least 0.7 and no accident (p ≤ 0.05, times the number of such readings), no if its interval ends below 0.7 of what the noise leaves possible'+', or less than half of the order comes with the text'*(kind=='prompt')
+    rule = 'yes if the rank correlation over the roles is at least 0.7 and no accident (p ≤ 0.05, times the number of such readings), no if its interval ends below 0.7 of what the noise leaves possible, which must be 0.6 or more'+', or less than half of the order comes with the text'*(kind=='prompt')
     if e.order.p>.05: return Finding(q, 'not tested', 'open', 'There is no order of the roles to explain.', rule)
     if not len(t): return Finding(q, 'not tested', 'open', 'No further reading was given.' if kind=='other' else f'No reading of {KINDS[kind]} was given.', rule)
     best = t.rho.idxmax()
     r = t.loc[best]
     possible = 1 if np.isnan(r.ceiling) else min(1, r.ceiling)
     without = best in e.parts_by and e.parts_by[best].loc[('order','share of the text'),'high']<.5
-    answer = 'yes' if r.rho>=SAME and r.p*len(t)<=.05 else 'no' if r.high<SAME*possible or without else 'unclear'
+    answer = 'yes' if r.rho>=SAME and r.p*len(t)<=.05 else 'no' if without or possible>=.6 and r.high<SAME*possible else 'unclear'
     return Finding(q, answer, dict(yes='against', no='for').get(answer, 'open'), f'{best}: ρ = {_num(r.rho)} ({_span(r.low, r.high)}){"" if np.isnan(r.left) else f"; {_percent(min(1, max(0, r.left)))} of the order is left"}.', rule)
 
 def _find_variants(e):
