@@ -194,10 +194,12 @@ SAME = .7 # From this rank correlation on, a reading gives half of the variance 
 
 def _row(y, other, how):
     "The comparison of the order `y` (role × question) with that of a reading"
-    from scipy.stats import spearmanr
+    from scipy.stats import rankdata
+    a,b = (rankdata(o.mean(axis=1)) for o in (y,other))
+    null = np.random.default_rng(0).permuted(np.tile(a, (2000,1)), axis=1)@(b-b.mean())                 # with few roles the usual p of a rank correlation is too small
     rho,low,high = spearman(y.mean(axis=1), other.mean(axis=1))
     own,both = order_of(other, n=1) if other.shape[1]>1 else None,[q for q in y if q in other]
-    return dict(measured=how, rho=rho, low=low, high=high, p=float(spearmanr(y.mean(axis=1), other.mean(axis=1)).pvalue), ceiling=np.sqrt(max(order_of(y, n=1).high, 0)*max(own.high, 0)) if own else np.nan,
+    return dict(measured=how, rho=rho, low=low, high=high, p=float((1+(null>=a@(b-b.mean())-1e-9).sum())/2001), ceiling=np.sqrt(max(order_of(y, n=1).high, 0)*max(own.high, 0)) if own else np.nan,
                 left=left_over(y, other.mean(axis=1)) if not own else left_over(y[both], other[both]) if own.reliability>.3 else np.nan)    # with less, there is nothing to divide by
 
 def compare_readings(
@@ -205,7 +207,7 @@ def compare_readings(
     readings:dict, # Name to PersonaVectors
     direction:Direction=None, # None: the assistant axis
     neutral=None # Names of the neutral personas; None: the built-in ones
-)->pd.DataFrame: # A row a reading: measured, rho, low, high, p, ceiling, left
+)->pd.DataFrame: # A row a reading: measured, rho, low, high, p (of as much with the roles shuffled), ceiling, left
     "How far each reading gives the same order of the roles, and what it leaves"
     rs = split_personas(v, neutral)[1]
     y,rows = along(v, direction, neutral).loc[rs],{}
