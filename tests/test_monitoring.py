@@ -1,0 +1,106 @@
+"The turns of a conversation for every template and tokenizer of the zoo, and streaming on tiny models of every architecture"
+import re
+import numpy as np, pytest, torch
+from hypothesis import given, settings, strategies as st
+from transformers import AutoModelForCausalLM
+from persona_vectors.analysis import Direction
+from persona_vectors.monitoring import Monitor, as_messages
+from persona_vectors.prompts import Text, _thinking, get_format, tokenize
+from templates import kinds, tokenizer, zoo
+from test_architectures import L, configs
+
+pairs = [(k,n) for k in kinds for n in [*zoo, None]]
+each = pytest.mark.parametrize('kind,name', pairs, ids=[f'{k}-{n or "raw"}' for k,n in pairs])
+def fmt(kind, name): return get_format('chat' if name else 'raw', tokenizer(kind, name))
+def msg(*texts, system=None): return [dict(role='system', content=system)]*bool(system) + [dict(role='assistant' if i%2 else 'user', content=o) for i,o in enumerate(texts)]
+
+talk = msg('Who are you?', 'A bard.', 'a', 'Who are you? A bard.', 'A bard.', 'a')       # what is said is said again: to search for it would find another
+block = '<think>\nA bard?\n</think>\n\n'
+
+def check(kind, name, msgs):
+    "Each message has its own place, and the text before the last answer is what the template makes of the messages before it"
+    tok,f = tokenizer(kind, name),fmt(kind, name)
+    text,at = f.conversation(msgs)
+    assert [text[a:b].strip() for a,b in at]==[m['content'].strip() for m in msgs]
+    assert all(b<=a for (_,b),(a,_) in zip(at, at[1:]))
+    if name and msgs[-1]['role']!='assistant': assert text==tok.apply_chat_template(f._folded(msgs), chat_template=f.template, tokenize=False, add_generation_prompt=True)
+    return text,at
+
+@each
+@pytest.mark.parametrize('system', [None, 'You are a bard.'])
+def test_one_turn_is_as_prompts_has_it(kind, name, system):
+    f = fmt(kind, name)
+    one = f.full(system or '', 'Who are you?', 'A bard.')
+    text,at = f.conversation(msg('Who are you?', 'A bard.', system=system))
+    assert (text,at[-1])==(one.text,(one.start,one.end))
+
+@each
+def test_many_turns(kind, name):
+    text,at = check(kind, name, talk)
+    asked,before = check(kind, name, talk[:-1])
+    assert before==at[:-1] and asked[:at[-2][1]]==text[:at[-2][1]]
+    spans = [tokenize(tokenizer(kind, name), Text(text, *o)) for o in at]
+    assert all(a.end<=b.start for a,b in zip(spans, spans[1:]))
+
+@each
+def test_with_a_system_prompt(kind, name):
+    "Mistral's third template moves the system text to the last question: that is refused, and nothing else is"
+    msgs = msg('Who are you?', 'A bard.', 'a', 'Who are you?', system='You are a bard.')
+    if name!='mistral3': check(kind, name, msgs)
+    else:
+        with pytest.raises(ValueError, match="out of its order: use prompt_format='raw'"): fmt(kind, name).conversation(msgs)
+
+@pytest.mark.parametrize('name', [*zoo, None])
+def test_thinking(name):
+    "Of the last turn it is read and not part of the turn; of an earlier one it is that too, or refused where the template drops it"
+    f,drops = fmt('qwen', name),('qwen3', 'deepseek_r1')
+    text,at = f.conversation(msg('Who are you?', 'A bard.', 'a', block+'Who?'))
+    assert text[slice(*at[-1])]=='Who?' and 'A bard?' in text[at[-2][1]:at[-1][0]]
+    earlier = msg('Who are you?', block+'A bard.', 'a', 'Who?')
+    if name in drops:
+        with pytest.raises(ValueError, match=r'message 1 \(assistant\) opens with thinking, which the chat template leaves out'): f.conversation(earlier)
+    else: assert [f.conversation(earlier)[0][a:b] for a,b in f.conversation(earlier)[1]]==['Who are you?', 'A bard.', 'a', 'Who?']
+
+@pytest.mark.parametrize('name', [*zoo, None])
+def test_white_space(name):
+    "A template may trim what came before; the last answer is word for word"
+    text,at = check('qwen', name, msg(' Who? ', '\nA bard.\n', 'a ', ' b \n'))
+    assert text[slice(*at[-1])]==' b \n'
+
+pieces = st.sampled_from(['a', 'Who?', ' ', '\n\n', '<|im_end|>', '[/INST]', '<think>', '</think>', 'MESSAGE0STANDS', 'User:', '{{ x }}', 'Answer:'])
+anything = st.lists(pieces, min_size=1, max_size=5).map(''.join).filter(str.strip)
+
+@pytest.mark.parametrize('name', [*zoo, None])
+@settings(deadline=None, max_examples=40, derandomize=True, database=None)
+@given(texts=st.lists(anything, min_size=2, max_size=5, unique=True))
+def test_anything_said(name, texts):
+    "Whatever is said, each message has its place, or the reason why not is one of those that are known (unique: the zoo's Qwen 3 takes like messages for one another)"
+    f,msgs = fmt('qwen', name),msg(*texts)
+    try: text,at = f.conversation(msgs)
+    except ValueError as e:
+        assert re.search('the answer is empty|opens with thinking|otherwise than it is written', str(e))
+        return
+    for m,(a,b) in zip(msgs, at):
+        n = _thinking(m['content']) if m['role']=='assistant' else 0
+        assert text[a:b].strip()==m['content'][n:].strip()
+    if name and msgs[-1]['role']!='assistant': assert text==tokenizer('qwen', name).apply_chat_template(f._folded(msgs), chat_template=f.template, tokenize=False, add_generation_prompt=True)
+
+# streaming
+
+@pytest.mark.parametrize('arch', [o for o in configs if o!='gemma3'])
+def test_streaming(arch):
+    "Values while an answer is written are those of one forward over it, at every layer; shifted by a token they are not"
+    tok = tokenizer('qwen', 'chatml')
+    cfg = configs[arch]()
+    cfg.vocab_size = len(tok)
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(cfg, dtype=torch.float32).eval()
+    for p in model.parameters(): p.data += .1*torch.randn_like(p)
+    m = Monitor(model, tok, {f'{k}': Direction(torch.randn(cfg.hidden_size), 'random', k, arch) for k in range(L+1)})
+    out = list(m.stream(talk[:-1], 12, temperature=5.))
+    prompt = m._tokens_of(as_messages(talk[:-1]))[0].ids
+    got = np.array([list(t.projections.values()) for t in out])
+    want = m.project(prompt+[t.id for t in out])
+    assert len(out)>3 and abs(got-want[len(prompt):]).max() < 1e-5*abs(want).max()
+    assert abs(got-want[len(prompt)-1:-1]).max() > 1e-3*abs(want).max()
+    assert out==list(m.stream(talk[:-1], 12, temperature=5.)) and out!=list(m.stream(talk[:-1], 12, temperature=5., seed=1))
