@@ -331,7 +331,19 @@ def _vectors(path, ex):
     if not path and ex.source.label!=EMBEDDED: raise ValueError(f"there are no vectors of {ex.source.label}: make a file with `persona-vectors extract` and name it with --vectors")
     v = load_vectors(path or data_dir()/f'persona_vectors/{EMBEDDED}-cc9e4b59.safetensors')
     if v.meta.get('model', ex.source.label)!=ex.source.label: raise ValueError(f"{path} has vectors of {v.meta['model']}, and the model is {ex.source.label}")
+    if None in v.layers: raise ValueError(f"{path} does not say which layer it is of: give the .safetensors beside it")
     return v
+
+def _direction(text, v, model):
+    "The direction that `--direction` says, at the layer of `v`; None: the assistant axis"
+    from persona_vectors.analysis import assistant_axis
+    from persona_vectors.interop import import_file
+    from persona_vectors.report import load_direction
+    if not text: return assistant_axis(v)
+    if Path(text).suffix!='.gguf': return load_direction(text, v)
+    found,k = import_file(Path(text), model),v.layers[0]
+    if k not in found: raise ValueError(f"{text} has no direction for layer {k}: it has {', '.join(map(str, found))}; say which with --layer")
+    return found[k]
 
 def _numbers(text):
     try: return [float(o) for o in text.split(',')]
@@ -342,19 +354,17 @@ def _numbers(text):
 def steer(question:Annotated[str, typer.Argument(help='What to ask. Default: whatever is typed, line after line; the conversation goes on at every coefficient by itself.')]=None,
           coef:Annotated[str, typer.Option(help='Coefficients, with commas between, in lengths of the direction: of the assistant axis, the gap between neutrals and roles. Write --coef=-2 for a negative one.')]='-2,2',
           vectors:Annotated[Path, typer.Option(help="Vectors file whose assistant axis is the direction. Default: the embedded model's.")]=None,
-          direction:Annotated[str, typer.Option(help='Another direction: a .pt, .npy or .safetensors file with one vector, or two personas with a comma between (first minus second).')]=None,
+          direction:Annotated[str, typer.Option(help='Another direction: a .gguf, .pt, .npy or .safetensors file, or two personas with a comma between (first minus second).')]=None,
           at:Annotated[str, typer.Option(help="Tokens that are moved: 'all', 'prompt', 'answer'.")]='all', system:Annotated[str, typer.Option(help='A system prompt.')]='',
           layer:Layer=None, model:Model=EMBEDDED, prompt_format:Format='chat', device:Device=None, dtype:Dtype=None, max_tokens:MaxTokens=64, temperature:Temperature=0., seed:Seed=0):
     "What the model says when it is moved along the assistant axis, beside what it says by itself."
-    from persona_vectors.analysis import assistant_axis
     from persona_vectors.extraction import ActivationExtractor
     from persona_vectors.local import LocalModel
-    from persona_vectors.report import load_direction
     from persona_vectors.slider import answers_at
     ex,coefs = ActivationExtractor(_config(model, prompt_format=prompt_format, device=device, dtype=dtype)),[0.,*_numbers(coef)]
     v = _vectors(vectors, ex)
     v = v.at(_one_of(layer, v, vectors or EMBEDDED))
-    d,talks = load_direction(direction, v) if direction else assistant_axis(v),[[dict(role='system', content=system)]*bool(system) for _ in coefs]
+    d,talks = _direction(direction, v, model),[[dict(role='system', content=system)]*bool(system) for _ in coefs]
     lm = LocalModel(ex.source, prompt_format, ex.device, ex.dtype)
     for q in [question] if question else _typed():
         for t in talks: t.append(dict(role='user', content=q))
@@ -408,7 +418,7 @@ def export(file:Annotated[Path, typer.Argument(help='A vectors file.')], out:Ann
     v,formats = load_vectors(file),('gguf','assistant-axis','persona_vectors','roles')
     if format not in formats: raise ValueError(f"--format {format}: choose from {', '.join(formats)}")
     if None in v.layers: raise ValueError(f"{file} does not say of which layer its vectors are: give the .safetensors file")
-    if format=='roles': export_roles(v, out, model)
+    if format=='roles': export_roles(v if layer is None else v.at(_one_of(layer, v, file)), out, model)
     else:
         ks = fitting(v.layers, format, v.meta['num_layers']) if layer is None else resolve_layers(layer, v.meta['num_layers'])
         if format=='gguf' and len(ks)>1: raise ValueError(f"{file} has layers {', '.join(map(str, ks))}, and llama.cpp adds every one that it finds: say which with --layer")
@@ -427,7 +437,7 @@ def import_(file:Annotated[Path, typer.Argument(help="A GGUF control vector, a .
     from persona_vectors.vectors import PersonaVectors
     got = import_file(file, model, format, orientation)
     if isinstance(got, PersonaVectors):
-        if layer is not None: got = got.at(int(_one(layer)))
+        if layer is not None: got = got.at(_one_of(layer, got, file))
         print(got)
         if out: got.save(out)
     else:
@@ -436,6 +446,7 @@ def import_(file:Annotated[Path, typer.Argument(help="A GGUF control vector, a .
             if lacking := [k for k in ks if k not in got]: raise ValueError(f"{file} has no layer {lacking[0]}: it has {', '.join(map(str, got))}")
             got = {k: got[k] for k in ks}
         for k,d in got.items(): print(f'layer {k:>3}  norm {d.vector.norm():10.3f}  {d.orientation}')
+        if out and len(got)>1: raise ValueError(f"{file} has layers {', '.join(map(str, got))}, and llama.cpp adds every one that it finds: say which with --layer")
         if out: export_direction(got, out, 'gguf', model)
     if out: print(out)
 

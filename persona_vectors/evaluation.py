@@ -328,7 +328,7 @@ def table(self:SteeringEvaluation
 
 # %% ../nbs/34_evaluation.ipynb #9e01104a
 @patch
-def against_controls(self:SteeringEvaluation)->pd.DataFrame: # Indexed by measure, sign, dose: direction, controls, difference, ± (95 %), p, beats
+def against_controls(self:SteeringEvaluation)->pd.DataFrame: # Indexed by measure, sign, dose: direction, controls, difference, ± (95 %), p, beyond
     "The direction's effects beside its controls' at the same KL. Effects along `sign`, so that more is better"
     df,out = self.effects(),{}
     for m in [*MEASURES, *(['judge'] if 'judge' in df else [])]:
@@ -337,7 +337,7 @@ def against_controls(self:SteeringEvaluation)->pd.DataFrame: # Indexed by measur
             own,theirs = s*g.groupby('question')[m].mean(),s*c.groupby('question')[m].mean()
             each,w = s*c.groupby(['name','sign'])[m].mean(),half_width(own-theirs)
             diff = (own-theirs).mean()
-            out[m,s,dose] = {'direction': own.mean(), 'controls': theirs.mean(), 'difference': diff, '±': w, 'p': rank_p(own.mean(), each), 'beats': bool(diff>w)}
+            out[m,s,dose] = {'direction': own.mean(), 'controls': theirs.mean(), 'difference': diff, '±': w, 'p': rank_p(own.mean(), each), 'beyond': bool(diff>w)}
     return pd.DataFrame(out.values(), pd.MultiIndex.from_tuples(out, names=['measure','sign','dose']))
 
 # %% ../nbs/34_evaluation.ipynb #7a467708

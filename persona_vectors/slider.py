@@ -39,7 +39,8 @@ def answers_at(
             for o,t in zip(out, tokens.tolist()):
                 if not (o and lm.is_over(o)): o.append(t)
             if all(map(lm.is_over, out)): break
-    return [lm.tokenizer.decode([t for t in o if t not in lm.ends], skip_special_tokens=True).strip() for o in out]
+    def asked(talk): return Response('', talk[-1]['content'], '', talk[0]['content'] if talk[0]['role']=='system' else '')
+    return [lm._finished(asked(as_messages(t)), o, 0).text.strip() for t,o in zip(talks, out)]        # up to the end token or the raw format's next turn
 
 # %% ../nbs/37_slider.ipynb #33ae139c
 def slider(

@@ -136,6 +136,8 @@ class Pass:
         if ids is None: raise ValueError("steering needs a model that is called with input_ids or inputs_embeds")
         (b,t),cache,mask,pos = ids.shape[:2],*map(call.get, ('past_key_values','attention_mask','position_ids'))
         seen = 0 if cache is None else int(cache.get_seq_length())
+        if cache is None and mask is not None and isinstance(mask, Tensor) and mask.ndim==2 and mask.shape[1]>t:
+            raise ValueError(f"attention_mask covers {mask.shape[1]} tokens where {t} are read, and there is no cache of transformers' usual kind (past_key_values) to say where they stand: generate with use_cache=False")
         if mask is not None and (not isinstance(mask, Tensor) or mask.ndim!=2 or mask.shape[1]<seen+t):
             what = f"is {tuple(mask.shape)}" if isinstance(mask, Tensor) else f"is a {type(mask).__name__}"
             raise ValueError(f"attention_mask {what}, where {seen} tokens are in the cache and {t} are read: steering needs one of ({b}, {seen+t}), "
