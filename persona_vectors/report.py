@@ -178,8 +178,7 @@ def read_along(
     v:PersonaVectors, # What the direction is of
     other:PersonaVectors, # The reading
     direction:Direction=None, # None: the assistant axis
-    neutral=None, # Names of the neutral personas; None: the built-in ones
-    place:bool=None # Along the direction of `v` itself; None: where both are in the same space and a direction was given
+    neutral=None # Names of the neutral personas; None: the built-in ones
 )->tuple[pd.DataFrame,str]: # Role × question, or role × 1; how it was measured
     "Where the roles lie in a reading, along what stands for the direction there"
     rs = split_personas(v, neutral)[1]
