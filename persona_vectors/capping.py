@@ -9,7 +9,7 @@ __all__ = ['RULES', 'token_projections', 'Capping', 'calibrate', 'turned', 'load
 from dataclasses import dataclass, replace
 from .analysis import Direction
 from .blocks import watch
-from .steering import Steer, steering
+from .steering import Steer, log, steering
 import numpy as np, pandas as pd, torch
 from torch import Tensor
 
@@ -40,6 +40,8 @@ class Capping:
     thresholds:tuple # A projection along each, in units of the residual stream
     distribution:str # Of what the thresholds are percentiles
     op:str='floor' # 'floor' or 'ceiling'
+    def __post_init__(self):
+        if len(self.directions)!=len(self.thresholds): raise ValueError(f"{len(self.directions)} directions and {len(self.thresholds)} thresholds: give one for each")
     @property
     def layers(self): return [d.layer for d in self.directions]
     def steers(self, at='all'): return [Steer(d, self.op, t, at=at, unit='raw') for d,t in zip(self.directions, self.thresholds)] # for `steering`
@@ -56,6 +58,9 @@ def calibrate(
     "A floor at a percentile of projections"
     if rule not in RULES: raise ValueError(f"rule={rule!r}: choose from {', '.join(RULES)}")
     if len({d.layer for d in directions})<len(directions): raise ValueError(f"the directions are of layers {[d.layer for d in directions]}: give one for each layer")
+    if bad := [o for o in projections if o.ndim!=2 or o.shape[1]!=len(directions)]: raise ValueError(f"projections of shape {tuple(bad[0].shape)} and {len(directions)} directions: a column for each is needed, as token_projections gives with these directions")
+    if not 0<=percentile<=100: raise ValueError(f"percentile={percentile}: give a number from 0 to 100")
+    if 0<percentile<1: log.warning(f"percentile={percentile:g} is below one per cent: for a quarter give 25")
     x = torch.cat(projections) if rule=='token' else torch.stack([o.mean(0) for o in projections])
     what = {'token': f'{len(x)} tokens', 'response': f'the means of {len(x)} answers'}[rule]
     return Capping(tuple(directions), tuple(np.percentile(x.double().numpy(), percentile, axis=0).tolist()), f"percentile {percentile:g} of {what} of {of}")
@@ -76,7 +81,7 @@ def load_capping(
     "Read a published capping; nothing is unpickled"
     from pickle import UnpicklingError
     try: d = torch.load(path, map_location='cpu', weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError) as e: raise ValueError(f"{path} is not a file of plain tensors: {str(e).splitlines()[0]}") from None
+    except (UnpicklingError, RuntimeError, EOFError) as e: raise ValueError(f"{path} is not a file of plain tensors, and nothing is unpickled ({type(e).__name__})") from None
     if not isinstance(d, dict) or not {'vectors','experiments'}<=set(d): raise ValueError(f"{path} is no capping file of assistant-axis: it should have 'vectors' and 'experiments', and has {list(d)[:5] if isinstance(d, dict) else type(d).__name__}")
     found = {o['id']: o['interventions'] for o in d['experiments']}
     if experiment not in found and not (experiment is None and len(found)==1): raise ValueError(f"experiment={experiment!r}: {path} has {', '.join(found)}")

@@ -216,6 +216,10 @@ def _from_pt(path, m, format):
     if not isinstance(o, Tensor): raise ValueError(f"it holds {', '.join(map(str, list(o)[:5])) if isinstance(o, dict) else type(o).__name__}: that is none of {', '.join(CONVENTIONS)}")
     return _from_rows(o, path, m, format)
 
+def _is_gguf(path):
+    if path.is_dir(): return False
+    with open(path, 'rb') as f: return f.read(4)==b'GGUF'
+
 def import_file(
     path, # A GGUF control vector, a .pt of assistant-axis or persona_vectors, or a folder of assistant-axis' role files
     model, # Of which model it is: a name, a folder or a `ModelSource`
@@ -227,10 +231,10 @@ def import_file(
     if format: fitting([], format, 0)                                # ValueError for a name that is none
     if not path.exists(): raise FileNotFoundError(f"there is no file or folder {path}")
     try:
+        if orientation and not _is_gguf(path): raise ValueError(f"orientation={orientation!r} is for a GGUF file that does not say what positive means; of this one its format says it")
         if path.is_dir(): return _roles({p: _load_pt(p) for p in sorted(path.glob('*.pt'))}, m)
         if path.suffix in ('.json','.jsonl','.safetensors'): raise ValueError(f"it is not of another project: `{'load_vectors' if path.suffix=='.safetensors' else 'load_responses'}` reads it")
-        with open(path, 'rb') as f: magic = f.read(4)
-        return _from_gguf(path, m, format, orientation) if magic==b'GGUF' else _from_pt(path, m, format)
+        return _from_gguf(path, m, format, orientation) if _is_gguf(path) else _from_pt(path, m, format)
     except ValueError as e: raise ValueError(f"{path}: {e}") from None
 
 # %% ../nbs/35_interop.ipynb #ee66d214

@@ -162,6 +162,7 @@ class Monitor:
         prompt_format:str='chat', # 'chat' or 'raw'
         blocks:str=None # As `find_blocks` takes it
     ):
+        if not hasattr(model, 'config'): raise TypeError(f"{type(model).__name__} is no model of transformers: of a LocalModel, pass its .model and .tokenizer")
         self.model,self.tokenizer,self.format,self.blocks,self.calibration = model,tokenizer,get_format(prompt_format, tokenizer),blocks,None
         self.directions = {'projection': directions} if isinstance(directions, Direction) else dict(directions)
         n,d = len(find_blocks(model, blocks)),model.config.get_text_config().hidden_size

@@ -793,7 +793,8 @@ def load_direction(
         except Exception as e: raise ValueError(f"{path} does not hold plain tensors, and nothing is unpickled ({type(e).__name__})") from None
     elif path.suffix=='.safetensors':
         from safetensors.torch import load_file
-        x = load_file(path)
+        try: x = load_file(path)
+        except Exception as e: raise ValueError(f"{path} is damaged or no safetensors file ({type(e).__name__})") from None
     else: raise ValueError(f"{path}: give a .pt, .npy or .safetensors file")
     if isinstance(x, dict): x = next(iter(x.values())) if len(x)==1 else None
     if x is None or x.squeeze().dim()!=1: raise ValueError(f"{path} does not hold one vector")

@@ -27,6 +27,7 @@ def answers_at(
     seed:int=0
 )->list: # The answer at each coefficient
     "What the model says next at each coefficient"
+    if not isinstance(lm, LocalModel): raise TypeError(f"the model is a {type(lm).__name__}: pass the LocalModel itself, which has the tokenizer too")
     if talks and isinstance(talks[0], dict): talks = [talks]*len(coefs)
     if len(talks)!=len(coefs) or not coefs: raise ValueError(f"{len(talks)} conversations and {len(coefs)} coefficients: give one conversation for each, or one for all")
     enc = lm.tokenizer([lm.format.conversation(as_messages(o))[0] for o in talks], add_special_tokens=False, padding=True, return_tensors='pt').to(lm.device)

@@ -37,8 +37,8 @@ class Steer:
     def __post_init__(self):
         for name,among in (('op', OPS), ('at', PLACES), ('unit', UNITS)):
             if getattr(self, name) not in among: raise ValueError(f"{name}={getattr(self, name)!r}: choose from {', '.join(among)}")
-        put,ds,c = object.__setattr__,self.directions,torch.as_tensor(self.coef, dtype=torch.float64)
-        put(self, 'directions', (ds,) if isinstance(ds, Direction) else tuple(ds))
+        put,ds,c = object.__setattr__,_listed(self.directions),torch.as_tensor(self.coef, dtype=torch.float64)
+        put(self, 'directions', ds)
         put(self, 'layers', (self.layers,) if isinstance(self.layers, int) else self.layers and tuple(self.layers))
         put(self, 'coef', c)
         if not self.directions: raise ValueError("there is no direction to steer along")
@@ -50,6 +50,12 @@ class Steer:
     @property
     def where(self): return [(k, d) for d in self.directions for k in (self.layers or [d.layer])] # (layer, direction) of each
     def size(self, d, k): return {'gap': lambda: d.vector.double().norm().item(), 'norm': lambda: self.norm[k], 'raw': lambda: 1.}[self.unit]() # of one step
+
+def _listed(ds):
+    ds = (ds,) if isinstance(ds, Direction) else tuple(ds) if isinstance(ds, (list,tuple)) else (ds,)
+    for d in ds:
+        if not isinstance(d, Direction): raise TypeError(f"directions holds a {type(d).__name__}: give a Direction, or a list of them (of a dict, list(d.values()))")
+    return ds
 
 def _check(d):
     if d.vector.ndim!=1 or not d.vector.isfinite().all() or not d.vector.norm()>0:
@@ -234,6 +240,7 @@ def steering(
     blocks:str=None # As `find_blocks` takes it, in the decoder
 ): # `Steering`, with `counts`
     "Steer `model` within the block. ValueError if a direction does not fit it, or if no token was met"
+    if not hasattr(model, 'get_decoder'): raise TypeError(f"{type(model).__name__} is no model of transformers: of a LocalModel, pass its .model")
     decoder = model.get_decoder()
     found,first = find_blocks(decoder, blocks),next(decoder.parameters())
     _fits(model, decoder.config.get_text_config().hidden_size, len(found), steers)
@@ -252,7 +259,7 @@ def steering(
     layers = [_Layer(k, steers, dtype) for k in sorted({k for s in steers for k,_ in s.where})]
     try:
         hooks += [model.register_forward_pre_hook(state.reads, with_kwargs=True), model.register_forward_hook(state.is_over, always_call=True)]
-        hooks += [found[0].register_forward_pre_hook(before(o), with_kwargs=True) if o.k==0 else found[o.k-1].register_forward_hook(after(o)) for o in layers]
+        hooks += [found[0].register_forward_pre_hook(before(o), prepend=True, with_kwargs=True) if o.k==0 else found[o.k-1].register_forward_hook(after(o), prepend=True) for o in layers] # first, so that other hooks see what is handed on
         yield state
     finally:
         for h in hooks: h.remove()

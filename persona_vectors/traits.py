@@ -24,6 +24,8 @@ class Trait:
     negative:tuple # The same, of its opposite
     questions:tuple
     def __post_init__(self):
+        for o in ('positive','negative','questions'):
+            if isinstance(getattr(self, o), str): raise TypeError(f"trait {self.name!r}: {o} is one text: give a list of them")
         if not len(self.positive)==len(self.negative)>0: raise ValueError(f"trait {self.name!r} has {len(self.positive)} positive and {len(self.negative)} negative prompts: give pairs")
     @property
     def poles(self): return f'{self.name}, positive',f'{self.name}, negative' # Names of its two personas
