@@ -24,4 +24,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(__name__, submod_attrs=dict(
     slider=['answers_at'],
     judging=["judge_responses", "trait_rubric"],
     verification=['verify'],
+    parts=['Answers', 'extract_shard'],
+    ray_data=['extract_on_ray'],
+    planning=['plan_run'],
     pipeline=['run']))

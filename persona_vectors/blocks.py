@@ -79,14 +79,14 @@ def load_blocks(
     source:ModelSource,
     k:int, # Blocks to load
     dtype:str='float32', # 'float32', 'bfloat16', 'float16'
-    device:str='cpu',
+    device:str='cpu', # 'auto': spread over all GPUs, by accelerate
     blocks:str=None # As `find_blocks` takes it
 )->nn.Module: # A base model of `max(k,1)` blocks, without a head
     "The embedding and the first `k` blocks of `source`; ValueError if a weight of theirs is not in its files"
     from transformers import AutoModel
     cut = alike(skeleton(source.text_config(), k, dtype, blocks), _built(truncate(source.text_config(), max(k,1)), dtype))
     cfg = truncate(source.text_config(), max(k,1)) if cut else source.text_config()
-    place = {} if device=='cpu' else dict(device_map={'': device})
+    place = {} if device=='cpu' else dict(device_map='auto' if device=='auto' else {'': device})
     model,info = source.load(AutoModel, config=cfg, dtype=getattr(torch, dtype), key_mapping=TEXT_MODEL, output_loading_info=True, **place)
     _complete(source, info['missing_keys'], info['mismatched_keys'])
     return (model if cut else keep_blocks(model, k, blocks)).eval().requires_grad_(False)
@@ -126,7 +126,7 @@ def check_blocks(
     def before(m, args, kwargs):
         h = given(args, kwargs)
         if h.shape!=(1,8,d): raise ValueError(f"a block of {type(model).__name__} is given {tuple(h.shape)}, not hidden states of width {d}: say with blocks=... (--blocks) where the decoder's blocks are")
-        if wrote and not torch.allclose(wrote[-1], h, rtol=0, atol=0, equal_nan=True): raise ValueError(f"block {len(wrote)} of {type(model).__name__} is not given what block {len(wrote)-1} wrote: say with blocks=... (--blocks) where the decoder's blocks are")
+        if wrote and not torch.allclose(wrote[-1].to(h.device), h, rtol=0, atol=0, equal_nan=True): raise ValueError(f"block {len(wrote)} of {type(model).__name__} is not given what block {len(wrote)-1} wrote: say with blocks=... (--blocks) where the decoder's blocks are")
     for m in find_blocks(model, blocks):
         hooks += [m.register_forward_pre_hook(before, with_kwargs=True), m.register_forward_hook(lambda m,args,out: wrote.append(written(out)))]
     try:

@@ -61,7 +61,7 @@ class PersonaVectorConfig:
     openrouter_api_key:str=field(default=None, repr=False) # Default: OPENROUTER_API_KEY in the environment
     base_url:str='https://openrouter.ai/api/v1' # Any OpenAI-compatible endpoint
     seed:int=0                             # Of sampling
-    device:str=None                        # 'cpu', 'cuda', 'mps' (default: the best there is)
+    device:str=None                        # 'cpu', 'cuda', 'mps', 'auto' (spread over all GPUs; default: the best single one)
     dtype:str=None                         # 'float32', 'bfloat16', 'float16' (default: bfloat16 where the device multiplies it natively)
     span:str='answer'                      # Which tokens are averaged: 'answer', 'answer+eot', 'last', 'prompt_last'
     batch_tokens:int=None                  # Most tokens in a batch (default: what suits the device)
@@ -91,7 +91,7 @@ def _check(c):
     need(is_int(c.max_concurrent_requests) and c.max_concurrent_requests>0, 'max_concurrent_requests', 'give a whole number above 0')
     need(is_int(c.seed) and c.seed>=0, 'seed', 'give a whole number, 0 or more')
     need(c.dtype in (None,'float32','bfloat16','float16'), 'dtype', "give 'float32', 'bfloat16' or 'float16', or leave it out")
-    need(c.device is None or re.fullmatch(r'cpu|mps|cuda(:\d+)?', str(c.device)), 'device', "give 'cpu', 'cuda', 'cuda:0' or 'mps', or leave it out")
+    need(c.device is None or re.fullmatch(r'cpu|mps|auto|cuda(:\d+)?', str(c.device)), 'device', "give 'cpu', 'cuda', 'cuda:0', 'mps' or 'auto', or leave it out")
     need(c.span in SPANS, 'span', f"give one of {', '.join(SPANS)}")
     need(c.batch_tokens is None or (is_int(c.batch_tokens) and c.batch_tokens>0), 'batch_tokens', 'give a whole number above 0, or leave it out')
     need(isinstance(c.base_url,str) and c.base_url.startswith(('http://','https://')), 'base_url', 'give an address that starts with http:// or https://')

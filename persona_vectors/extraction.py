@@ -19,7 +19,7 @@ from .models import default_dtype, find_device, find_model
 from .personas import PERSONAS, as_prompts, load_questions
 from .prompts import get_format, preview, rendered_system, tokenize
 from .responses import Response, Responses, usable
-from .streaming import Plan, plan_reading, stream
+from .streaming import Plan, free_memory, plan_reading, stream
 from .vectors import PersonaVectors, Row
 
 # %% ../nbs/14_extraction.ipynb #976e7b95
@@ -48,7 +48,7 @@ class ActivationExtractor:
     def blocks(self, k:int):
         "The model up to block `k`, loaded if it is not there yet"
         if self._blocks and self._blocks[0]<k: self._blocks = None
-        self._blocks = self._blocks or (k, load_blocks(self.source, k, self.dtype, self.device, self.config.blocks))
+        self._blocks = self._blocks or (k, load_blocks(self.source, k, self.dtype, 'auto' if self.config.device=='auto' else self.device, self.config.blocks))
         return self._blocks[1]
 
 # %% ../nbs/14_extraction.ipynb #f86b41e6
@@ -112,7 +112,8 @@ def plan(self:ActivationExtractor,
 )->Plan:
     "What reading `seqs` will load, hold and compute; loads nothing"
     c,here = self.config,self._blocks and self._blocks[0]>=max(layers)
-    return plan_reading(self.source.text_config(), layers, seqs, self.dtype, self.device, False if here and c.stream is None else c.stream, c.batch_tokens, c.blocks, self.source.label, measure=measure)
+    return plan_reading(self.source.text_config(), layers, seqs, self.dtype, self.device, False if here and c.stream is None else c.stream, c.batch_tokens, c.blocks, self.source.label,
+        free_memory('auto') if c.device=='auto' else None, measure=measure)
 
 @patch
 def means(self:ActivationExtractor,
@@ -123,12 +124,21 @@ def means(self:ActivationExtractor,
     what=None # What decides them, as JSON can hold it
 ): # 'sequence layer d_model', float32, on the CPU
     "The residual stream at `layers`, averaged over each sequence's span, as planned"
-    kept,c = Means(seqs, layers, self.model_config.hidden_size, partial, what),self.config
+    return self.fill(Means(seqs, layers, self.model_config.hidden_size, partial, what), progress)
+
+@patch
+def fill(self:ActivationExtractor,
+    kept:Means, # Some of which may be there
+    progress:bool=True, # Show a bar
+    plan:Plan=None # How the rest is read; None: what `plan` says
+):
+    "Read the sequences that have no mean yet"
     if not kept.todo: return kept.values
-    p = self.plan([seqs[i] for i in kept.todo], layers)
-    log.info(p)
+    c,seqs,layers,p = self.config,kept.seqs,kept.layers,plan or self.plan([kept.seqs[i] for i in kept.todo], kept.layers)
+    if not plan: log.info(p)
     if p.stream: return stream(self.source, seqs, layers, self.dtype, self.device, c.batch_tokens, progress, kept, c.blocks, p.place, p.chunks)
     return read(self.blocks(max(layers)), seqs, layers, c.batch_tokens, progress, kept, c.blocks)
+
 
 # %% ../nbs/14_extraction.ipynb #7197dc57
 def chosen(
@@ -196,6 +206,6 @@ def provenance(self:ActivationExtractor, prompts, rows, layers, read_under=None,
     from importlib.metadata import version
     return dict(**self.deciding(prompts, rows, layers, read_under), num_layers=self.num_layers, d_model=self.model_config.hidden_size,
         template=content_hash(self.tokenizer.chat_template) if self.config.prompt_format=='chat' else None,
-        device=self.device, folds_system=self.format.folds_system, prompts=prompts,
+        device=self.config.device or self.device, folds_system=self.format.folds_system, prompts=prompts,
         rendered={p: [rendered_system(self.format, s if under is None else under) for s in ss] for p,ss in prompts.items()},
         outcomes=Responses(rows).outcomes, versions={o: version(o) for o in ('persona-vectors-lab', 'torch', 'transformers')})

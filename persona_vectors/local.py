@@ -22,6 +22,7 @@ def uniforms(
 ): # 'n' float64 tensor
     "The random numbers in [0,1) that decide this answer's tokens"
     import torch
+    if n<1: raise ValueError(f"{n} tokens: an answer has at least 1 (max_tokens)")
     h = hashlib.sha256(json.dumps([seed, r.system, r.question, r.sample]).encode()).digest()
     return torch.rand(n, dtype=torch.float64, generator=torch.Generator().manual_seed(int.from_bytes(h[:8])>>1))
 
@@ -33,6 +34,7 @@ def pick(
 ): # 'batch', token ids
     "Inverse-CDF sampling: the first token at which the cumulated probability exceeds `u`"
     import torch
+    if not temperature>=0: raise ValueError(f"temperature={temperature}: give 0 (greedy) or more")
     if temperature==0: return logits.argmax(-1)
     x = logits.float().cpu() if logits.device.type=='mps' else logits.float()   # Apple's GPUs have no float64
     cdf = (x/temperature).softmax(-1).double().cumsum(-1)
@@ -99,7 +101,7 @@ class LocalModel:
     def __init__(self,
         source:ModelSource,
         prompt_format:str='chat', # 'chat' or 'raw'
-        device:str=None, # Default: the best there is
+        device:str=None, # 'auto': spread over all GPUs. Default: the best single one
         dtype:str=None # Default: bfloat16 where the device multiplies it natively
     ):
         import torch
@@ -109,7 +111,9 @@ class LocalModel:
         if self.tokenizer.pad_token is None: self.tokenizer.pad_token = self.tokenizer.eos_token
         self.format = get_format(prompt_format, self.tokenizer)
         self.dtype = dtype or default_dtype(self.device)
-        self.model = source.load(AutoModelForCausalLM, dtype=getattr(torch, self.dtype)).to(self.device).eval()
+        spread = dict(device_map='auto') if device=='auto' else {}
+        self.model = source.load(AutoModelForCausalLM, dtype=getattr(torch, self.dtype), **spread).eval()
+        if not spread: self.model.to(self.device)
 
 # %% ../nbs/05_local.ipynb #83591327
 @patch(as_prop=True)

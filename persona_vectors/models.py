@@ -261,11 +261,11 @@ def default_device()->str:
     return 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
 
 def find_device(
-    device:str=None # 'cpu', 'cuda', 'cuda:0', 'mps'; None: the best there is
+    device:str=None # 'cpu', 'cuda', 'cuda:0', 'mps'; None or 'auto': the best there is
 )->str:
     "The device to use; ValueError if this machine, or this build of torch, does not have it"
     import torch
-    if device is None: return default_device()
+    if device in (None, 'auto'): return default_device()
     here = dict(cpu=1, cuda=torch.cuda.device_count(), mps=int(torch.backends.mps.is_available()))
     kind,_,n = device.partition(':')
     if int(n or 0)>=here[kind]: raise ValueError(f"device={device!r}: torch {torch.__version__} finds {here[kind]} of kind {kind!r} here; the best there is is {default_device()!r}")

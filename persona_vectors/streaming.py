@@ -255,10 +255,11 @@ def active(model, blocks)->int:
 
 # %% ../nbs/12_streaming.ipynb #21c1e80a
 def free_memory(
-    device:str='cpu' # 'cpu', 'cuda', 'mps'
+    device:str='cpu' # 'cpu', 'cuda', 'mps', 'auto' (all GPUs)
 )->int: # Bytes
     "Memory of `device` that can be had"
     import psutil
+    if device=='auto' and torch.cuda.is_available(): return sum(torch.cuda.mem_get_info(i)[0] for i in range(torch.cuda.device_count()))
     if str(device).startswith('cuda'): return torch.cuda.mem_get_info(device)[0]
     free,group = psutil.virtual_memory().available,Path('/sys/fs/cgroup')
     try:
