@@ -252,7 +252,7 @@ def _checked(r):
     if not all(isinstance(o, str) for o in (r.persona, r.question, r.text)):
         raise ValueError(f"the answer of persona {r.persona!r} to {r.question!r} is a {type(r.text).__name__}, not text")
     for k in ('prompt','sample'):
-        if (n := getattr(r, k))!=(int(n) if isinstance(n, (int,float)) else None) or n<0: raise ValueError(f"the answer of persona {r.persona!r} to {r.question!r} has the {k} {n!r}: give whole numbers from 0")
+        if not isinstance(n := getattr(r, k), (int,float)) or n<0 or n!=int(n): raise ValueError(f"the answer of persona {r.persona!r} to {r.question!r} has the {k} {n!r}: give whole numbers from 0")
     return r if type(r.prompt) is type(r.sample) is int else replace(r, prompt=int(r.prompt), sample=int(r.sample))
 
 # %% ../nbs/02_responses.ipynb #1fd3c931
