@@ -6,7 +6,7 @@
 __all__ = ['log', 'PartReader', 'cluster', 'pool', 'copies', 'plan_there', 'extract_on_ray', 'extract_models_on_ray']
 
 # %% ../nbs/28_ray.ipynb #fcfe535a
-import logging, os
+import logging, os, warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -46,6 +46,7 @@ def cluster(
     try: import ray, ray.data
     except ImportError: raise ImportError('this needs Ray: pip install "persona-vectors-lab[ray]"') from None
     logging.getLogger('ray').setLevel(logging.ERROR)
+    warnings.filterwarnings('ignore', '.ray_remote_args. is deprecated') # the limit of restarts has no other name until Ray 2.64, above which this package does not go
     was = ray.is_initialized()
     if not was: ray.init(address=address, log_to_driver=False, logging_level='error', **(dict(include_dashboard=False) if address=='local' else {}))
     ray.data.DataContext.get_current().enable_progress_bars = False
