@@ -12,6 +12,7 @@ __all__ = ['app', 'EMBEDDED', 'Model', 'Models', 'Personas', 'Questions', 'Layer
 # %% ../nbs/41_cli.ipynb #11629d81
 import json, logging, sys
 from dataclasses import replace
+from math import isfinite
 from pathlib import Path
 from typing import Annotated
 import typer
@@ -35,7 +36,7 @@ Api = Annotated[bool, typer.Option('--api', help='Answers from OpenRouter (key i
 BaseUrl = Annotated[str, typer.Option(help='An OpenAI-compatible endpoint (key, if it wants one, in OPENAI_API_KEY). Implies --api.')]
 ApiModel = Annotated[str, typer.Option(help="The model's name at the endpoint. Default: --model. Implies --api.")]
 MaxRetries = Annotated[int, typer.Option(help='Further tries of a request that fails in passing.')]
-MaxTokens = Annotated[int, typer.Option(help='Length of an answer in tokens.')]
+MaxTokens = Annotated[int, typer.Option(min=1, help='Length of an answer in tokens.')]
 Temperature = Annotated[float, typer.Option(help='Sampling temperature; 0 is greedy.')]
 Seed = Annotated[int, typer.Option(help='Seed of sampling.')]
 Concurrent = Annotated[int, typer.Option(help='Requests under way at a time.')]
@@ -410,8 +411,10 @@ def _direction(text, v, model):
     return found[k]
 
 def _numbers(text):
-    try: return [float(o) for o in text.split(',')]
-    except ValueError: raise ValueError(f"--coef {text!r}: give numbers with commas between, as -3,-1.5,1.5") from None
+    try: found = [float(o) for o in text.split(',')]
+    except ValueError: found = []
+    if all(map(isfinite, found)) and found: return found
+    raise ValueError(f"--coef {text!r}: give numbers with commas between, as -3,-1.5,1.5")
 
 # %% ../nbs/41_cli.ipynb #29cfba5e
 @app.command(epilog='Example: persona-vectors steer "Who are you?" --coef=-3,-1.5,1.5')
@@ -420,13 +423,16 @@ def steer(question:Annotated[str, typer.Argument(help='What to ask. Default: wha
           vectors:Annotated[Path, typer.Option(help="Vectors file whose assistant axis is the direction. Default: the embedded model's.")]=None,
           direction:Annotated[str, typer.Option(help='Another direction: a .gguf, .pt, .npy or .safetensors file, or two personas with a comma between (first minus second).')]=None,
           at:Annotated[str, typer.Option(help="Tokens that are moved: 'all', 'prompt', 'answer'.")]='all', system:Annotated[str, typer.Option(help='A system prompt.')]='',
-          layer:Layer=None, model:Model=EMBEDDED, prompt_format:Format='chat', device:Device=None, dtype:Dtype=None, max_tokens:MaxTokens=64, temperature:Temperature=0., seed:Seed=0):
+          layer:Annotated[str, typer.Option(help='Index (20) or fraction of the depth (0.65). Default: the highest in the vectors file.')]=None, model:Model=EMBEDDED, prompt_format:Format='chat', device:Device=None, dtype:Dtype=None, max_tokens:MaxTokens=64, temperature:Temperature=0., seed:Seed=0):
     "What the model says when it is moved along the assistant axis, beside what it says by itself."
     from persona_vectors.extraction import ActivationExtractor
     from persona_vectors.local import LocalModel
     from persona_vectors.slider import answers_at
-    ex,coefs = ActivationExtractor(_config(model, prompt_format=prompt_format, device=device, dtype=dtype)),[0.,*_numbers(coef)]
+    coefs = list(dict.fromkeys([0.,*_numbers(coef)]))
+    if temperature<0: raise ValueError(f"--temperature {temperature}: give 0 (greedy) or more")
+    ex = ActivationExtractor(_config(model, prompt_format=prompt_format, device=device, dtype=dtype))
     v = _vectors(vectors, ex)
+    if layer and (layer=='all' or ',' in layer): raise ValueError(f"--layer {layer}: steer along the direction of one layer")
     v = v.at(_one_of(layer, v, vectors or EMBEDDED))
     d,talks = _direction(direction, v, model),[[dict(role='system', content=system)]*bool(system) for _ in coefs]
     lm = LocalModel(ex.source, prompt_format, ex.device, ex.dtype)
@@ -438,6 +444,7 @@ def steer(question:Annotated[str, typer.Argument(help='What to ask. Default: wha
 
 def _typed():
     "The lines that are typed, up to an empty one or the end"
+    print('Type a question; an empty line or Ctrl-D ends.', file=sys.stderr)
     while True:
         print('> ', end='', file=sys.stderr, flush=True)
         if not (q := sys.stdin.readline().strip()): return
@@ -481,6 +488,7 @@ def export(file:Annotated[Path, typer.Argument(help='A vectors file.')], out:Ann
     from persona_vectors.vectors import load_vectors
     v,formats = load_vectors(file),('gguf','assistant-axis','persona_vectors','roles')
     if format not in formats: raise ValueError(f"--format {format}: choose from {', '.join(formats)}")
+    if format!='roles' and out.is_dir(): raise ValueError(f"{out} is a folder: name the file to write")
     if None in v.layers: raise ValueError(f"{file} does not say of which layer its vectors are: give the .safetensors file")
     if format=='roles': export_roles(v if layer is None else v.at(_one_of(layer, v, file)), out, model)
     else:
@@ -499,7 +507,10 @@ def import_(file:Annotated[Path, typer.Argument(help="A GGUF control vector, a .
     "What another project's file holds, at our layers."
     from persona_vectors.interop import export_direction, import_file
     from persona_vectors.vectors import PersonaVectors
+    if out and out.suffix not in ('.gguf','.safetensors'): raise ValueError(f"--out {out}: directions are kept as .gguf, role vectors as .safetensors")
     got = import_file(file, model, format, orientation)
+    want = '.safetensors' if isinstance(got, PersonaVectors) else '.gguf'
+    if out and out.suffix!=want: raise ValueError(f"--out {out}: what {file} holds is kept as {want}")
     if isinstance(got, PersonaVectors):
         if layer is not None: got = got.at(_one_of(layer, got, file))
         print(got)

@@ -99,6 +99,10 @@ axis = assistant_axis(v.at({layer}))
 # %% ../nbs/36_hub.ipynb #af72826d
 HUB_FILE = 'vectors.safetensors'
 
+def _unreached(repo_id, endpoint):
+    from huggingface_hub import constants
+    return f"{repo_id}: the hub at {endpoint or constants.ENDPOINT} could not be reached: check the connection, HF_ENDPOINT, and that HF_HUB_OFFLINE is not set"
+
 def push_to_hub(
     v:PersonaVectors,
     repo_id:str, # 'owner/name'; made if it is not there
@@ -111,10 +115,13 @@ def push_to_hub(
 )->str: # Address of the commit
     "Put the vectors and their card into a repository on the hub"
     from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
     card,api = model_card(v, repo_id, layer, neutral, license),HfApi(endpoint=endpoint, token=token)
     with tempfile.TemporaryDirectory() as tmp:
         v.save(Path(tmp)/HUB_FILE)
-        api.create_repo(repo_id, private=private, exist_ok=True)
+        try: api.create_repo(repo_id, private=private, exist_ok=True)
+        except HfHubHTTPError: raise                                                        # the hub answered
+        except (HTTPError, OfflineModeIsEnabled) as e: raise OSError(_unreached(repo_id, endpoint)) from e
         files = [CommitOperationAdd('README.md', str(card).encode()), CommitOperationAdd(HUB_FILE, str(Path(tmp)/HUB_FILE))]
         return api.create_commit(repo_id, files, commit_message=f"{len(v)} personas of {v.meta.get('model', 'a model')}").commit_url
 
@@ -126,8 +133,9 @@ def from_hub(
 )->PersonaVectors: # meta['hub'] says from where, with the commit
     "Persona vectors that `push_to_hub` put there"
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
     try: path = Path(hf_hub_download(repo_id, HUB_FILE, revision=revision, token=token, endpoint=endpoint))
+    except LocalEntryNotFoundError as e: raise OSError(_unreached(repo_id, endpoint)) from e                # a subclass of the next
     except EntryNotFoundError: raise ValueError(f"{repo_id} has no {HUB_FILE}, so it holds no vectors that push_to_hub put there: look at its files, or ask its owner") from None
     v = load_vectors(path)
     v.meta['hub'] = f'{repo_id}@{path.parent.name}'   # the hub's cache has a folder a commit

@@ -51,6 +51,7 @@ class Answers:
         self.prompts = _by_persona(self.systems) if self.given is None else self.given
         self._settle(None if questions is None else load_questions(questions), (10 if self.least else 1) if min_answers is None else min_answers)
     def __len__(self): return len(self.rows)
+    def __getstate__(self): return vars(self) | dict(readers={})  # files stay open in one process
 
 def _by_persona(systems):
     out = {p: [] for p,_ in systems}
@@ -107,6 +108,7 @@ def _settle(self:Answers, questions, need):
     self.readers = {}
     del self.digest,self.outcome,self.text,self.others,self.left_out,self.empty,self.asked,self.cells
 
+# %% ../nbs/26_parts.ipynb #8dc9f0cb
 @patch
 def _check_cells(self:Answers, count, need):
     "ValueError names what is empty, there twice, or lacking, given the number of answers in each cell"
@@ -125,6 +127,7 @@ def _check_cells(self:Answers, count, need):
     self.weight = np.array([1/max(1, number[p,q]) for p,_,q in self.addresses])
     self._check_grid(there, have, need)
 
+# %% ../nbs/26_parts.ipynb #02206434
 @patch
 def _check_grid(self:Answers, there, have, need):
     grid = [(p,i,s,q) for p,ss in self.prompts.items() for i,s in enumerate(ss) for q in self.questions]
@@ -148,9 +151,6 @@ def responses(self:Answers,
         if f not in self.readers: self.readers = {f: response_at(self.files[f])}         # one file is open at a time
         r = self.readers[f](int(self.at[i]))
         yield replace(r, system=self.systems[r.persona,r.prompt], sample=int(self.sample[i]))
-
-@patch
-def __getstate__(self:Answers): return vars(self) | dict(readers={})                     # files stay open in one process
 
 @patch
 def shard(self:Answers,

@@ -120,7 +120,7 @@ def _made(ray, args, parts, n, need):
     ds = ray.data.from_items([dict(part=i) for i in range(parts)], override_num_blocks=parts)
     ds = ds.map_batches(PartReader, fn_constructor_args=args, batch_size=1, compute=ray.data.ActorPoolStrategy(size=min(n, parts)), max_restarts=100, max_task_retries=10, **need)
     try:
-        for o in ds.iter_rows(): yield o['part']
+        for o in ds.iter_batches(batch_size=None, prefetch_batches=0): yield from o['part']     # each as soon as it is there
     except ray.exceptions.RayError as e: raise _plain(e) from None
 
 def _plain(e):

@@ -29,6 +29,7 @@ def answers_at(
     "What the model says next at each coefficient"
     if not isinstance(lm, LocalModel): raise TypeError(f"the model is a {type(lm).__name__}: pass the LocalModel itself, which has the tokenizer too")
     if talks and isinstance(talks[0], dict): talks = [talks]*len(coefs)
+    if any(as_messages(o)[-1]['role']=='assistant' for o in talks): raise ValueError("the conversation ends with the assistant's turn: end it with a question")
     if len(talks)!=len(coefs) or not coefs: raise ValueError(f"{len(talks)} conversations and {len(coefs)} coefficients: give one conversation for each, or one for all")
     enc = lm.tokenizer([lm.format.conversation(as_messages(o))[0] for o in talks], add_special_tokens=False, padding=True, return_tensors='pt').to(lm.device)
     us,out = uniforms(Response('', as_messages(talks[0])[-1]['content'], ''), max_tokens, seed),[[] for _ in coefs]
