@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from .analysis import Direction
 from .blocks import watch
 from .steering import Steer, log, steering
+from .vectors import _load_pt
 import numpy as np, pandas as pd, torch
 from torch import Tensor
 
@@ -79,9 +80,7 @@ def load_capping(
     experiment:str=None # Its id; None if there is only one
 )->Capping: # A floor along default − role
     "Read a published capping; nothing is unpickled"
-    from pickle import UnpicklingError
-    try: d = torch.load(path, map_location='cpu', weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError) as e: raise ValueError(f"{path} is not a file of plain tensors, and nothing is unpickled ({type(e).__name__})") from None
+    d = _load_pt(path)
     if not isinstance(d, dict) or not {'vectors','experiments'}<=set(d): raise ValueError(f"{path} is no capping file of assistant-axis: it should have 'vectors' and 'experiments', and has {list(d)[:5] if isinstance(d, dict) else type(d).__name__}")
     found = {o['id']: o['interventions'] for o in d['experiments']}
     if experiment not in found and not (experiment is None and len(found)==1): raise ValueError(f"experiment={experiment!r}: {path} has {', '.join(found)}")

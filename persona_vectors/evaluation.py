@@ -20,7 +20,7 @@ from .analysis import Direction, assistant_axis, split_personas
 from .config import atomic_write
 from .controls import contrasts, random_directions
 from .extraction import ActivationExtractor, chosen, matched
-from .local import LocalModel, pick
+from .local import LocalModel
 from .packing import pad
 from .plotting import LINES, _figure, rank_p
 from .responses import Response
@@ -193,16 +193,8 @@ class SteerableModel(LocalModel):
         self.device,self.dtype,self.format,self.model = extractor.device,extractor.dtype,extractor.format,extractor.causal()
         self.tokenizer = extractor.source.tokenizer(padding_side='left')
         if self.tokenizer.pad_token is None: self.tokenizer.pad_token = self.tokenizer.eos_token
-    def _generate(self, b, us, temperature, step):
-        out = [[] for _ in us]
-        for i in range(us.shape[1]):
-            if step: step(i)
-            tok = pick(b.logits(), us[:,i], temperature)
-            b.add(tok)
-            for o,t in zip(out, tok.tolist()):
-                if not o or not self.is_over(o): o.append(t)
-            if all(map(self.is_over, out)): break
-        return out
+    def _generate(self, *args): return super()._generate(*args, leave=False)
+
 
 # %% ../nbs/34_evaluation.ipynb #d5fa77db
 def steered_answers(

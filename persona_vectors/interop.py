@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from .analysis import Direction, split_personas
 from .config import atomic_write, slug
 from .models import ModelSource, find_model
-from .vectors import PersonaVectors, Row
+from .vectors import PersonaVectors, Row, _load_pt
 import torch
 from torch import Tensor
 
@@ -188,11 +188,6 @@ def _direction(x, orientation, layer, m):
 # %% ../nbs/35_interop.ipynb #607b752d
 AXIS = 'mean of the default persona minus mean of the roles'
 _trait = re.compile('(.+)_(response_avg|prompt_avg|prompt_last)_diff')
-
-def _load_pt(path):
-    try: return torch.load(path, weights_only=True, map_location='cpu')
-    except OSError: raise
-    except Exception: raise ValueError(f"{path.name} holds something else than tensors, numbers and text, or is damaged; nothing is unpickled here") from None
 
 def _from_rows(x, path, m, format):
     "Directions by layer from 'row d_model', L rows or L+1"

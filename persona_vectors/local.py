@@ -134,8 +134,8 @@ def is_over(self:LocalModel,
 
 # %% ../nbs/05_local.ipynb #6100405b
 @patch
-def _generate(self:LocalModel, b, us, temperature, step):
-    "The tokens of each row of the batch `b`, with the random numbers `us`"
+def _generate(self:LocalModel, b, us, temperature, step=None, leave=True):
+    "The tokens of each row of the batch `b`, with the random numbers `us`; rows whose answer is over leave"
     out = [[] for _ in us]
     going = here = list(range(len(us)))   # rows whose answer is not over; rows in the batch
     for i in range(us.shape[1]):
@@ -146,7 +146,7 @@ def _generate(self:LocalModel, b, us, temperature, step):
         for r in going: out[r].append(new[r])
         going = [r for r in going if not self.is_over(out[r])]
         if not going: break
-        if len(going)<=.75*len(here):
+        if leave and len(going)<=.75*len(here):
             b.keep([here.index(r) for r in going])
             here = going
     return out

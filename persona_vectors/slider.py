@@ -8,7 +8,7 @@ __all__ = ['answers_at', 'slider']
 # %% ../nbs/37_slider.ipynb #616b0ade
 from .analysis import Direction
 from .config import PersonaVectorConfig
-from .local import Batch, LocalModel, pick, uniforms
+from .local import Batch, LocalModel, uniforms
 from .models import EMBEDDED, find_model, quiet
 from .monitoring import as_messages
 from .responses import Response
@@ -32,15 +32,10 @@ def answers_at(
     if any(as_messages(o)[-1]['role']=='assistant' for o in talks): raise ValueError("the conversation ends with the assistant's turn: end it with a question")
     if len(talks)!=len(coefs) or not coefs: raise ValueError(f"{len(talks)} conversations and {len(coefs)} coefficients: give one conversation for each, or one for all")
     enc = lm.tokenizer([lm.format.conversation(as_messages(o))[0] for o in talks], add_special_tokens=False, padding=True, return_tensors='pt').to(lm.device)
-    us,out = uniforms(Response('', as_messages(talks[0])[-1]['content'], ''), max_tokens, seed),[[] for _ in coefs]
+    us = uniforms(Response('', as_messages(talks[0])[-1]['content'], ''), max_tokens, seed).expand(len(coefs), -1)
     b = Batch(lm.model, enc.input_ids, enc.attention_mask, enc.input_ids.shape[1]+max_tokens)
     with torch.inference_mode(), quiet(), steering(lm.model, Steer(direction, coef=torch.tensor(coefs, dtype=torch.float64), at=at), prompt_len=enc.attention_mask.sum(-1)):
-        for u in us:
-            tokens = pick(b.logits(), u.expand(len(coefs)), temperature)
-            b.add(tokens)
-            for o,t in zip(out, tokens.tolist()):
-                if not (o and lm.is_over(o)): o.append(t)
-            if all(map(lm.is_over, out)): break
+        out = lm._generate(b, us, temperature, leave=False)
     def asked(talk): return Response('', talk[-1]['content'], '', talk[0]['content'] if talk[0]['role']=='system' else '')
     return [lm._finished(asked(as_messages(t)), o, 0).text.strip() for t,o in zip(talks, out)]        # up to the end token or the raw format's next turn
 

@@ -136,8 +136,14 @@ def _from_safetensors(path):
         head = json.loads(f.metadata()['persona_vectors'])
         return PersonaVectors(f.get_tensor('responses.means'), [Row(**o) for o in head['rows']], head['layers'], head['meta'])
 
+def _load_pt(path):
+    "What is in a file of torch, if it is plain"
+    try: return torch.load(path, weights_only=True, map_location='cpu')
+    except OSError: raise
+    except Exception: raise ValueError(f"{Path(path).name} is damaged or holds something else than tensors, numbers and text, and nothing is unpickled here") from None
+
 def _from_pt(path):
-    d = torch.load(path, weights_only=True, map_location='cpu')
+    d = _load_pt(path)
     if not isinstance(d, dict) or not d or not all(isinstance(t, Tensor) for t in d.values()): raise ValueError('it is not a dict of tensors')
     if any(t.dim()!=1 for t in d.values()): raise ValueError('its tensors are not one vector a persona, and it does not say which layers they are')
     return PersonaVectors(torch.stack([t.float() for t in d.values()])[:,None], [Row(p, '(not recorded)') for p in d], [None], {'read from': path.name})
