@@ -8,4 +8,4 @@ for i in $(seq 2 "$1"); do
 done
 parts=$(persona-vectors extract "$2" --model "$3" --out "$4" --shard "1/$1" "${@:5}")
 for p in "${pids[@]}"; do wait "$p"; done
-persona-vectors merge "$parts"
+while read -r p; do persona-vectors merge "$p"; done <<<"$parts"    # of each model

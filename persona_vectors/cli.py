@@ -216,9 +216,12 @@ def _planned(configs, answers, layer, read_under, kind, devices, per_actor):
     from persona_vectors.planning import plan_run
     rows = answers.rows if len(answers)<=4000 else [i for o in answers.cut(answers.rows, 8) for i in o[:500]]
     for ex in map(ActivationExtractor, configs):
-        c,seqs = ex.config,readable(ex, answers, rows, prompt_of(read_under, answers.prompts))
-        print(plan_run(ex.source.text_config(), resolve_layers(layer, ex.num_layers), seqs, sum(map(len, answers.prompts.values())), answers.size[answers.rows].sum()/answers.size[rows].sum(),
-                       kind or c.device, devices, per_actor, c.dtype, c.stream, ex.source.label, batch_tokens=c.batch_tokens, blocks=c.blocks))
+        c,under = ex.config,prompt_of(read_under, answers.prompts)
+        seqs = readable(ex, answers, rows, under) or ex.conversations(answers.responses(rows[:1]), under)      # which says why none can be read
+        if n := len(rows)-len(seqs): logging.getLogger('persona_vectors').warning(f"{n} of the {len(rows)} answers that were looked at cannot be read, and are not in the plan")
+        p = plan_run(ex.source.text_config(), resolve_layers(layer, ex.num_layers), seqs, sum(map(len, answers.prompts.values())), answers.size[answers.rows].sum()/answers.size[rows].sum(),
+                     kind or c.device, devices, per_actor, c.dtype, c.stream, ex.source.label, batch_tokens=c.batch_tokens, blocks=c.blocks)
+        print(replace(p, answers=len(answers)))
 
 
 # %% ../nbs/41_cli.ipynb #8ceabc16
@@ -588,8 +591,9 @@ def info(file:Annotated[Path, typer.Argument(help='A vectors or responses file, 
     from persona_vectors.vectors import load_vectors
     if (file/'run.json').is_file():
         from persona_vectors.parts import done, part_files
-        print(f"{len(done(file)):,} answers are read, in {len(part_files(file))} parts")
-        return print(json.dumps(json.loads((file/'run.json').read_text(encoding='utf-8'))['what'], indent=1))
+        run = json.loads((file/'run.json').read_text(encoding='utf-8'))
+        print(f"{len(done(file)):,} of {sum(run['meta']['outcomes'].values()):,} answers are read, in {len(part_files(file))} parts")
+        return print(json.dumps(run['what'], indent=1))
     o = load_responses(file) if file.suffix in ('.json', *LARGE) or file.is_dir() else load_vectors(file)
     print(o)
     print(json.dumps({k: m for k,m in o.meta.items() if k not in ('prompts','rendered','judges')}, indent=1, ensure_ascii=False))   # those are pages long

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['log', 'PART_FORMAT', 'BATCHES', 'STREAMED', 'ROOM', 'Answers', 'Part', 'part_of', 'combine', 'load_part', 'part_from',
-           'begin_run', 'part_files', 'done', 'plan_parts', 'readable', 'parts_of', 'extract_shard', 'merge', 'row_of',
-           'save_merged', 'each_mean']
+           'allowed', 'begin_run', 'part_files', 'done', 'plan_parts', 'readable', 'parts_of', 'extract_shard', 'merge',
+           'row_of', 'save_merged', 'each_mean']
 
 # %% ../nbs/26_parts.ipynb #df251b0d
 import hashlib, json, logging, math
@@ -48,6 +48,7 @@ class Answers:
         for p in self.files:
             for at,r in each_response(p): self._take(at, r)
             self.ends.append(len(self.at))
+        if not len(self.at): raise ValueError(f"{self.path} holds no responses")
         self.prompts = _by_persona(self.systems) if self.given is None else self.given
         self._settle(None if questions is None else load_questions(questions), (10 if self.least else 1) if min_answers is None else min_answers)
     def __len__(self): return len(self.rows)
@@ -99,14 +100,24 @@ def _settle(self:Answers, questions, need):
     self.addresses,wanted = list(self.cells),set(self.questions)
     for k in ('cell','sample','size','at','digest','outcome'): setattr(self, k, np.array(getattr(self, k)))
     read = np.array([q in wanted for _,_,q in self.addresses]+[False], bool)
+    more = (self.cell>=0).sum()
     self.cell = np.where(read[self.cell], self.cell, -1)
     self.rows = np.flatnonzero(self.cell>=0)
     self._check_cells(np.bincount(self.cell[self.rows], minlength=len(self.addresses)), need)
+    self._tell(more-len(self.rows), read)
     digest = self.digest[self.rows]
     self.hash,self.order = f'{int(digest.sum(dtype=np.uint64)):016x}', hashlib.sha256(self.rows.tobytes()+digest.tobytes()).hexdigest()[:16]
     self.outcomes = {OUTCOMES[i]: int(n) for i,n in Counter(self.outcome[self.rows].tolist()).most_common()}
     self.readers = {}
     del self.digest,self.outcome,self.text,self.others,self.left_out,self.empty,self.asked,self.cells
+
+@patch
+def _tell(self:Answers, more, read):
+    "Say what is not read: `more` answers to other questions, and those left out of the cells `read`"
+    lost = Counter()
+    for (c,o),n in self.left_out.items(): lost[o] += n*bool(read[c])
+    if more: log.info(f"{more} answers are to other questions than these {len(self.questions)}, and are not read: name the questions, and the personas")
+    if lost := +lost: log.info(f"{len(self.rows):,} of {len(self.rows)+lost.total():,} answers are read; left out: {', '.join(f'{n} {o}' for o,n in lost.items())}")
 
 # %% ../nbs/26_parts.ipynb #8dc9f0cb
 @patch
@@ -234,9 +245,9 @@ def to_bytes(self:Part)->bytes:
 
 @patch
 def save(self:Part, folder)->Path:
-    "Write to a file in `folder` named by the first and last answer"
-    rows = [*self.rows.tolist(), *self.failed]
-    path = Path(folder)/f'part-{min(rows):09}-{max(rows):09}.safetensors'
+    "Write to a file in `folder` named by the first and last answer, and by all of them"
+    rows = sorted([*self.rows.tolist(), *self.failed])
+    path = Path(folder)/f'part-{rows[0]:09}-{rows[-1]:09}-{content_hash(rows)[:8]}.safetensors'
     with atomic_write(path, 'wb') as f: f.write(self.to_bytes())
     return path
 
@@ -270,15 +281,16 @@ def read_rows(self:ActivationExtractor,
     what:dict, # All that decides the numbers
     under:str=None, # A system prompt that takes the place of every answer's own
     plan:Plan=None, # As `fill` takes it
-    partial=None # A file that keeps the means while they are made
+    partial=None, # A file that keeps the means while they are made
+    may_fail:int=None # Answers that may fail; None: as many as `allowed` of these
 )->Part:
     "What the model makes of some answers; those that cannot be read are in `failed`. RuntimeError if too many are"
-    seqs,read,failed = [],[],{}
+    seqs,read,failed,may_fail = [],[],{},allowed(len(rows)) if may_fail is None else may_fail
     for i,r in zip(rows.tolist(), answers.responses(rows)):
         try: seqs += self.conversations([r], under)
         except ValueError as e: failed[i] = str(e)
         else: read.append(i)
-    _few(failed, rows)
+    _few(failed, rows, may_fail)
     kept = Means(seqs, layers, self.model_config.hidden_size, partial, dict(what, rows=content_hash(read)))
     while kept.todo:
         try: self.fill(kept, False, plan)
@@ -286,14 +298,20 @@ def read_rows(self:ActivationExtractor,
             if not hasattr(e, 'sequence'): raise
             kept.done[e.sequence] = True
             failed[read[e.sequence]] = str(e)
-            _few(failed, rows)
+            _few(failed, rows, may_fail)
     for o in failed.values(): log.warning(f"left out: {o}")
     there = [k for k,i in enumerate(read) if i not in failed]
     part = part_of(what, answers, [read[k] for k in there], [seqs[k].end-seqs[k].start for k in there], kept.values[there], failed)
     return replace(part, means=None) if what.get('sums') else part
 
-def _few(failed, rows):
-    if len(failed)>max(3, .1*len(rows)): raise RuntimeError(f"{len(failed)} of {len(rows)} answers cannot be read, the first because of {next(iter(failed.values()))}")
+def allowed(
+    n:int # Answers
+)->int:
+    "How many of them may fail"
+    return max(3, n//10)
+
+def _few(failed, rows, may_fail):
+    if len(failed)>may_fail: raise RuntimeError(f"too many answers cannot be read: of the last {len(rows)} it is {len(failed)}, the first because of {next(iter(failed.values()))}")
 
 # %% ../nbs/26_parts.ipynb #bcffe9c2
 def begin_run(
@@ -381,10 +399,12 @@ def extract_shard(
 
 def _read_parts(extractor, answers, parts, layers, what, under, plan, path, name, progress, n):
     from tqdm.auto import tqdm
-    partial = path/f'.{name}.partial'
+    partial,may_fail = path/f'.{name}.partial',allowed(n)
     with tqdm(total=n, initial=n-sum(map(len, parts)), unit='answer', desc=f"Reading {what['model']}, {name}", disable=not progress) as bar:
         for rows in parts:
-            extractor.read_rows(answers, rows, layers, what, under, plan, partial).save(path)
+            part = extractor.read_rows(answers, rows, layers, what, under, plan, partial, may_fail)
+            part.save(path)
+            may_fail -= len(part.failed)
             partial.unlink(missing_ok=True)
             bar.update(len(rows))
 
@@ -395,11 +415,7 @@ def merge(
     sums:bool=False # Without the means of the single answers
 )->PersonaVectors:
     "The vectors of a run whose parts are all there; ValueError says which answers are missing or there twice"
-    path,run = Path(path),_run(path)
-    if not isinstance(answers, Answers): answers = Answers(**run['answers'] | (dict(path=answers) if answers else {}))
-    if (answers.hash,answers.order)!=(run['what']['responses'],run['what']['order']): raise ValueError(f"{answers.path} does not have the answers that {path.name} was made from, in their order")
-    files = part_files(path)
-    _check_files(files, answers, run)
+    run,answers,files = _whole_run(path, answers)
     if not sums and not run['what']['sums']: _fits(files)
     total = combine(load_part(p, means=not sums) for p in files)
     if total.failed: log.warning(f"{len(total.failed)} of {len(answers)} answers could not be read, and are left out: they stand under 'failed' in the file's meta")
@@ -408,7 +424,20 @@ def merge(
 def _run(path):
     path = Path(path)/'run.json'
     if not path.is_file(): raise FileNotFoundError(f"{path.parent} is no folder of parts: name the one that `extract --shard` printed")
-    return json.loads(path.read_text(encoding='utf-8'))
+    try: return json.loads(path.read_text(encoding='utf-8'))
+    except ValueError as e: raise ValueError(f"{path} is damaged ({e}): delete it, and start any shard again, which writes it") from None
+
+def _whole_run(path, answers):
+    "What `path` is a run of, its answers, and its parts; ValueError if they do not belong together, or if one is missing"
+    run,files = _run(path),part_files(path)
+    if not isinstance(answers, Answers):
+        try: answers = Answers(**run['answers'] | (dict(path=answers) if answers else {}))
+        except FileNotFoundError as e:
+            if answers: raise
+            raise FileNotFoundError(f"{run['answers']['path']}, of which {path} was made, is there no longer: say where it is now (answers=, --responses)") from None
+    if (answers.hash,answers.order)!=(run['what']['responses'],run['what']['order']): raise ValueError(f"{answers.path} does not have the answers that {Path(path).name} was made from, in their order")
+    _check_files(files, answers, run)
+    return run,answers,files
 
 def _check_files(files, answers, run):
     "ValueError if an answer is in two files, or in none"
@@ -475,7 +504,7 @@ def each_mean(
     answers=None # As `merge` takes them
 ): # (Row, 'layer d_model')
     "The mean of every answer, a part at a time; for what does not fit into memory"
-    if not isinstance(answers, Answers): answers = Answers(**_run(path)['answers'] | (dict(path=answers) if answers else {}))
-    for p in map(load_part, part_files(path)):
+    _,answers,files = _whole_run(path, answers)
+    for p in map(load_part, files):
         if p.means is None: raise ValueError(f"{path} has sums alone")
         for i,n,m in zip(p.rows, p.n_tokens, p.means): yield row_of(answers, i, n),m

@@ -8,6 +8,7 @@ __all__ = ['KINDS', 'PRODUCTS', 'Kind', 'RunPlan', 'plan_run']
 # %% ../nbs/27_planning.ipynb #71169580
 from dataclasses import dataclass, replace
 from fastcore.basics import patch
+from .config import resolve_layers
 from .engine import default_batch_tokens
 from .models import default_dtype, find_device
 from .streaming import Plan, _duration, _gb, plan_reading
@@ -70,14 +71,17 @@ def plan_run(
     **kwargs # batch_tokens, blocks: as `plan_reading` takes them
 )->RunPlan:
     "What reading the conversations will take; only the configuration is needed. ValueError if there is no such kind, or if it does not fit"
-    here,width = _here(kind, dtype),cfg.hidden_size
+    kind = kind and kind.lower()
+    here,width,_ = _here(kind, dtype),cfg.hidden_size,resolve_layers(layers, cfg.num_hidden_layers)
+    if not seqs: raise ValueError("there are no conversations to plan for")
+    if devices<per_model: raise ValueError(f"devices={devices}, per_model={per_model}: there are fewer devices than one model is to be spread over")
     device = find_device(kind) if here else 'cuda'
     p = plan_reading(cfg, layers, seqs, dtype or (default_dtype(device) if here else 'bfloat16'), device, False, name=name, free=None if here else KINDS[kind].memory, measure=here, **kwargs)
     budget = kwargs.get('batch_tokens') or default_batch_tokens(device)
     p = _times(p, times, budget)
     if not here: p.rate,p.device = PRODUCTS*KINDS[kind].peak,kind
     fits = p.weights/per_model+p.batch <= .9*p.free
-    if devices<per_model or not (fits or per_model==1 or stream): raise ValueError(f"{name}: {_gb(p.weights)} of weights do not fit on {min(devices, per_model)} × {p.device} with {_gb(p.free)} each: take more for each model, or one, which then streams")
+    if not (fits or stream or per_model==1 and stream is None): raise ValueError(f"{name}: {_gb(p.weights)} of weights do not fit on {per_model} × {p.device} with {_gb(p.free)} each: take more for each model, or one, which then streams")
     p.stream = not fits if stream is None else stream
     if p.stream: p._placed(None, budget, p.states//p.distinct)
     return RunPlan(p, round(len(seqs)*times), prompts, width, devices, per_model)

@@ -18,7 +18,7 @@ from .config import PersonaVectorConfig, resolve_layers
 from .engine import default_batch_tokens
 from .extraction import ActivationExtractor, prompt_of
 from .models import default_dtype
-from .parts import Answers, begin_run, done, part_from, parts_of, plan_parts
+from .parts import Answers, allowed, begin_run, done, part_from, parts_of, plan_parts
 from .streaming import free_memory
 
 # %% ../nbs/28_ray.ipynb #4a8ee749
@@ -27,11 +27,11 @@ log = logging.getLogger('persona_vectors')
 # %% ../nbs/28_ray.ipynb #ede92b23
 class PartReader:
     "Reads parts, for Ray Data"
-    def __init__(self, config:PersonaVectorConfig, shared, layers, what, under, plan, threads):
+    def __init__(self, config:PersonaVectorConfig, shared, layers, what, under, plan, threads, may_fail):
         import ray
         torch.set_num_threads(threads)
         self.extractor,(self.answers,self.parts) = ActivationExtractor(config),ray.get(shared)
-        self.args = layers,what,under,plan
+        self.args = layers,what,under,plan,None,may_fail
     def __call__(self, batch):
         parts = [self.extractor.read_rows(self.answers, self.parts[i], *self.args).to_bytes() for i in batch['part']]
         return dict(part=np.array(parts, object))
@@ -95,7 +95,6 @@ def extract_on_ray(
     progress:bool=True # Show a bar
 )->Path: # Folder of the parts, for `merge`
     "Read what is left of a run with a pool of actors"
-    from filelock import FileLock
     with cluster(address) as ray:
         with _one_by_one:
             config,n,need = pool(ray, config, actors, per_actor)
@@ -103,13 +102,20 @@ def extract_on_ray(
             layers,under = resolve_layers(layer, ex.num_layers, config.layer_fraction),prompt_of(read_under, answers.prompts)
             path,what = begin_run(ex, answers, layers, folder, read_under, sums)
             plan,budget = plan_there(config, answers, layers, under) if config.device=='cpu' else ray.get(ray.remote(**need)(plan_there).remote(config, answers, layers, under))
-        with FileLock(path/'.ray.lock'):
+        with _alone(path):
             todo = np.setdiff1d(answers.rows, done(path))
             parts = parts_of(answers, todo, budget, plan.stream, 4*len(layers)*ex.model_config.hidden_size, n)
             log.info(f"{len(todo):,} of {len(answers):,} answers in {len(parts)} parts, for {n} actor{'s' if n>1 else ''} with {per_actor} {'GPU' if config.device!='cpu' else 'core'}{'s' if per_actor>1 else ''} each")
-            args = config,ray.put((answers, parts)),layers,what,under,None if plan.stream else plan,int(need['num_cpus'])
+            args = config,ray.put((answers, parts)),layers,what,under,None if plan.stream else plan,int(need['num_cpus']),allowed(len(answers))
             _gather(_made(ray, args, len(parts), n, need), path, answers, len(todo), what['model'], progress)
     return path
+
+@contextmanager
+def _alone(path):
+    from filelock import FileLock, Timeout
+    try: lock = FileLock(path/'.ray.lock').acquire(timeout=0)
+    except Timeout: raise RuntimeError(f"another process reads this run with Ray: {path}") from None
+    with lock: yield
 
 _one_by_one = Lock() # Models are planned without weights, which torch can do for one at a time
 
@@ -132,11 +138,14 @@ def _plain(e):
 def _gather(raws, path, answers, left, name, progress):
     "Write the parts that come back"
     from tqdm.auto import tqdm
+    may_fail = allowed(len(answers))
     with tqdm(total=len(answers), initial=len(answers)-left, unit='answer', desc=f'Reading {name}', disable=not progress) as bar:
         for part in map(part_from, raws):
             for o in part.failed.values(): log.warning(f"left out: {o}")
             part.save(path)
             bar.update(len(part.rows)+len(part.failed))
+            may_fail -= len(part.failed)
+            if may_fail<0: raise RuntimeError(f"more than {allowed(len(answers))} of {len(answers):,} answers cannot be read, one of them because of {next(iter(part.failed.values()))}")
 
 # %% ../nbs/28_ray.ipynb #a5aa2db9
 def extract_models_on_ray(
@@ -152,5 +161,9 @@ def extract_models_on_ray(
     with cluster(address) as ray:
         have = min(pool(ray, c, None, per_actor)[1] for c in configs)
         beside = max(1, min(len(configs), have//(actors or 1)))
-        with ThreadPoolExecutor(beside) as threads:
-            return list(threads.map(lambda c: extract_on_ray(c, answers, layer, address, actors or max(1, have//beside), per_actor, **kw), configs))
+        def one(c): return extract_on_ray(c, answers, layer, address, actors or max(1, have//beside), per_actor, **kw)
+        if beside==1: return list(map(one, configs))                     # so that Ctrl-C reaches it
+        threads = ThreadPoolExecutor(beside)
+        try: return list(threads.map(one, configs))
+        except KeyboardInterrupt: ray.shutdown(); raise                  # those beside end as well
+        finally: threads.shutdown(cancel_futures=True)

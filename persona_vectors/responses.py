@@ -218,7 +218,7 @@ def response_files(
 
 
 # %% ../nbs/02_responses.ipynb #cc102124
-_wrong = KeyError, TypeError, ValueError, AttributeError
+_wrong = KeyError, TypeError, ValueError, AttributeError, OverflowError
 def _says(path, e): return f"{path} does not hold responses: {f'it has no {e}' if isinstance(e, KeyError) else e}"
 
 def _whole(path):
@@ -238,7 +238,9 @@ def _ours(d):
     return Responses([_checked(_response(o)) for o in d['responses']], d.get('meta'))
 
 _names = {f.name for f in fields(Response)}
-def _response(o): return Response(**{k:v for k,v in o.items() if k in _names})
+def _response(o):
+    for k in ('persona','question','text'): o[k]                # KeyError says what is not there
+    return Response(**{k:v for k,v in o.items() if k in _names})
 
 def _plain(d):
     rows = []
@@ -252,7 +254,7 @@ def _checked(r):
     if not all(isinstance(o, str) for o in (r.persona, r.question, r.text)):
         raise ValueError(f"the answer of persona {r.persona!r} to {r.question!r} is a {type(r.text).__name__}, not text")
     for k in ('prompt','sample'):
-        if not isinstance(n := getattr(r, k), (int,float)) or n<0 or n!=int(n): raise ValueError(f"the answer of persona {r.persona!r} to {r.question!r} has the {k} {n!r}: give whole numbers from 0")
+        if not isinstance(n := getattr(r, k), (int,float)) or not 0<=n<1<<31 or n!=int(n): raise ValueError(f"the answer of persona {r.persona!r} to {r.question!r} has the {k} {n!r}: give whole numbers from 0")
     return r if type(r.prompt) is type(r.sample) is int else replace(r, prompt=int(r.prompt), sample=int(r.sample))
 
 # %% ../nbs/02_responses.ipynb #1fd3c931
@@ -277,11 +279,13 @@ def _lines(path):
                 try: yield at,*_line(line, path)
                 except json.JSONDecodeError: raise ValueError(f"its line {i} is not JSON: is it the file you mean? If it is damaged, remove that line") from None
                 except LookupError as e: raise ValueError(f"its line {i} has no {e}") from None
+                except (TypeError, ValueError, AttributeError) as e: raise ValueError(f"its line {i} is no response ({e})") from None
             at += len(line)
 
 def _line(line, path):
     "The response of a line, and whether it says which of several samples it is"
     o = json.loads(line)
+    if not isinstance(o, dict): raise ValueError(f"it is a {type(o).__name__}, and not an object")
     return (_response(o), True) if 'persona' in o else (_assistant_axis(o, path.stem), False)
 
 def _assistant_axis(o, persona):

@@ -155,7 +155,7 @@ def describe(self:PersonaVectors)->dict:
     m,n = self.meta,sum(r.n_tokens for r in self.rows)
     under = f", read under {m['read_under']!r}" if m.get('read_under') else ''
     return dict(model=m.get('model', 'not recorded'), layers=', '.join(map(str, self.layers)) + (f" of {m['num_layers']}" if 'num_layers' in m else ''),
-                vectors=f'{len(self)} personas × {self.means.shape[-1]}', answers=f'{len(self.rows)} answers, {n:,} tokens averaged{under}',
+                vectors=f'{len(self)} personas × {self.means.shape[-1]}', answers=f"{m.get('answers', len(self.rows))} answers, {n:,} tokens averaged{under}",
                 made=f"{m.get('prompt_format','?')} format, span {m.get('span','?')}, {m.get('dtype','?')}")
 
 @patch
