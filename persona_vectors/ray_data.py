@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from threading import Lock
+from threading import Event, Lock
 import numpy as np
 import torch
 from .config import PersonaVectorConfig, resolve_layers
@@ -135,6 +135,8 @@ def _plain(e):
     while any(o.__name__ in wraps for o in type(e).__mro__) and (inner := getattr(e, 'cause', None) or e.__cause__): e = inner
     return e if isinstance(e, (ValueError, OSError, RuntimeError, ArithmeticError, ImportError)) else RuntimeError(f"an actor failed: {' '.join(str(e).split())}")
 
+_stop = Event() # Set by Ctrl-C where models are read side by side
+
 def _gather(raws, path, answers, left, name, progress):
     "Write the parts that come back"
     from tqdm.auto import tqdm
@@ -145,6 +147,7 @@ def _gather(raws, path, answers, left, name, progress):
             part.save(path)
             bar.update(len(part.rows)+len(part.failed))
             may_fail -= len(part.failed)
+            if _stop.is_set(): raise KeyboardInterrupt
             if may_fail<0: raise RuntimeError(f"more than {allowed(len(answers))} of {len(answers):,} answers cannot be read, one of them because of {next(iter(part.failed.values()))}")
 
 # %% ../nbs/28_ray.ipynb #a5aa2db9
@@ -163,7 +166,8 @@ def extract_models_on_ray(
         beside = max(1, min(len(configs), have//(actors or 1)))
         def one(c): return extract_on_ray(c, answers, layer, address, actors or max(1, have//beside), per_actor, **kw)
         if beside==1: return list(map(one, configs))                     # so that Ctrl-C reaches it
+        _stop.clear()
         threads = ThreadPoolExecutor(beside)
         try: return list(threads.map(one, configs))
-        except KeyboardInterrupt: ray.shutdown(); raise                  # those beside end as well
+        except KeyboardInterrupt: _stop.set(); raise                     # each ends with its next part
         finally: threads.shutdown(cancel_futures=True)
