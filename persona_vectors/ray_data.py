@@ -166,8 +166,9 @@ def extract_models_on_ray(
         beside = max(1, min(len(configs), have//(actors or 1)))
         def one(c): return extract_on_ray(c, answers, layer, address, actors or max(1, have//beside), per_actor, **kw)
         if beside==1: return list(map(one, configs))                     # so that Ctrl-C reaches it
-        _stop.clear()
         threads = ThreadPoolExecutor(beside)
         try: return list(threads.map(one, configs))
         except KeyboardInterrupt: _stop.set(); raise                     # each ends with its next part
-        finally: threads.shutdown(cancel_futures=True)
+        finally:
+            threads.shutdown(cancel_futures=True)
+            _stop.clear()
