@@ -36,7 +36,7 @@ Api = Annotated[bool, typer.Option('--api', help='Answers from OpenRouter (key i
 BaseUrl = Annotated[str, typer.Option(help='An OpenAI-compatible endpoint (key, if it wants one, in OPENAI_API_KEY). Implies --api.')]
 ApiModel = Annotated[str, typer.Option(help="The model's name at the endpoint. Default: --model. Implies --api.")]
 MaxRetries = Annotated[int, typer.Option(help='Further tries of a request that fails in passing.')]
-MaxTokens = Annotated[int, typer.Option(min=1, help='Length of an answer in tokens.')]
+MaxTokens = Annotated[int, typer.Option(help='Length of an answer in tokens.')]
 Temperature = Annotated[float, typer.Option(help='Sampling temperature; 0 is greedy.')]
 Seed = Annotated[int, typer.Option(help='Seed of sampling.')]
 Concurrent = Annotated[int, typer.Option(help='Requests under way at a time.')]
@@ -433,6 +433,7 @@ def steer(question:Annotated[str, typer.Argument(help='What to ask. Default: wha
     from persona_vectors.slider import answers_at
     coefs = list(dict.fromkeys([0.,*_numbers(coef)]))
     if temperature<0: raise ValueError(f"--temperature {temperature}: give 0 (greedy) or more")
+    if max_tokens<1: raise ValueError(f"--max-tokens {max_tokens}: give at least 1")
     ex = ActivationExtractor(_config(model, prompt_format=prompt_format, device=device, dtype=dtype))
     v = _vectors(vectors, ex)
     if layer and (layer=='all' or ',' in layer): raise ValueError(f"--layer {layer}: steer along the direction of one layer")
