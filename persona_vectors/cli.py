@@ -11,6 +11,7 @@ __all__ = ['app', 'EMBEDDED', 'Model', 'Models', 'Personas', 'Questions', 'Layer
 
 # %% ../nbs/41_cli.ipynb #11629d81
 import json, logging, sys
+from contextlib import closing
 from dataclasses import replace
 from math import isfinite
 from pathlib import Path
@@ -177,7 +178,7 @@ def extract(responses:Annotated[Path, typer.Argument(help='A responses file: .js
             read_under:Annotated[str, typer.Option(help="Read every answer under this persona's prompt instead of its own.")]=None,
             min_score:MinScore=None, min_answers:MinAnswers=None, keep:Keep='', stream:Stream=None, blocks:Blocks=None, batch_tokens:BatchTokens=None,
             shard:Annotated[str, typer.Option(help="Only one of n parts, as 3/7; a part is read as a stream, and goes on where it was stopped. `merge` puts them together.")]=None,
-            ray:Annotated[str, typer.Option(help="Address of a Ray cluster ('auto', ray://host:10001), or 'local': read by actors there.")]=None,
+            ray:Annotated[str, typer.Option(help="'local', or the address of a Ray cluster ('auto' on one of its machines): read by actors there.")]=None,
             actors:Annotated[int, typer.Option(min=1, help='With --ray: how many for each model. Default: as many as there are GPUs, or cores as far as memory goes.')]=None,
             per_actor:Annotated[int, typer.Option(min=1, help='With --ray (or --dry-run): GPUs that one model is spread over, or cores.')]=1,
             sums:Annotated[bool, typer.Option('--sums', help="With --shard or --ray: keep sums alone, not the answers' means, without which no uncertainty can be had.")]=False,
@@ -236,7 +237,14 @@ def _in_parts(configs, answers, shard, what, ray, actors, per_actor):
         for c in configs: print(extract_shard(ActivationExtractor(c), answers, i=i, n=n, **what))
         return
     from persona_vectors.ray_data import extract_models_on_ray
-    for path in extract_models_on_ray(configs, answers, address=ray, actors=actors, per_actor=per_actor, **what): _merged(path, answers)
+    wrong = []
+    with closing(extract_models_on_ray(configs, answers, address=ray, actors=actors, per_actor=per_actor, **what)) as paths:
+        for path in paths:
+            try: _merged(path, answers)
+            except ValueError as e:                                      # the other models are to have theirs
+                wrong.append(e)
+                if len(configs)>1: logging.getLogger('persona_vectors').error(str(e))
+    if wrong: raise wrong[0]
 
 def _of(text):
     "The two numbers of '3/7'"

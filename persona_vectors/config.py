@@ -122,6 +122,8 @@ def slug(
     return s or 'model'
 
 # %% ../nbs/00_config.ipynb #75cdc57e
+_umask = os.umask(0o77); os.umask(_umask)          # cannot be read without being set, which is no thing to do where there are threads
+
 @contextmanager
 def atomic_write(
     path, # The file to write; its folder is made
@@ -136,8 +138,7 @@ def atomic_write(
             yield f
             f.flush()
             os.fsync(f.fileno())
-        umask = os.umask(0); os.umask(umask)
-        os.chmod(tmp, 0o666 & ~umask)
+        os.chmod(tmp, 0o666 & ~_umask)
         os.replace(tmp, path)
     except BaseException as e:
         Path(tmp).unlink(missing_ok=True)

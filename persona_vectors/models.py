@@ -165,7 +165,7 @@ def find_model(
         with open(p, 'rb') as f:
             if f.read(4)!=b'GGUF': raise ValueError(f"model {name!r}: the file is not GGUF, whatever its name")
         fp = fingerprint(p)
-        return _cached(name, f'{slug(name)}-{fp}', fp, lambda dest: p)
+        return _cached(name, f'{slug(p.name)}-{fp}', fp, lambda dest: p)
     if name.startswith(('.', '/', '~')) or name.count('/')>1: raise ValueError(f"model {name!r}: there is no such folder")
     return _on_hub(name, token)
 

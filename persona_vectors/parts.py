@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['log', 'PART_FORMAT', 'BATCHES', 'STREAMED', 'ROOM', 'Answers', 'Part', 'part_of', 'combine', 'load_part', 'part_from',
-           'allowed', 'begin_run', 'part_files', 'done', 'plan_parts', 'readable', 'parts_of', 'extract_shard', 'merge',
-           'row_of', 'save_merged', 'each_mean']
+           'allowed', 'begin_run', 'part_files', 'done', 'plan_parts', 'readable', 'parts_of', 'parts_left',
+           'extract_shard', 'merge', 'row_of', 'save_merged', 'each_mean']
 
 # %% ../nbs/26_parts.ipynb #df251b0d
 import hashlib, json, logging, math
@@ -39,7 +39,8 @@ class Answers:
         min_answers:int=None # Fewest answers of a persona; None: 10 if there is a `min_score`, else 1
     ):
         usable(Responses([]), keep)                              # says if `keep` names what there is not
-        self.path,self.files,self.ends = Path(path),response_files(path),[]
+        self.path,self.ends = Path(path).resolve(),[]            # an actor may be in another folder
+        self.files = response_files(self.path)
         self.given,self.keep,self.min_score = None if personas is None else as_prompts(personas),list(keep),min_score
         self.least = _least(rubrics(r for p in self.files for _,r in each_response(p)) if min_score is not None else [], min_score)
         self.cells,self.systems,self.asked = {},{},{}            # (persona, prompt, question) to number; (persona, prompt) to text; question to personas
@@ -341,7 +342,7 @@ def done(
 @patch(as_prop=True)
 def source(self:Answers)->dict:
     "The arguments that make this again"
-    return dict(path=str(self.path.resolve()), personas=self.given, questions=self.questions, keep=self.keep, min_score=self.min_score, min_answers=0)
+    return dict(path=str(self.path), personas=self.given, questions=self.questions, keep=self.keep, min_score=self.min_score, min_answers=0)
 
 # %% ../nbs/26_parts.ipynb #8c6e873c
 BATCHES,STREAMED,ROOM = 64,512,1<<28 # Batches in a part; where it is streamed; bytes of means in a part
@@ -368,8 +369,21 @@ def parts_of(
 )->list:
     "`rows` in parts"
     batches = answers.size[rows].sum()/3/batch_tokens            # a token has about four bytes, seldom less than three
-    n = max(1, batches/(STREAMED if streamed else BATCHES), len(rows)*mean_bytes/ROOM, min(len(rows), 6*workers))
-    return [o for o in answers.cut(rows, math.ceil(n)) if len(o)]
+    n = max(1, batches/(STREAMED if streamed else BATCHES), min(len(rows), 6*workers))
+    return [p for o in answers.cut(rows, math.ceil(n)) if len(o) for p in np.array_split(o, max(1, math.ceil(len(o)*mean_bytes/ROOM)))]
+
+def parts_left(
+    answers:Answers,
+    rows, # Numbers of answers
+    was, # Those that were read, here or elsewhere
+    *how # As `parts_of` takes it
+)->list:
+    "The parts of `rows` of which nothing was read, cut where they would be if nothing was at all; then what else is left"
+    read = np.zeros(len(answers.cell), bool)
+    read[was] = True
+    whole = [o for o in parts_of(answers, rows, *how) if not read[o].any()]
+    for o in whole: read[o] = True
+    return whole+parts_of(answers, rows[~read[rows]], *how)
 
 # %% ../nbs/26_parts.ipynb #eee7acb1
 def extract_shard(
@@ -390,9 +404,9 @@ def extract_shard(
     path,what = begin_run(extractor, answers, layers, folder, read_under, sums)
     try:
         with FileLock(path/f'.{i}-of-{n}.lock', timeout=0):
-            plan,todo = plan_parts(extractor, answers, layers, under),np.setdiff1d(mine, done(path))
-            parts = parts_of(answers, todo, c.batch_tokens or default_batch_tokens(extractor.device), plan.stream, 4*len(layers)*extractor.model_config.hidden_size)
-            log.info(f"shard {i}/{n}: {len(mine):,} of {len(answers):,} answers, {len(mine)-len(todo):,} of them read before, the rest in {len(parts)} parts")
+            plan = plan_parts(extractor, answers, layers, under)
+            parts = parts_left(answers, mine, done(path), c.batch_tokens or default_batch_tokens(extractor.device), plan.stream, 4*len(layers)*extractor.model_config.hidden_size)
+            log.info(f"shard {i}/{n}: {len(mine):,} of {len(answers):,} answers, {len(mine)-sum(map(len, parts)):,} of them read before, the rest in {len(parts)} parts")
             _read_parts(extractor, answers, parts, layers, what, under, None if plan.stream else plan, path, f'{i}-of-{n}', progress, len(mine))
     except Timeout: raise RuntimeError(f"shard {i}/{n} is being read by another process: {path}") from None
     return path
@@ -416,7 +430,7 @@ def merge(
 )->PersonaVectors:
     "The vectors of a run whose parts are all there; ValueError says which answers are missing or there twice"
     run,answers,files = _whole_run(path, answers)
-    if not sums and not run['what']['sums']: _fits(files)
+    if not sums and not run['what']['sums']: _fits(path, files)
     total = combine(load_part(p, means=not sums) for p in files)
     if total.failed: log.warning(f"{len(total.failed)} of {len(answers)} answers could not be read, and are left out: they stand under 'failed' in the file's meta")
     return total.vectors(answers, run['meta'])
@@ -452,9 +466,9 @@ def _check_files(files, answers, run):
     missing = answers.rows[~there[answers.rows]]
     if len(missing): raise ValueError(f"{len(missing):,} of {len(answers):,} answers are in no part, the first is {name(missing[0])}: run the shards again")
 
-def _fits(files):
+def _fits(path, files):
     size,free = sum(p.stat().st_size for p in files),free_memory()
-    if 3*size>free: raise ValueError(f"the answers' means take {size/1e9:.0f} GB, and putting them into one file three times that; {free/1e9:.0f} GB are free. They stay in the parts (`each_mean`): merge the sums alone (sums=True, --sums)")
+    if 3*size>free: raise ValueError(f"the answers' means take {size/1e9:.0f} GB, and putting them into one file three times that; {free/1e9:.0f} GB are free. They stay in {path} (`each_mean`): merge the sums alone (sums=True, --sums)")
 
 # %% ../nbs/26_parts.ipynb #f647e1a2
 @patch
@@ -493,10 +507,11 @@ def save_merged(
     v:PersonaVectors, # From `merge`
     path # Folder of the parts
 )->Path:
-    "Save beside the parts, where `extract` looks for it"
+    "Save beside the parts, where `extract` looks for it; of the parts' folder, take away what runs that were killed left unfinished"
     want = {k: o for k,o in _run(path)['what'].items() if k not in ('order','sums')} | dict(responses=v.meta['responses'])
     at = Path(path).parent/f"{slug(want['model'])}-{content_hash(want)[:8]}.safetensors"
     v.save(at)
+    for p in (*Path(path).glob('.part-*'), *Path(path).glob('.*.partial')): p.unlink(missing_ok=True)
     return at
 
 def each_mean(

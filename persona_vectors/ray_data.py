@@ -8,8 +8,9 @@ __all__ = ['log', 'PartReader', 'cluster', 'pool', 'copies', 'plan_there', 'extr
 # %% ../nbs/28_ray.ipynb #fcfe535a
 import logging, os, warnings
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from threading import Event, Lock
 import numpy as np
@@ -17,7 +18,7 @@ import torch
 from .config import PersonaVectorConfig, resolve_layers
 from .engine import default_batch_tokens
 from .extraction import ActivationExtractor, prompt_of
-from .models import default_dtype
+from .models import EMBEDDED, GEMMA, default_dtype
 from .parts import Answers, allowed, begin_run, done, part_from, parts_of, plan_parts
 from .streaming import free_memory
 
@@ -33,6 +34,7 @@ class PartReader:
         self.extractor,(self.answers,self.parts) = ActivationExtractor(config),ray.get(shared)
         self.args = layers,what,under,plan,None,may_fail
     def __call__(self, batch):
+        if self.extractor.source.fingerprint!=self.args[1]['fingerprint']: raise ValueError(f"{self.extractor.config.model_name} is another model where an actor runs than where the run was started: put one of them in the other's place")
         parts = [self.extractor.read_rows(self.answers, self.parts[i], *self.args).to_bytes() for i in batch['part']]
         return dict(part=np.array(parts, object))
 
@@ -45,6 +47,7 @@ def cluster(
     for k,v in dict(RAY_USAGE_STATS_ENABLED='0', RAY_BACKEND_LOG_LEVEL='fatal').items(): os.environ.setdefault(k, v) # nothing is sent anywhere, and little is said
     try: import ray, ray.data
     except ImportError: raise ImportError('this needs Ray: pip install "persona-vectors-lab[ray]"') from None
+    if address.startswith('ray://') or ray.util.client.ray.is_connected(): raise ValueError("Ray Data cannot be used through Ray's client (ray://): start this on a machine of the cluster with the address 'auto', or send it there with `ray job submit`")
     logging.getLogger('ray').setLevel(logging.ERROR)
     warnings.filterwarnings('ignore', '.ray_remote_args. is deprecated') # the limit of restarts has no other name until Ray 2.64, above which this package does not go
     was = ray.is_initialized()
@@ -68,8 +71,13 @@ def pool(
     if config.device not in (None, 'cpu', 'auto', 'cuda') or (config.device and config.device!='cpu' and not gpu): raise ValueError(f"device={config.device!r}: on Ray, give 'cpu', or 'cuda' where the cluster has GPUs; it has {there.get('GPU', 0):g}")
     have = int(there['GPU' if gpu else 'CPU'])//per_actor
     if (actors or 1)>have: raise ValueError(f"actors={actors or 1}, per_actor={per_actor}: the cluster has {there['GPU' if gpu else 'CPU']:g} {'GPUs' if gpu else 'cores'}")
-    config = replace(config, device=('auto' if per_actor>1 else 'cuda') if gpu else 'cpu', dtype=config.dtype or ('bfloat16' if gpu else default_dtype('cpu')))
+    config = replace(config, model_name=_anywhere(config.model_name), device=('auto' if per_actor>1 else 'cuda') if gpu else 'cpu', dtype=config.dtype or ('bfloat16' if gpu else default_dtype('cpu')))
     return config,actors or (have if gpu else min(have, copies(config)*len(ray.nodes()))),dict(num_cpus=1, num_gpus=per_actor) if gpu else dict(num_cpus=per_actor)
+
+def _anywhere(name):
+    "A model's name, from whatever folder an actor is in"
+    p = Path(name).expanduser()
+    return str(p.resolve()) if p.exists() and name.lower() not in (EMBEDDED, GEMMA) else name
 
 def copies(config)->int:
     "How many of the model fit into this machine's memory"
@@ -86,13 +94,14 @@ def extract_on_ray(
     config:PersonaVectorConfig, # What is read, and how; `device` and `dtype` are those of the actors
     answers:Answers,
     layer=None, # An index, a fraction, a list of those, or 'all'; None: the configuration's fraction
-    address:str='local', # Of a Ray cluster: 'auto', 'ray://host:10001'; 'local': one on this machine, for this run
+    address:str='local', # 'local': Ray on this machine, for this run; 'auto': the cluster that this machine belongs to, or 'host:port'
     actors:int=None, # How many; None: one for each GPU, or for each core as far as memory goes
     per_actor:int=1, # GPUs that one model is spread over, or cores
     folder='data/persona_vectors', # Where vectors files are
     read_under:str=None, # Name of the persona whose prompt takes the place of every persona's own
     sums:bool=False, # Without the means of the single answers
-    progress:bool=True # Show a bar
+    progress:bool=True, # Show a bar
+    stop:Event=None # Ends the run with its next part once it is set, as Ctrl-C does where the run is not in a thread
 )->Path: # Folder of the parts, for `merge`
     "Read what is left of a run with a pool of actors"
     with cluster(address) as ray:
@@ -107,7 +116,7 @@ def extract_on_ray(
             parts = parts_of(answers, todo, budget, plan.stream, 4*len(layers)*ex.model_config.hidden_size, n)
             log.info(f"{len(todo):,} of {len(answers):,} answers in {len(parts)} parts, for {n} actor{'s' if n>1 else ''} with {per_actor} {'GPU' if config.device!='cpu' else 'core'}{'s' if per_actor>1 else ''} each")
             args = config,ray.put((answers, parts)),layers,what,under,None if plan.stream else plan,int(need['num_cpus']),allowed(len(answers))
-            _gather(_made(ray, args, len(parts), n, need), path, answers, len(todo), what['model'], progress)
+            with closing(_made(ray, args, len(parts), n, need)) as raws: _gather(raws, path, answers, len(todo), what['model'], progress, stop or Event())
     return path
 
 @contextmanager
@@ -135,9 +144,7 @@ def _plain(e):
     while any(o.__name__ in wraps for o in type(e).__mro__) and (inner := getattr(e, 'cause', None) or e.__cause__): e = inner
     return e if isinstance(e, (ValueError, OSError, RuntimeError, ArithmeticError, ImportError)) else RuntimeError(f"an actor failed: {' '.join(str(e).split())}")
 
-_stop = Event() # Set by Ctrl-C where models are read side by side
-
-def _gather(raws, path, answers, left, name, progress):
+def _gather(raws, path, answers, left, name, progress, stop):
     "Write the parts that come back"
     from tqdm.auto import tqdm
     may_fail = allowed(len(answers))
@@ -147,7 +154,7 @@ def _gather(raws, path, answers, left, name, progress):
             part.save(path)
             bar.update(len(part.rows)+len(part.failed))
             may_fail -= len(part.failed)
-            if _stop.is_set(): raise KeyboardInterrupt
+            if stop.is_set(): raise KeyboardInterrupt
             if may_fail<0: raise RuntimeError(f"more than {allowed(len(answers))} of {len(answers):,} answers cannot be read, one of them because of {next(iter(part.failed.values()))}")
 
 # %% ../nbs/28_ray.ipynb #a5aa2db9
@@ -159,16 +166,22 @@ def extract_models_on_ray(
     actors:int=None, # For each model; None: the cluster is shared out
     per_actor:int=1,
     **kw # As `extract_on_ray` takes them
-)->list[Path]: # Folder of the parts of each
-    "Several models over one set of answers: side by side as far as the cluster goes, then one after another"
+): # Folder of the parts of each, as it is done
+    "Several models over one set of answers: side by side as far as the cluster goes, then one after another. What went wrong with one of them is raised when the others are done"
+    stop,wrong = Event(),[]
     with cluster(address) as ray:
         have = min(pool(ray, c, None, per_actor)[1] for c in configs)
         beside = max(1, min(len(configs), have//(actors or 1)))
-        def one(c): return extract_on_ray(c, answers, layer, address, actors or max(1, have//beside), per_actor, **kw)
-        if beside==1: return list(map(one, configs))                     # so that Ctrl-C reaches it
+        def one(c): return extract_on_ray(c, answers, layer, address, actors or max(1, have//beside), per_actor, **kw, stop=stop)
         threads = ThreadPoolExecutor(beside)
-        try: return list(threads.map(one, configs))
-        except KeyboardInterrupt: _stop.set(); raise                     # each ends with its next part
+        try:
+            runs = [partial(one, c) if beside==1 else threads.submit(one, c).result for c in configs]    # not in a thread if one by one, so that Ctrl-C reaches it
+            for c,run in zip(configs, runs):
+                try: yield run()
+                except Exception as e:
+                    wrong.append(e)
+                    if len(configs)>1: log.error(f"{c.model_name}: {e}")
         finally:
+            stop.set()                                                   # at Ctrl-C, each ends with its next part
             threads.shutdown(cancel_futures=True)
-            _stop.clear()
+    if wrong: raise wrong[0]

@@ -251,8 +251,11 @@ def _plain(d):
     return Responses(rows)
 
 def _checked(r):
-    if not all(isinstance(o, str) for o in (r.persona, r.question, r.text)):
-        raise ValueError(f"the answer of persona {r.persona!r} to {r.question!r} is a {type(r.text).__name__}, not text")
+    for k in ('persona','question','text','system'):
+        o = getattr(r, k)
+        if not isinstance(o, str) and (o is not None or k!='system'): raise ValueError(f"the answer of persona {r.persona!r} to {r.question!r} has a {k} of type {type(o).__name__}, not text")
+        try: (o or '').encode()
+        except UnicodeEncodeError as e: raise ValueError(f"the answer of persona {r.persona!r} to {r.question!r} has a {k} with half a character in it ({o[e.start:e.end]!r}): remove it there") from None
     for k in ('prompt','sample'):
         if not isinstance(n := getattr(r, k), (int,float)) or not 0<=n<1<<31 or n!=int(n): raise ValueError(f"the answer of persona {r.persona!r} to {r.question!r} has the {k} {n!r}: give whole numbers from 0")
     return r if type(r.prompt) is type(r.sample) is int else replace(r, prompt=int(r.prompt), sample=int(r.sample))

@@ -41,7 +41,7 @@ def test_processes(here):
 
 def test_slurm(here):
     d,plain = here
-    for i in (2,1): run([examples/'slurm.sh', d/'answers.jsonl', d/'tiny', d/'s', *EXACT], d, SLURM_ARRAY_TASK_ID=str(i), SLURM_ARRAY_TASK_COUNT='2')
+    for i in (2,1): run([examples/'slurm.sh', 2, d/'answers.jsonl', d/'tiny', d/'s', *EXACT], d, SLURM_ARRAY_TASK_ID=str(i))
     near(merged(d/'s', d), plain)
 
 def test_skypilot(here):
