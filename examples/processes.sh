@@ -2,7 +2,7 @@
 # processes.sh N ANSWERS MODEL OUT [OPTIONS]: N processes of one thread on this machine, and the merge
 set -euo pipefail
 export OMP_NUM_THREADS=1
-trap 'kill $(jobs -p) 2>/dev/null || true' EXIT    # if one fails, or at Ctrl-C, the others end too
+trap 'kill $(jobs -p) 2>/dev/null || true; wait' EXIT    # if one fails, or at Ctrl-C, the others end too
 for i in $(seq 2 "$1"); do
     persona-vectors extract "$2" --model "$3" --out "$4" --shard "$i/$1" "${@:5}" &
     pids+=($!)

@@ -1,5 +1,5 @@
 #!/bin/bash
-#SBATCH --gpus-per-task=1
+#SBATCH --gres=gpu:1
 #SBATCH --requeue
 # sbatch --array=1-8 slurm.sh 8 ANSWERS MODEL OUT [OPTIONS]: a shard a task; one that is stopped goes on where it was.
 # One of them again: sbatch --array=3 slurm.sh 8 ... When all are done: persona-vectors merge OUT/data/persona_vectors/NAME.parts

@@ -6,7 +6,7 @@
 __all__ = ['log', 'PartReader', 'cluster', 'pool', 'copies', 'plan_there', 'extract_on_ray', 'extract_models_on_ray']
 
 # %% ../nbs/28_ray.ipynb #fcfe535a
-import logging, os, warnings
+import logging, os, traceback, warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -27,16 +27,23 @@ log = logging.getLogger('persona_vectors')
 
 # %% ../nbs/28_ray.ipynb #ede92b23
 class PartReader:
-    "Reads parts, for Ray Data"
+    "Reads parts, for Ray Data; what goes wrong comes back as text, for Ray does not say the reason of an error"
     def __init__(self, config:PersonaVectorConfig, shared, layers, what, under, plan, threads, may_fail):
         import ray
         torch.set_num_threads(threads)
         self.extractor,(self.answers,self.parts) = ActivationExtractor(config),ray.get(shared)
         self.args = layers,what,under,plan,None,may_fail
     def __call__(self, batch):
-        if self.extractor.source.fingerprint!=self.args[1]['fingerprint']: raise ValueError(f"{self.extractor.config.model_name} is another model where an actor runs than where the run was started: put one of them in the other's place")
-        parts = [self.extractor.read_rows(self.answers, self.parts[i], *self.args).to_bytes() for i in batch['part']]
-        return dict(part=np.array(parts, object))
+        parts,wrong = zip(*map(self.read, batch['part']))
+        return dict(part=np.array(parts, object), wrong=np.array(wrong, object))
+    def read(self, i):
+        "A part as bytes, and what went wrong"
+        try:
+            if self.extractor.source.fingerprint!=self.args[1]['fingerprint']: raise ValueError(f"{self.extractor.config.model_name} is another model where an actor runs than where the run was started: put one of them in the other's place")
+            return self.extractor.read_rows(self.answers, self.parts[i], *self.args).to_bytes(),''
+        except (ValueError, OSError, RuntimeError, ArithmeticError, MemoryError, ImportError) as e: return b'',str(e) or repr(e)
+        except Exception: return b'',traceback.format_exc()
+
 
 # %% ../nbs/28_ray.ipynb #f2698bb5
 @contextmanager
@@ -135,14 +142,11 @@ def _made(ray, args, parts, n, need):
     ds = ray.data.from_items([dict(part=i) for i in range(parts)], override_num_blocks=parts)
     ds = ds.map_batches(PartReader, fn_constructor_args=args, batch_size=1, compute=ray.data.ActorPoolStrategy(size=min(n, parts)), max_restarts=100, max_task_retries=10, **need)
     try:
-        for o in ds.iter_batches(batch_size=None, prefetch_batches=0): yield from o['part']     # each as soon as it is there
-    except ray.exceptions.RayError as e: raise _plain(e) from None
-
-def _plain(e):
-    "What went wrong in an actor, without the way it came"
-    wraps = 'RayTaskError', 'UserCodeException'
-    while any(o.__name__ in wraps for o in type(e).__mro__) and (inner := getattr(e, 'cause', None) or e.__cause__): e = inner
-    return e if isinstance(e, (ValueError, OSError, RuntimeError, ArithmeticError, ImportError)) else RuntimeError(f"an actor failed: {' '.join(str(e).split())}")
+        for o in ds.iter_batches(batch_size=None, prefetch_batches=0):       # each as soon as it is there
+            for part,wrong in zip(o['part'], o['wrong']):
+                if wrong: raise RuntimeError(wrong)
+                yield part
+    except ray.exceptions.RayError as e: raise RuntimeError(f"an actor failed: {e}") from None
 
 def _gather(raws, path, answers, left, name, progress, stop):
     "Write the parts that come back"

@@ -1,7 +1,8 @@
 "The examples of shards, as their launchers would run them; a package without Ray"
-import os, subprocess, sys
+import os, psutil, shutil, subprocess, sys
 from pathlib import Path
 import pytest, torch, yaml
+from safetensors.torch import load_file, save_file
 from persona_vectors import extract_persona_vectors, ActivationExtractor, PersonaVectorConfig, load_vectors, shipped_responses
 from persona_vectors.responses import as_json
 from tiny import cli, env, make_llama, said, script
@@ -39,6 +40,13 @@ def test_processes(here):
     out = run([examples/'processes.sh', 2, d/'answers.jsonl', d/'tiny', d/'p', *EXACT], d).splitlines()
     near(out[-1], plain)
 
+def test_processes_end_together(tmp_path):
+    fake = tmp_path/'persona-vectors'                                                # the first shard fails once the second is there, which is never done
+    fake.write_text('#!/bin/bash\nif [[ "$*" == *2/2* ]]; then echo $$ >pid; exec sleep 999; fi; while [ ! -s pid ]; do sleep .05; done; exit 3\n')
+    fake.chmod(0o755)
+    r = subprocess.run([examples/'processes.sh', '2', 'answers', 'model', 'out'], cwd=tmp_path, env=env(PATH=f'{tmp_path}:{os.environ["PATH"]}'), timeout=60)
+    assert r.returncode==3 and not psutil.pid_exists(int((tmp_path/'pid').read_text()))
+
 def test_slurm(here):
     d,plain = here
     for i in (2,1): run([examples/'slurm.sh', 2, d/'answers.jsonl', d/'tiny', d/'s', *EXACT], d, SLURM_ARRAY_TASK_ID=str(i))
@@ -72,3 +80,12 @@ def test_ray_from_the_command_line(here):
     near(d/r.stdout.strip(), plain)
     again = cli('extract', d/'answers.jsonl', '--model', d/'tiny', '--out', d/'r', '--ray', 'local', '--actors', 1, *EXACT, cwd=d)
     assert again.stdout==r.stdout and '0 of 60 answers' in again.stderr
+
+def test_one_of_two_models_on_ray(here):
+    d,plain = here
+    shutil.copytree(d/'tiny', d/'bad')
+    w = {k: o*float('nan') for k,o in load_file(d/'bad/model.safetensors').items()}
+    save_file(w, d/'bad/model.safetensors', {'format':'pt'})
+    r = cli('extract', d/'answers.jsonl', '--model', d/'bad', '--model', d/'tiny', '--out', d/'two', '--ray', 'local', '--actors', 1, *EXACT, cwd=d)
+    assert r.returncode==1 and 'answers cannot be read' in said(r)[-1], r.stderr
+    near(d/r.stdout.strip(), plain)                                                  # the other one is read, and merged
