@@ -11,7 +11,7 @@ __all__ = ['app', 'EMBEDDED', 'Model', 'Models', 'Personas', 'Questions', 'Layer
 
 # %% ../nbs/41_cli.ipynb #11629d81
 import json, logging, sys
-from contextlib import closing
+from contextlib import closing, redirect_stdout
 from dataclasses import replace
 from math import isfinite
 from pathlib import Path
@@ -237,10 +237,10 @@ def _in_parts(configs, answers, shard, what, ray, actors, per_actor):
         for c in configs: print(extract_shard(ActivationExtractor(c), answers, i=i, n=n, **what))
         return
     from persona_vectors.ray_data import extract_models_on_ray
-    wrong = []
-    with closing(extract_models_on_ray(configs, answers, address=ray, actors=actors, per_actor=per_actor, **what)) as paths:
+    out,wrong = sys.stdout,[]                                            # to standard output go names of files, and not what Ray has to say
+    with redirect_stdout(sys.stderr), closing(extract_models_on_ray(configs, answers, address=ray, actors=actors, per_actor=per_actor, **what)) as paths:
         for path in paths:
-            try: _merged(path, answers)
+            try: print(_merged(path, answers), file=out)
             except ValueError as e:                                      # the other models are to have theirs
                 wrong.append(e)
                 if len(configs)>1: logging.getLogger('persona_vectors').error(str(e))
@@ -256,7 +256,7 @@ def _merged(path, answers=None, sums=False):
     from persona_vectors.parts import merge, save_merged
     v = merge(path, answers, sums)
     print(v, file=sys.stderr)
-    print(save_merged(v, path))
+    return save_merged(v, path)
 
 
 # %% ../nbs/41_cli.ipynb #e0c3121b
@@ -264,7 +264,7 @@ def _merged(path, answers=None, sums=False):
 def merge(parts:Annotated[Path, typer.Argument(help='The folder that `extract --shard` printed.')], responses:Annotated[Path, typer.Option(help='Where the answers are now, if not where they were.')]=None,
           sums:Annotated[bool, typer.Option('--sums', help="Leave the answers' means in the parts, and merge the sums alone.")]=False):
     "One vectors file from the parts of a run; says which answers are missing or there twice."
-    _merged(parts, responses, sums)
+    print(_merged(parts, responses, sums))
 
 
 # %% ../nbs/41_cli.ipynb #4eb312f3
