@@ -3,12 +3,12 @@ import functools
 import pytest, torch
 import transformers as tf
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
-from persona_vectors.blocks import find_blocks, load_blocks, watch
-from persona_vectors.engine import read
+from persona_vectors.extraction.blocks import find_blocks, load_blocks, watch
+from persona_vectors.extraction.engine import read
 from persona_vectors.models import find_model
-from persona_vectors.packing import batches, forward, packs, states
+from persona_vectors.extraction.packing import batches, forward, packs, states
 from persona_vectors.prompts import Tokens
-from persona_vectors.streaming import stream
+from persona_vectors.extraction.streaming import stream
 
 L,V,W = 6, 160, 24                                                              # blocks, words, sliding window
 small = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=L, num_attention_heads=4, num_key_value_heads=2, vocab_size=V, max_position_embeddings=512,

@@ -3,7 +3,7 @@ import json, random, subprocess, sys
 import pytest, torch
 from hypothesis import given, settings, strategies as st
 from tiny import cli, env, make_llama, said, script, until
-from persona_vectors.packing import batches, lay
+from persona_vectors.extraction.packing import batches, lay
 from persona_vectors.prompts import Tokens
 
 # packing
@@ -32,11 +32,11 @@ def test_laid_out_control(): assert lay([[1,2],[1,3]]) != lay([[1,2],[2,3]])
 
 starved = '''
 import json, logging, resource, sys, torch
-from persona_vectors.blocks import load_blocks
-from persona_vectors.engine import read
+from persona_vectors.extraction.blocks import load_blocks
+from persona_vectors.extraction.engine import read
 from persona_vectors.models import find_model
 from persona_vectors.prompts import Tokens
-from persona_vectors.streaming import stream
+from persona_vectors.extraction.streaming import stream
 logging.basicConfig(format='%(message)s', level=logging.WARNING)
 torch.set_num_threads(1)
 src,how = find_model(sys.argv[1]),sys.argv[2]
@@ -75,7 +75,7 @@ def test_too_long_for_memory(wide):
 crowded = """
 import resource, signal, sys, torch
 from pathlib import Path
-from persona_vectors.engine import Means
+from persona_vectors.extraction.engine import Means
 from persona_vectors.prompts import Tokens
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 path,seqs = Path(sys.argv[1]),[Tokens([1], 0, 1, [], '')]*4
@@ -130,10 +130,10 @@ def test_killed(tmp_path):
 
 streamed = '''
 import sys
-from persona_vectors.engine import Means
+from persona_vectors.extraction.engine import Means
 from persona_vectors.models import find_model
 from persona_vectors.prompts import Tokens
-from persona_vectors.streaming import stream
+from persona_vectors.extraction.streaming import stream
 seqs = [Tokens([i, *range(5, n+4)], n//2, n, [], '', f'number {i}') for i in range(300) for n in (100+i,)]
 def read(path, chunks): return stream(find_model(sys.argv[1]), seqs, [1,4], batch_tokens=400, progress=False, chunks=chunks, means=Means(seqs, [1,4], 128, path))
 if __name__=='__main__': read(sys.argv[2], 30)

@@ -7,8 +7,8 @@ from io import StringIO
 from types import SimpleNamespace
 import httpx, openai, pytest
 from persona_vectors import PersonaVectorConfig, endpoint, generate_responses
-from persona_vectors.endpoint import REMEDY, retry_after
-from persona_vectors.generation import Unanswered, agenerate_responses
+from persona_vectors.generation.endpoint import REMEDY, retry_after
+from persona_vectors.generation.answers import Unanswered, agenerate_responses
 from persona_vectors.responses import OUTCOMES, Response, load_responses, plan
 from faulty_server import Server, digest, finished, passing
 from run_notebooks import no_bars
@@ -408,8 +408,8 @@ def test_key_in_tracebacks(fault, tmp_path, quick):
 
 remember = '''import asyncio, psutil, sys
 from persona_vectors import PersonaVectorConfig
-from persona_vectors.endpoint import answer_api
-from persona_vectors.generation import Journal
+from persona_vectors.generation.endpoint import answer_api
+from persona_vectors.generation.answers import Journal
 from persona_vectors.responses import Response
 j,rss,n = Journal(sys.argv[2]), psutil.Process().memory_info, 0
 async def keep(r):

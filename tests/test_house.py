@@ -9,12 +9,12 @@ from nbdev.process import first_code_ln
 from run_notebooks import no_bars
 
 root = Path(__file__).parent.parent
+def source(cell): return ''.join(cell['source'])
 nbs = {p.relative_to(root/'nbs').as_posix(): json.loads(p.read_text(encoding='utf-8')) for p in sorted((root/'nbs').rglob('[!._]*.ipynb'))
        if not any(o[0] in '._' for o in p.relative_to(root/'nbs').parts)}
-modules = {k:v for k,v in nbs.items() if re.match(r'\d', k)}                       # those that make a module; not index, not experiments
+modules = {k:v for k,v in nbs.items() if re.match(r'(\w+/)?\d\d_', k) and source(v['cells'][0]).startswith('#| default_exp')}    # those that make a module; not index, not experiments
 all_nbs, all_modules = (pytest.mark.parametrize('nb', list(d.values()), ids=list(d)) for d in (nbs, modules))
 
-def source(cell): return ''.join(cell['source'])
 def code(nb): return [(i,source(c)) for i,c in enumerate(nb['cells']) if c['cell_type']=='code']
 def nb_of(*cells): return dict(cells=[dict(cell_type='markdown' if o.startswith(('# ','## ','>')) else 'code', source=o, outputs=[]) for o in cells])
 
@@ -45,17 +45,33 @@ def test_version():
     ini.read(root/'settings.ini')
     assert persona_vectors.__version__ == ini['DEFAULT']['version']
 
-def reached_back(srcs):
-    "Imports in the modules `srcs`, name to source, of a module whose notebook comes later"
-    place = {k: m[1] for k,v in srcs.items() if (m := re.search(r'^# %% \.\./nbs/(\d\S*\.ipynb)', v, re.M))}
-    pat = re.compile(r'^\s*from (?:persona_vectors)?\.(\w+) import', re.M)
-    return [f'{k} imports {o}' for k in place for o in pat.findall(srcs[k]) if o in place and place[o] > place[k]]
+chapters = '', 'generation', 'extraction', 'analysis', 'steering', '9', 'experiments'        # what stands on what; '9' are the notebooks from 90 on
+beside = {('generation','extraction'), ('extraction','generation')}                          # these know nothing of each other
 
-def test_one_direction(): assert reached_back({p.stem: p.read_text(encoding='utf-8') for p in (root/'persona_vectors').glob('*.py')}) == []
+def place(path):
+    "Chapter and place in it of the notebook at `path`, seen from nbs/"
+    folder,_,name = path.rpartition('/')
+    return chapters.index('9' if not folder and name[0]=='9' else folder), name
+
+def reached_back(srcs):
+    "Imports in the modules `srcs`, dotted name to source, of a module that comes later, or of a chapter that it should not know"
+    at = {k: place(m[1]) for k,v in srcs.items() if (m := re.search(r'^# %% (?:\.\./)+nbs/(\S+\.ipynb)', v, re.M))}
+    def imported(k):
+        for dots,mod in re.findall(r'^\s*from (\.+|persona_vectors\.)([\w.]+) import', srcs[k], re.M):
+            base = k.split('.')[:-len(dots)] if dots.strip('.')=='' else []
+            yield '.'.join([*base, *mod.split('.')])
+    def wrong(a, b): return at[b]>at[a] or (chapters[at[a][0]],chapters[at[b][0]]) in beside
+    return [f'{k} imports {o}' for k in at for o in imported(k) if o in at and wrong(k, o)]
+
+def dotted(p): return '.'.join(p.relative_to(root/'persona_vectors').with_suffix('').parts)
+def test_one_direction(): assert reached_back({dotted(p): p.read_text(encoding='utf-8') for p in (root/'persona_vectors').rglob('*.py')}) == []
 def test_one_direction_control():
-    a, b = '# %% ../nbs/00_a.ipynb #1\nimport b\n', '# %% ../nbs/01_b.ipynb #1\n'
-    assert reached_back(dict(a=a, b=b+'from .a import *\n')) == []
-    assert reached_back(dict(a=a+'def f():\n    from persona_vectors.b import g\n', b=b)) == ['a imports b']
+    a, b, c, d = (f'# %% ../nbs/{o}.ipynb #1\n' for o in ('01_a', 'generation/10_b', 'extraction/20_c', 'extraction/21_d'))
+    ok = {'a':a, 'generation.b':b+'from ..a import *\n', 'extraction.c':c+'from ..a import *\n', 'extraction.d':d+'from .c import f\n'}
+    assert reached_back(ok) == []
+    assert reached_back(ok | {'a': a+'def f():\n    from persona_vectors.extraction.c import g\n'}) == ['a imports extraction.c']
+    assert reached_back(ok | {'extraction.c': c+'from .d import f\n'}) == ['extraction.c imports extraction.d']
+    assert reached_back(ok | {'extraction.c': c+'from ..generation.b import f\n'}) == ['extraction.c imports generation.b']
 
 # the notebooks
 
@@ -90,7 +106,7 @@ def test_directives_first_control():
 def opening(nb, exports):
     "What is wrong with how a notebook opens and, if it `exports`, closes"
     cells, bad = list(nb['cells']), []
-    if exports and not re.fullmatch(r'#\| default_exp \w+', source(cells.pop(0)).strip()): bad.append('first comes `#| default_exp name`')
+    if exports and not re.fullmatch(r'#\| default_exp [\w.]+', source(cells.pop(0)).strip()): bad.append('first comes `#| default_exp name`')
     while not exports and cells[0]['cell_type']=='code' and source(cells[0]).startswith('#| hide'): cells.pop(0)
     if cells[0]['cell_type']!='markdown' or not re.fullmatch(r'# \S.*\n+> \S.*(\n+- [\w-]+: .*)*', source(cells[0]).strip()):
         bad.append('a cell with `# Title` and one `>` line, and nothing else: nbdev makes it the title and drops the rest')

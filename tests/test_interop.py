@@ -3,8 +3,8 @@ import os, pickle
 from pathlib import Path
 import pytest, torch
 from transformers import AutoConfig, Gemma3Config, GPT2Config, LlamaConfig, Qwen3MoeConfig
-from persona_vectors.analysis import Direction
-from persona_vectors.interop import export_direction, fitting, import_file
+from persona_vectors.analysis.axis import Direction
+from persona_vectors.steering.interop import export_direction, fitting, import_file
 
 small = dict(hidden_size=16, num_hidden_layers=5, num_attention_heads=2, intermediate_size=8)
 shapes = dict(llama=lambda: LlamaConfig(**small), qwen=lambda: Qwen3MoeConfig(**small), gpt2=lambda: GPT2Config(n_embd=16, n_layer=5, n_head=2),

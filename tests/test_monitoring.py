@@ -3,8 +3,8 @@ import re
 import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 from transformers import AutoModelForCausalLM
-from persona_vectors.analysis import Direction
-from persona_vectors.monitoring import Monitor, as_messages
+from persona_vectors.analysis.axis import Direction
+from persona_vectors.steering.monitoring import Monitor, as_messages
 from persona_vectors.prompts import Text, _thinking, get_format, tokenize
 from templates import kinds, tokenizer, zoo
 from test_architectures import L, configs

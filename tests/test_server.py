@@ -4,7 +4,7 @@ from pathlib import Path
 from urllib.request import urlopen
 import pytest
 from persona_vectors import EMBEDDED, EVAL_QUESTIONS, PERSONAS, PersonaVectorConfig, find_model, generate_responses
-from persona_vectors.generation import agenerate_responses
+from persona_vectors.generation.answers import agenerate_responses
 from persona_vectors.responses import load_responses
 from tiny import env, final, free_port, journal, lines, script, stop, until
 

@@ -3,10 +3,10 @@ import functools
 import pytest, torch
 import transformers as tf
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, DynamicCache, StaticCache
-from persona_vectors.analysis import Direction
-from persona_vectors.blocks import find_blocks, watch
-from persona_vectors.local import Batch
-from persona_vectors.steering import Steer, steering
+from persona_vectors.analysis.axis import Direction
+from persona_vectors.extraction.blocks import find_blocks, watch
+from persona_vectors.generation.local import Batch
+from persona_vectors.steering.steer import Steer, steering
 
 D,L,V,K = 32, 4, 99, 2                                                          # width, blocks, words, steered layer
 small = dict(hidden_size=D, intermediate_size=64, num_hidden_layers=L, num_attention_heads=4, num_key_value_heads=2, vocab_size=V, max_position_embeddings=128,

@@ -1,8 +1,8 @@
 "Do the intervals cover where it is hard: few questions, few coordinates, heavy tails, interactions? At least 200 data sets each"
 import numpy as np, pytest, torch
-from persona_vectors.simulation import planted
-from persona_vectors.uncertainty import Gram, _t_interval, axis_strength, rank_intervals, reliability, replicates, resample
-from persona_vectors.vectors import PersonaVectors
+from persona_vectors.analysis.simulation import planted
+from persona_vectors.analysis.uncertainty import Gram, _t_interval, axis_strength, rank_intervals, reliability, replicates, resample
+from persona_vectors.extraction.vectors import PersonaVectors
 
 def heavy(seed, **kw):
     "Planted vectors in which some questions are much louder than others: noise times |t| with 3 degrees of freedom"

@@ -11,7 +11,7 @@ who,asked = ('default','bard','ghost','jester'), ['Why do people dream?', 'What 
 def inputs(tmp_path_factory):
     "Good and bad files, by name"
     import torch
-    from persona_vectors.vectors import PersonaVectors, Row
+    from persona_vectors.extraction.vectors import PersonaVectors, Row
     d = tmp_path_factory.mktemp('inputs')
     def write(name, x): (d/name).write_text(x if isinstance(x, str) else json.dumps(x))
     def seed(**kw): return {json.dumps([p,q]): f'An answer of {p}.' for p in who for q in asked} | kw
@@ -168,7 +168,7 @@ def test_file_does_not_fit(inputs, tmp_path):
 def test_pt_does_not_fit(tmp_path):
     "The `.pt` goes the same way: an OSError that says so, and no half file"
     src = '''import torch
-from persona_vectors.vectors import PersonaVectors, Row
+from persona_vectors.extraction.vectors import PersonaVectors, Row
 try: PersonaVectors(torch.randn(2, 1, 5000), [Row(p, 'q') for p in 'ab'], [3]).save('v.pt')
 except OSError as e: print(e)'''
     r = subprocess.run([sys.executable, '-c', limited, '1000', sys.executable, '-c', src], cwd=tmp_path, env=env(PYTHONDONTWRITEBYTECODE='1'), capture_output=True, text=True)

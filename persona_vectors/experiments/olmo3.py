@@ -63,8 +63,8 @@ def read_model(
     untrained:bool=False # Its untrained twin instead
 )->tuple: # PersonaVectors at that layer and at `DEPTHS`; the layer; the path of their file
     "The vectors of one model, from their file or read now; afterwards the model is gone from memory"
-    from persona_vectors.controls import untrained_twin
-    from persona_vectors.extraction import ActivationExtractor
+    from persona_vectors.analysis.controls import untrained_twin
+    from persona_vectors.extraction.extractor import ActivationExtractor
     from persona_vectors.pipeline import cached_vectors
     ex = ActivationExtractor(config)
     ks = resolve_layers(layer, ex.num_layers, config.layer_fraction)
@@ -96,8 +96,8 @@ def answers(
     api:bool=False # Ask the endpoint
 ): # Responses to read
     "The answers of `personas` to `questions`"
-    from persona_vectors.extraction import chosen
-    from persona_vectors.generation import generate_responses
+    from persona_vectors.extraction.extractor import chosen
+    from persona_vectors.generation.answers import generate_responses
     from persona_vectors.responses import Responses, load_responses
     rs = load_responses(responses) if responses else generate_responses(replace(config, prompt_format='chat'), personas, questions, out/'data/responses', api)
     release()
@@ -118,8 +118,8 @@ def run(
     n:int=1000 # Shuffles in the comparison
 )->Variants:
     "Answers from one model, read by all, each in turn"
-    from persona_vectors.analysis import rank_personas, tfidf_vectors
-    from persona_vectors.comparison import compare, joint_pca
+    from persona_vectors.analysis.axis import rank_personas, tfidf_vectors
+    from persona_vectors.analysis.comparison import compare, joint_pca
     if answers_by not in models and not responses: raise ValueError(f"answers_by={answers_by!r} is not one of the models: {', '.join(models)}")
     config,out = config or PersonaVectorConfig(),Path(out)
     personas,questions = load_personas(PILOT['personas'] if pilot else personas),load_questions(PILOT['questions'] if pilot else questions)
@@ -141,7 +141,7 @@ def tables(
     r:Variants
 )->dict: # Name to DataFrame
     "The numbers of the experiment"
-    from persona_vectors.analysis import side_by_side
+    from persona_vectors.analysis.axis import side_by_side
     c = r.comparison
     out = {'comparison': c.table, 'increment': c.increment, 'projections': c.projections, 'ranks': side_by_side(r.rankings)[0]}
     out |= {f'ranking-{k}': o for k,o in r.rankings.items()} | {f'matrix-{k}': c.matrix(k) for k in c.agreements}
@@ -171,8 +171,8 @@ def figures(
     r:Variants
 )->dict: # Name to figure
     "Of pairs and of all models"
-    from persona_vectors.comparison import cross_cosine, joint_pca
-    from persona_vectors.plotting import plot_agreement, plot_cross_cosine, plot_joint
+    from persona_vectors.analysis.comparison import cross_cosine, joint_pca
+    from persona_vectors.analysis.figures import plot_agreement, plot_cross_cosine, plot_joint
     out = {f'agreement {k}': plot_agreement(agreement_rows(r, k), title=f'How far the models agree: {k}') for k in ('structure','along the axis')}
     if r.joint is None: return out
     out['joint'] = plot_joint(r.joint.planes, r.joint.variance_ratio, subtitle=r.joint.centre)
@@ -188,7 +188,7 @@ def draw(
     "Write the figures of each model, of each pair, and of all"
     from persona_vectors.config import slug
     from persona_vectors.pipeline import draw as draw_model
-    from persona_vectors.plotting import save_html
+    from persona_vectors.analysis.figures import save_html
     out = [p for k in r.vectors for p in draw_model(r.at(k), {k: r.rankings[k]}, Path(folder)/slug(k))]
     for k,f in figures(r).items():
         out.append(Path(folder)/f'{slug(k)}.html')

@@ -19,7 +19,7 @@ def over_layers(
     n:int=1 # Shuffles; the table does not show them
 )->pd.DataFrame: # Layer × pair
     "How far the models, and the twin, agree at each layer that was read"
-    from persona_vectors.comparison import MEASURES
+    from persona_vectors.analysis.comparison import MEASURES
     everyone = {**r.vectors, **r.baselines}
     layers = [k for k in next(iter(everyone.values())).layers if all(k in v.layers for v in everyone.values())]
     if len(layers)<2: raise ValueError(f"the models have {len(layers)} layers in common: a line over layers takes models with the same number of blocks")
@@ -42,7 +42,7 @@ def same_persona(
     r:Variants # Of one width
 )->pd.DataFrame: # Persona × pair
     "Cross-validated cosine of each persona with itself in another model, each centred by itself"
-    from persona_vectors.comparison import cross_cosine
+    from persona_vectors.analysis.comparison import cross_cosine
     import numpy as np
     if r.joint is None: raise ValueError("these models differ in width, so their vectors have no cosine: see the comparison")
     each = {f'{a} · {b}': cross_cosine(r.at(a), r.at(b), crossvalidated=True) for a,b in combinations(r.vectors, 2)}
@@ -53,7 +53,7 @@ def both_origins(
     r:Variants # Of one width
 )->dict: # 'model' and 'joint' to JointPCA
     "The joint components with each model's own origin, and with one for all"
-    from persona_vectors.comparison import CENTRES, joint_pca
+    from persona_vectors.analysis.comparison import CENTRES, joint_pca
     return {c: joint_pca({k: r.at(k) for k in r.vectors}, centre=c) for c in CENTRES}
 
 # %% ../../nbs/experiments/002_olmo_plots.ipynb #74b45ded
@@ -61,7 +61,7 @@ def figures(
     r:Variants
 )->dict: # Name to figure
     "All of the above, and the rankings of all models beside each other"
-    from persona_vectors.plotting import plot_agreement, plot_joint, plot_ranking, plot_sweep
+    from persona_vectors.analysis.figures import plot_agreement, plot_joint, plot_ranking, plot_sweep
     given = [*r.comparison.baselines] + ['all of these']*(len(r.comparison.baselines)>1)
     out = {'rankings': plot_ranking(r.rankings)}
     out |= {f'beyond {g}, {k}': plot_agreement(beyond_text(r, k, g), title=f'What the models share beyond {g}', subtitle=f'{k}; value: what is left when what goes through {g} is taken off')
@@ -84,7 +84,7 @@ def tables(r:Variants)->dict: # Name to DataFrame
 @wraps(from_options)
 def command(out, **options):
     from persona_vectors.config import atomic_write, slug
-    from persona_vectors.plotting import save_html
+    from persona_vectors.analysis.figures import save_html
     r = from_options(out=out, **options)
     for k,o in tables(r).items():
         p = out/'data/comparisons/olmo3'/f'{slug(k)}.csv'

@@ -23,7 +23,7 @@ def reader(
     name:str # As `find_model` takes it
 ):
     "An extractor of that model for this experiment: raw format, float32"
-    from persona_vectors.extraction import ActivationExtractor
+    from persona_vectors.extraction.extractor import ActivationExtractor
     return ActivationExtractor(PersonaVectorConfig(model_name=name, prompt_format='raw', dtype='float32'))
 
 # %% ../../nbs/experiments/003_two_families.ipynb #acce4622
@@ -33,7 +33,7 @@ def readings(
     models:dict=MODELS # Label to name of a model
 )->dict: # 'LABEL' and 'LABEL, untrained', each also with ', no prompt', to PersonaVectors at one layer
     "The answers as the models, and untrained twins of them, read them; one model in memory at a time"
-    from persona_vectors.controls import untrained_twin
+    from persona_vectors.analysis.controls import untrained_twin
     from persona_vectors.pipeline import cached_vectors
     found,folder = {},Path(out)/'data/persona_vectors'
     for label,name in models.items():
@@ -48,7 +48,7 @@ def prompt_effect(
     bare # The same answers read without a prompt
 ):
     "What the prompt adds to the reading of each answer"
-    from persona_vectors.vectors import PersonaVectors
+    from persona_vectors.extraction.vectors import PersonaVectors
     at = [(r.persona,r.question,r.prompt,r.sample) for r in own.rows]
     if at!=[(r.persona,r.question,r.prompt,r.sample) for r in bare.rows] or own.layers!=bare.layers: raise ValueError("these are not readings of the same answers at the same layer")
     return PersonaVectors(own.means-bare.means, own.rows, own.layers, {**own.meta, 'prompt effect': True})
@@ -59,8 +59,8 @@ def alone(
     n:int=1000 # Resamples
 )->dict:
     "One reading by itself: layer, width, axis, and how much lies in few coordinates"
-    from persona_vectors.coordinates import dominant
-    from persona_vectors.uncertainty import axis_strength, reliability
+    from persona_vectors.analysis.coordinates import dominant
+    from persona_vectors.analysis.uncertainty import axis_strength, reliability
     a,r = axis_strength(v, n=n),reliability(v)
     return {'layer': v.layers[0], 'width': v.means.shape[-1], 'squared axis': a.value, 'low': a.low, 'high': a.high,
             'reliability of the axis': r.reliability['axis'], 'of personas (median)': r.reliability.drop('axis').median(),
@@ -76,9 +76,9 @@ def asked(
 )->dict: # What was read to `Comparison`
     "The three comparisons, in one kind of coordinates"
     from dataclasses import replace
-    from persona_vectors.analysis import tfidf_vectors
-    from persona_vectors.comparison import compare
-    from persona_vectors.coordinates import transform
+    from persona_vectors.analysis.axis import tfidf_vectors
+    from persona_vectors.analysis.comparison import compare
+    from persona_vectors.analysis.coordinates import transform
     from persona_vectors.responses import Responses
     text,prompts = tfidf_vectors(responses),tfidf_vectors(Responses([replace(r, text=r.system) for r in responses.rows]))
     def of(more, get): return {k+more: transform(get(k+more), how) for k in models}
