@@ -7,10 +7,13 @@ __all__ = ['SPANS', 'layer_index', 'resolve_layers', 'PersonaVectorConfig', 'con
            'cache_dir']
 
 # %% ../nbs/01_config.ipynb #5d66b596
-import hashlib, json, os, re, tempfile
+import hashlib, json, logging, os, re, tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+
+# %% ../nbs/01_config.ipynb #52686dd0
+log = logging.getLogger('persona_vectors') # What every module says things to
 
 # %% ../nbs/01_config.ipynb #bb22c2b4
 def layer_index(
