@@ -539,7 +539,7 @@ def import_(file:Annotated[Path, typer.Argument(help="A GGUF control vector, a .
 
 def _num_layers(model):
     from persona_vectors.models import find_model
-    return find_model(model).num_layers()
+    return find_model(model).num_layers
 
 # %% ../nbs/92_cli.ipynb #59454ba4
 @app.command(epilog='Example: persona-vectors preview --persona bard --question 3 --prompt-format raw')

@@ -293,8 +293,9 @@ def load_causal(
 # %% ../nbs/05_models.ipynb #4fc67755
 def model_name(model)->str: # Empty for a model that was not loaded
     "What a model of transformers is called: the label of its source, or what transformers recorded"
-    source = getattr(model, 'source', None)
-    return source.label if source else model.config._name_or_path
+    source,p = getattr(model, 'source', None),Path(model.config._name_or_path)
+    if source: return source.label
+    return p.name.rsplit('-', 1)[0] if p.parent==cache_dir() else model.config._name_or_path
 
 def same_model(a:str, b:str)->bool:
     "Can two names mean one model?"

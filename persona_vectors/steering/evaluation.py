@@ -190,7 +190,7 @@ def measured(
 class SteerableModel(LocalModel):
     "Answers as `LocalModel` does, with the model of an extractor, and no row leaves before all have ended"
     def __init__(self, extractor:ActivationExtractor):
-        self.device,self.dtype,self.format,self.model = extractor.device,extractor.dtype,extractor.format,extractor.causal()
+        self.device,self.dtype,self.format,self.model = extractor.device,extractor.dtype,extractor.format,extractor.causal
         self.tokenizer = extractor.source.tokenizer(padding_side='left')
         if self.tokenizer.pad_token is None: self.tokenizer.pad_token = self.tokenizer.eos_token
     def _generate(self, *args): return super()._generate(*args, leave=False)
@@ -271,7 +271,7 @@ def _how(kind, names, rows, **kw): return pd.DataFrame(dict(kind=kind, name=name
 
 def _prompted(extractor, seqs, told, first, ns):
     "How the prompted answers `told` came about: the KL of their prompts, on the unsteered answers `first` to the same questions"
-    model,at = extractor.causal(),{r.question: r for r in first}
+    model,at = extractor.causal,{r.question: r for r in first}
     base = {r.question: p for r,p in zip(first, predictions(model, seqs))}
     under = extractor.conversations([replace(at[r.question], system=r.system) for r in told])
     kl = [token_kl(base[r.question], q).mean().item() for r,q in zip(told, predictions(model, under))]
