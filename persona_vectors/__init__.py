@@ -19,7 +19,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(__name__, submod_attrs={
     'generation.local': ['LocalModel'],
     'steering.steer': ['Steer'],
     'steering.monitoring': ['Monitor'],
-    'steering.interop': ['export_direction', 'export_roles', 'import_file'],
+    'steering.interop': ['export_direction', 'export_roles', 'import_file', 'load_direction'],
     'steering.hub': ['push_to_hub', 'from_hub'],
     'steering.slider': ['answers_at'],
     'generation.judging': ["judge_responses", "trait_rubric"],
