@@ -165,7 +165,7 @@ def judge(responses:Annotated[Path, typer.Argument(help='A responses file.')],
                 requests_per_minute=requests_per_minute, tokens_per_minute=tokens_per_minute, timeout=timeout, max_retries=max_retries, extra_body=_json(extra_body))
     what = dict(api=api or bool(base_url or api_model), out=out and out/'data/responses')
     rs = load_responses(responses)
-    if dry_run: return print(Judging(c, rs, rubric, **what).estimate())
+    if dry_run: return print(Judging(c, rs, rubric, **what).forecast())
     rs = judge_responses(rs, rubric, c, **what)
     print(rs, file=sys.stderr)
     print(rs.path)
