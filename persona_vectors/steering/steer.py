@@ -13,6 +13,7 @@ from inspect import signature
 from fastcore.basics import patch
 from jaxtyping import Float
 from ..config import log
+from ..models import model_name, same_model
 from ..extraction.blocks import find_blocks, given, watch, written
 from ..extraction.vectors import Direction
 import pandas as pd, torch
@@ -216,9 +217,9 @@ def check_fits(model, width, n, steers):
     for k,d in (o for s in steers for o in s.targets):
         if not 0<=k<=n: raise ValueError(f"layer {k} of the direction '{d.orientation}' is out of range: this model has {n} blocks, so a layer is 0 (before the first) to {n}")
         if len(d.vector)!=width: raise ValueError(f"the direction '{d.orientation}' of {d.model} has width {len(d.vector)}, and this model's residual stream {width}: it is of another model")
-    own = str(model.config._name_or_path)
+    own = model_name(model)
     for name in dict.fromkeys(d.model for s in steers for d in s.directions):
-        if own and name.split('/')[-1].lower() not in own.lower(): log.warning(f"a direction of {name} steers {own}")
+        if own and not same_model(name, own): log.warning(f"a direction of {name} steers {own}")
 
 def check_steered(state):
     "ValueError if no token was read at positions that were named, though the model ran"
