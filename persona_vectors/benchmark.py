@@ -18,7 +18,7 @@ from .extraction.blocks import find_blocks, load_blocks, truncate
 from .config import PersonaVectorConfig, atomic_write, resolve_layers, slug
 from .extraction.engine import default_batch_tokens, read
 from .extraction.extractor import ActivationExtractor, chosen, matched
-from .models import EMBEDDED, quiet
+from .models import EMBEDDED, load_causal, quiet
 from .responses import shipped_responses
 from .extraction.streaming import active, plan_reading, stream
 import torch
@@ -132,13 +132,12 @@ def bench(
     rounds:int=5
 )->Benchmark:
     "Reading against the plain way, the limit, streaming, and all layers"
-    from transformers import AutoModelForCausalLM
     ex = ActivationExtractor(config or PersonaVectorConfig(model_name=EMBEDDED))
     seqs = tracked(ex, every)
     (k,),n,dtype = resolve_layers(layer, ex.num_layers, ex.config.layer_fraction),ex.num_layers,ex.dtype
     if k==n: raise ValueError(f'layer {k} is the last: the plain way has the final norm in it, so choose one below')
     models = {(o,d): load_blocks(ex.source, o, d, ex.device) for o,d in ((k,dtype), (n,dtype))}
-    full = {d: ex.source.load(AutoModelForCausalLM, dtype=getattr(torch, d)).to(ex.device).eval() for d in dict.fromkeys(('float32', dtype))}
+    full = {d: load_causal(ex.source, d, ex.device) for d in dict.fromkeys(('float32', dtype))}
     def reads(o, layers): return lambda seqs: read(models[o,dtype], seqs, layers, progress=False)
     these = {f'plain, {d}': lambda seqs, d=d: plain_way(full[d], seqs, k) for d in full}
     these |= {'read': reads(k, [k]), 'streamed': lambda seqs: stream(ex.source, seqs, [k], dtype, ex.device, progress=False, place='device'),
@@ -181,7 +180,7 @@ def bench_shape(
     "Reading against the plain way with random weights; the tokens are the embedded model's"
     from transformers import AutoModel, AutoModelForCausalLM
     seqs = tracked(ActivationExtractor(PersonaVectorConfig(model_name=EMBEDDED)), every)
-    n = source.num_layers()
+    n = source.num_layers
     k, = resolve_layers(layer, n)
     model,full = random_model(AutoModel, truncate(source.text_config(), k), dtype, device),random_model(AutoModelForCausalLM, source.text_config(), dtype, device)
     full.base_model.load_state_dict(model.state_dict(), strict=False)                  # the same weights as far as they go

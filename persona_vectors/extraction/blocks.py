@@ -86,14 +86,8 @@ def load_blocks(
     from transformers import AutoModel
     cut = alike(skeleton(source.text_config(), k, dtype, blocks), _built(truncate(source.text_config(), max(k,1)), dtype))
     cfg = truncate(source.text_config(), max(k,1)) if cut else source.text_config()
-    place = {} if device=='cpu' else dict(device_map='auto' if device=='auto' else {'': device})
-    model,info = source.load(AutoModel, config=cfg, dtype=getattr(torch, dtype), key_mapping=TEXT_MODEL, output_loading_info=True, **place)
-    _complete(source, info['missing_keys'], info['mismatched_keys'])
-    return (model if cut else keep_blocks(model, k, blocks)).eval().requires_grad_(False)
-
-def _complete(source, missing, mismatched):
-    lacking = sorted(missing) + sorted(str(o) for o in mismatched)
-    if lacking: raise ValueError(f"model {source.name!r}: {len(lacking)} weights that are needed are not in its files, the first {lacking[0]}")
+    model = source.load_weights(AutoModel, dtype, device, config=cfg, key_mapping=TEXT_MODEL)
+    return model if cut else keep_blocks(model, k, blocks)
 
 # %% ../../nbs/extraction/21_blocks.ipynb #c4d0859d
 def written(out): return out if isinstance(out, Tensor) else out[0]   # what a block returned

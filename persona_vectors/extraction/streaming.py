@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from fastcore.basics import patch
-from .blocks import TEXT_MODEL, _complete, find_blocks, given, skeleton, written
+from .blocks import TEXT_MODEL, find_blocks, given, skeleton, written
 from .engine import Means, default_batch_tokens, keeping_memory, out_of_memory, reading_bar, smaller, span_means
 from ..models import ModelSource, quiet
 from .packing import attending, batches, forward, packs, shared
@@ -53,7 +53,7 @@ def load(self:Weights,
     cfg = LoadStateDictConfig(dtype=m.dtype, dtype_plan=m._get_dtype_plan(m.dtype), device_map={'': 'cpu'}, weight_mapping=get_model_conversion_mapping(m, TEXT_MODEL))
     info,_ = convert_and_load_state_dict_in_model(m, {o: self.slice(o) for o in self.names(part)}, cfg)
     def mine(o): return o.startswith(f'{self.path}.')==(part is not None) and (part is None or o.startswith(f'{self.path}.{part}.'))
-    _complete(self.source, {o for o in info.missing_keys if mine(o)}, info.mismatched_keys)
+    self.source.check_weights({o for o in info.missing_keys if mine(o)}, info.mismatched_keys)
     for k,b in m.named_buffers():
         if mine(k): b.data = b.data.to(self.device)
     return self._moved([p for o,p in m.named_parameters() if mine(o)])
