@@ -13,7 +13,7 @@ from itertools import product
 from fastcore.basics import patch
 from jaxtyping import Float
 from ..analysis.axis import Direction
-from ..extraction.blocks import find_blocks, given, watch, written
+from ..extraction.blocks import find_blocks, block_input, residual_hooks, block_output
 import pandas as pd, torch
 from torch import Tensor
 from ..config import log
@@ -247,12 +247,12 @@ def steering(
     dtype = torch.promote_types(first.dtype, torch.float32) if first.is_floating_point() else torch.float32
     def after(layer):
         def hook(m, args, out):
-            h = state.apply(layer, written(out))
+            h = state.apply(layer, block_output(out))
             return h if isinstance(out, Tensor) else (h, *out[1:])
         return hook
     def before(layer):
         def hook(m, args, kwargs):
-            h = state.apply(layer, given(args, kwargs))
+            h = state.apply(layer, block_input(args, kwargs))
             return ((h, *args[1:]), kwargs) if args else (args, kwargs | dict(hidden_states=h))
         return hook
     layers = [_Layer(k, steers, dtype) for k in sorted({k for s in steers for k,_ in s.where})]
@@ -292,5 +292,5 @@ def residual_norm(
 )->dict: # Layer to mean norm
     "The mean norm of the residual stream at `layers` over the tokens of `inputs`, first tokens left out unless `at` names them"
     m,out = Pass(signature(model.forward), (), dict(inputs)).at(at, prompt_len),{}
-    with torch.no_grad(), watch(model.get_decoder(), layers, lambda k,h: out.update({k: h.float().norm(dim=-1)[m.to(h.device)].mean().item()}), blocks): model(**inputs)
+    with torch.no_grad(), residual_hooks(model.get_decoder(), layers, lambda k,h: out.update({k: h.float().norm(dim=-1)[m.to(h.device)].mean().item()}), blocks): model(**inputs)
     return out
