@@ -165,7 +165,7 @@ def judge(responses:Annotated[Path, typer.Argument(help='A responses file.')],
                 requests_per_minute=requests_per_minute, tokens_per_minute=tokens_per_minute, timeout=timeout, max_retries=max_retries, extra_body=_json(extra_body))
     what = dict(api=api or bool(base_url or api_model), out=out and out/'data/responses')
     rs = load_responses(responses)
-    if dry_run: return print(Judging(c, rs, rubric, **what).estimate())
+    if dry_run: return print(Judging(c, rs, rubric, **what).forecast())
     rs = judge_responses(rs, rubric, c, **what)
     print(rs, file=sys.stderr)
     print(rs.path)
@@ -539,7 +539,7 @@ def import_(file:Annotated[Path, typer.Argument(help="A GGUF control vector, a .
 
 def _num_layers(model):
     from persona_vectors.models import find_model
-    return find_model(model).num_layers()
+    return find_model(model).num_layers
 
 # %% ../nbs/92_cli.ipynb #59454ba4
 @app.command(epilog='Example: persona-vectors preview --persona bard --question 3 --prompt-format raw')

@@ -22,7 +22,7 @@ from .extraction.extractor import ActivationExtractor, chosen, extract_persona_v
 from .extraction.planning import active_weights, matmul_rate, plan_reading
 from .extraction.streaming import read_streamed
 from .extraction.vectors import PersonaVectors, Row, load_vectors
-from .models import EMBEDDED, find_model, quiet
+from .models import EMBEDDED, find_model, load_causal, quiet
 from .personas import EVAL_QUESTIONS, PERSONAS
 from .responses import load_responses, shipped_responses
 import torch
@@ -198,13 +198,12 @@ def bench(
     rounds:int=5
 )->Benchmark:
     "Reading against the plain way, the limit, streaming, and all layers"
-    from transformers import AutoModelForCausalLM
     ex = ActivationExtractor(config or PersonaVectorConfig(model_name=EMBEDDED))
     seqs = shipped_conversations(ex, every)
     (k,),n,dtype = resolve_layers(layer, ex.num_layers, ex.config.layer_fraction),ex.num_layers,ex.dtype
     if k==n: raise ValueError(f'layer {k} is the last: the plain way has the final norm in it, so choose one below')
     models = {(o,d): load_blocks(ex.source, o, d, ex.device) for o,d in ((k,dtype), (n,dtype))}
-    full = {d: ex.source.load(AutoModelForCausalLM, dtype=getattr(torch, d)).to(ex.device).eval() for d in dict.fromkeys(('float32', dtype))}
+    full = {d: load_causal(ex.source, d, ex.device) for d in dict.fromkeys(('float32', dtype))}
     def reads(o, layers): return lambda seqs: read(models[o,dtype], seqs, layers, progress=False)
     these = {f'plain, {d}': lambda seqs, d=d: read_naively(full[d], seqs, k) for d in full}
     these |= {'read': reads(k, [k]), 'streamed': lambda seqs: read_streamed(ex.source, seqs, [k], dtype, ex.device, progress=False, place='device'),
@@ -247,7 +246,7 @@ def bench_shape(
     "Reading against the plain way with random weights; the tokens are the embedded model's"
     from transformers import AutoModel, AutoModelForCausalLM
     seqs = shipped_conversations(ActivationExtractor(PersonaVectorConfig(model_name=EMBEDDED)), every)
-    n = source.num_layers()
+    n = source.num_layers
     k, = resolve_layers(layer, n)
     model,full = random_model(AutoModel, truncate(source.text_config(), k), dtype, device),random_model(AutoModelForCausalLM, source.text_config(), dtype, device)
     full.base_model.load_state_dict(model.state_dict(), strict=False)                  # the same weights as far as they go

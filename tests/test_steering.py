@@ -3,7 +3,7 @@ import functools
 import pytest, torch
 import transformers as tf
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, DynamicCache, StaticCache
-from persona_vectors.analysis.axis import Direction
+from persona_vectors.extraction.vectors import Direction
 from persona_vectors.extraction.blocks import find_blocks, residual_hooks
 from persona_vectors.generation.local import Batch
 from persona_vectors.steering.steer import Steer, steering

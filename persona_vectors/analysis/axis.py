@@ -67,7 +67,7 @@ def project(
     return pd.Series(centred(v, neutral).values @ direction.unit.double().numpy(), index=list(v))
 
 # %% ../../nbs/analysis/30_axis.ipynb #5337d12c
-def _axes(half, ns, rs):
+def leave_one_out_axes(half, ns, rs):
     "Unit axes 'persona d', each made without the persona itself, from means 'persona d' over half of the questions"
     n,total = len(half),half[rs].sum(0)
     out = np.empty_like(half)
@@ -79,16 +79,19 @@ def _axes(half, ns, rs):
     if not (length>0).all(): raise ValueError("the neutral personas and the roles do not differ, so there is no axis between them")
     return out/length
 
-def _crossfitted(x, o, ns, rs, splits, rng): # 'persona question d_model' each; gives 'persona question'
+# %% ../../nbs/analysis/30_axis.ipynb #f09139bb
+def cross_fitted(x, o, ns, rs, splits, rng): # 'persona question d_model' each; gives 'persona question'
     "Every answer of `o` along axes made from `x` without the persona and without the question"
     if x.shape[1]<2: raise ValueError("one question cannot be split in halves: a cross-fitted ranking needs at least two")
     total,n = np.zeros(x.shape[:2]),np.zeros(x.shape[1])
     for _ in range(splits):
         order = rng.permutation(x.shape[1])
         for made,measured in ((order[::2],order[1::2]), (order[1::2],order[::2])):
-            total[:,measured] += np.einsum('pqd,pd->pq', o[:,measured], _axes(x[:,made].mean(1), ns, rs))
+            total[:,measured] += np.einsum('pqd,pd->pq', o[:,measured], leave_one_out_axes(x[:,made].mean(1), ns, rs))
             n[measured] += 1
     return total/n
+
+_axes,_crossfitted = leave_one_out_axes,cross_fitted
 
 # %% ../../nbs/analysis/30_axis.ipynb #7303d2a0
 def held_out(
@@ -102,7 +105,7 @@ def held_out(
     v = v.complete()
     x = v.by_question().double().numpy()
     if x.ndim!=3: raise ValueError(f"these vectors have layers {v.layers}: choose one with v.at(layer)")
-    y = _crossfitted(x, x-x[rs].mean(0), ns, rs, splits, np.random.default_rng(seed))
+    y = cross_fitted(x, x-x[rs].mean(0), ns, rs, splits, np.random.default_rng(seed))
     return pd.DataFrame(y, index=list(v), columns=v.questions)
 
 def rank_personas(

@@ -16,7 +16,7 @@ from ..personas import NEUTRAL
 from ..responses import Responses
 from ..extraction.vectors import PersonaVectors, Row
 from .axis import assistant_axis, held_out, split_personas, tfidf_vectors
-from .uncertainty import Interval, _coordinates
+from .uncertainty import Interval, isometric_coordinates
 import numpy as np, pandas as pd
 
 # %% ../../nbs/analysis/36_comparison.ipynb #63744dca
@@ -293,7 +293,7 @@ def turn(
 # %% ../../nbs/analysis/36_comparison.ipynb #94e103c1
 def _lossless(x):
     "'role question d' in at most role × question coordinates, by a rotation"
-    return x if x.shape[2]<=x.shape[0]*x.shape[1] else _coordinates(x.reshape(-1, x.shape[2])).reshape(*x.shape[:2], -1)
+    return x if x.shape[2]<=x.shape[0]*x.shape[1] else isometric_coordinates(x.reshape(-1, x.shape[2])).reshape(*x.shape[:2], -1)
 
 def _views(x, k, folds, halves):
     "For each half of the questions and fold of roles: answers 'role question k' to fit and means 'role k' to score, in components without the fold"

@@ -609,9 +609,9 @@ def figures(self:Report)->dict: # Name to figure
     "The figures of the page"
     v,ns = self.vectors,self.neutrals
     title = 'Personas along the assistant axis' if self.direction is None else 'Personas along the direction'
-    out = dict(ranking=plot_ranking(_columns(self), v, ns, title, 'cross-fitted' if self.direction is None else self.direction.orientation), nulls=plot_nulls(_nulls(self), subtitle='Full line: the real value. Dotted: 95 % of what came by chance.'))
-    out['similarity'] = plot_cosine(v, ns, cosines=crossvalidated_cosine(v, ns))
-    out |= dict(variance=plot_variance(v, ns), **({'pca': plot_pca(v, ns)} if len(self.roles)>2 else {}), coordinates=plot_dominant(_shares(self.dominant)))
+    out = dict(ranking=plot_ranking(_columns(self), v.as_neutral(ns), title=title, how='cross-fitted' if self.direction is None else self.direction.orientation), nulls=plot_nulls(_nulls(self), subtitle='Full line: the real value. Dotted: 95 % of what came by chance.'))
+    out['similarity'] = plot_cosine(v.as_neutral(ns), cosines=crossvalidated_cosine(v, ns))
+    out |= dict(variance=plot_variance(v.as_neutral(ns)), **({'pca': plot_pca(v.as_neutral(ns))} if len(self.roles)>2 else {}), coordinates=plot_dominant(_shares(self.dominant)))
     if self.sweep: out['layers'] = plot_sweep(self.sweep[0][[k for k in ('effect','reliability','cos_pc1') if k in self.sweep[0]]].rename(columns=SWEPT), self.sweep[1])
     return out
 

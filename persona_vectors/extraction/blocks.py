@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TEXT_MODEL', 'find_blocks', 'truncate', 'empty_model', 'keep_blocks', 'skeleton', 'same_modules', 'load_blocks',
-           'check_weights', 'block_output', 'block_input', 'residual_hooks', 'check_blocks']
+           'block_output', 'block_input', 'residual_hooks', 'check_blocks']
 
 # %% ../../nbs/extraction/21_blocks.ipynb #fb3441da
 from contextlib import contextmanager
@@ -86,14 +86,9 @@ def load_blocks(
     from transformers import AutoModel
     cut = same_modules(skeleton(source.text_config(), k, dtype, blocks), empty_model(truncate(source.text_config(), max(k,1)), dtype))
     cfg = truncate(source.text_config(), max(k,1)) if cut else source.text_config()
-    place = {} if device=='cpu' else dict(device_map='auto' if device=='auto' else {'': device})
-    model,info = source.load(AutoModel, config=cfg, dtype=getattr(torch, dtype), key_mapping=TEXT_MODEL, output_loading_info=True, **place)
-    check_weights(source, info['missing_keys'], info['mismatched_keys'])
-    return (model if cut else keep_blocks(model, k, blocks)).eval().requires_grad_(False)
+    model = source.load_weights(AutoModel, dtype, device, config=cfg, key_mapping=TEXT_MODEL)
+    return model if cut else keep_blocks(model, k, blocks)
 
-def check_weights(source, missing, mismatched):
-    lacking = sorted(missing) + sorted(str(o) for o in mismatched)
-    if lacking: raise ValueError(f"model {source.name!r}: {len(lacking)} weights that are needed are not in its files, the first {lacking[0]}")
 
 # %% ../../nbs/extraction/21_blocks.ipynb #c4d0859d
 def block_output(out): return out if isinstance(out, Tensor) else out[0]   # what a block returned

@@ -14,7 +14,7 @@ from fastcore.basics import patch
 from ..config import PersonaVectorConfig, content_hash, layer_index, resolve_layers, log
 from .blocks import load_blocks
 from .engine import Means, read
-from ..models import default_dtype, find_device, find_model
+from ..models import default_dtype, find_device, find_model, load_causal
 from ..personas import PERSONAS, as_prompts, load_questions
 from ..prompts import get_format, preview, rendered_system, tokenize
 from ..responses import Response, Responses, usable
@@ -35,7 +35,7 @@ class ActivationExtractor:
     @cached_property
     def format(self): return get_format(self.config.prompt_format, self.tokenizer)
     @cached_property
-    def num_layers(self): return self.source.num_layers()
+    def num_layers(self): return self.source.num_layers
     @property
     def layer(self): return layer_index(self.num_layers, self.config.layer_fraction) # the default layer
     @property
@@ -47,6 +47,8 @@ class ActivationExtractor:
         if self._blocks and self._blocks[0]<k: self._blocks = None
         self._blocks = self._blocks or (k, load_blocks(self.source, k, self.dtype, 'auto' if self.config.device=='auto' else self.device, self.config.blocks))
         return self._blocks[1]
+    @cached_property
+    def causal(self): return load_causal(self.source, self.dtype, 'auto' if self.config.device=='auto' else self.device) # the whole model with its head, in memory
 
 # %% ../../nbs/extraction/26_extractor.ipynb #f86b41e6
 def matched(

@@ -10,7 +10,7 @@ import os, re, tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fastcore.basics import patch
-from .blocks import TEXT_MODEL, block_input, block_output, check_weights, find_blocks, skeleton
+from .blocks import TEXT_MODEL, block_input, block_output, find_blocks, skeleton
 from .engine import Means, default_batch_tokens, each_chunk, keeping_memory, out_of_memory, reading_bar, span_means
 from .packing import batch_attention, can_pack, forward
 from ..models import ModelSource, quiet
@@ -48,7 +48,7 @@ def load(self:Weights,
     cfg = LoadStateDictConfig(dtype=m.dtype, dtype_plan=m._get_dtype_plan(m.dtype), device_map={'': 'cpu'}, weight_mapping=get_model_conversion_mapping(m, TEXT_MODEL))
     info,_ = convert_and_load_state_dict_in_model(m, {o: self.slice(o) for o in self.names(part)}, cfg)
     def mine(o): return o.startswith(f'{self.path}.')==(part is not None) and (part is None or o.startswith(f'{self.path}.{part}.'))
-    check_weights(self.source, {o for o in info.missing_keys if mine(o)}, info.mismatched_keys)
+    self.source.check_weights({o for o in info.missing_keys if mine(o)}, info.mismatched_keys)
     for k,b in m.named_buffers():
         if mine(k): b.data = b.data.to(self.device)
     return self._moved([p for o,p in m.named_parameters() if mine(o)])

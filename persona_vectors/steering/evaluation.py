@@ -22,7 +22,8 @@ from ..analysis.controls import contrasts, random_directions
 from ..extraction.extractor import ActivationExtractor, chosen, matched
 from ..generation.local import LocalModel
 from ..extraction.packing import pad
-from ..analysis.figures import LINES, _figure, rank_p
+from ..analysis.figures import LINE_COLOURS, styled
+from ..analysis.uncertainty import rank_p
 from ..responses import Response
 from .steer import Steer, residual_norm, steering
 from ..extraction.vectors import PersonaVectors
@@ -190,7 +191,7 @@ def measured(
 class SteerableModel(LocalModel):
     "Answers as `LocalModel` does, with the model of an extractor, and no row leaves before all have ended"
     def __init__(self, extractor:ActivationExtractor):
-        self.device,self.dtype,self.format,self.model = extractor.device,extractor.dtype,extractor.format,extractor.causal()
+        self.device,self.dtype,self.format,self.model = extractor.device,extractor.dtype,extractor.format,extractor.causal
         self.tokenizer = extractor.source.tokenizer(padding_side='left')
         if self.tokenizer.pad_token is None: self.tokenizer.pad_token = self.tokenizer.eos_token
     def _generate(self, *args): return super()._generate(*args, leave=False)
@@ -271,7 +272,7 @@ def _how(kind, names, rows, **kw): return pd.DataFrame(dict(kind=kind, name=name
 
 def _prompted(extractor, seqs, told, first, ns):
     "How the prompted answers `told` came about: the KL of their prompts, on the unsteered answers `first` to the same questions"
-    model,at = extractor.causal(),{r.question: r for r in first}
+    model,at = extractor.causal,{r.question: r for r in first}
     base = {r.question: p for r,p in zip(first, predictions(model, seqs))}
     under = extractor.conversations([replace(at[r.question], system=r.system) for r in told])
     kl = [token_kl(base[r.question], q).mean().item() for r,q in zip(told, predictions(model, under))]
@@ -333,14 +334,14 @@ def against_controls(self:SteeringEvaluation)->pd.DataFrame: # Indexed by measur
     return pd.DataFrame(out.values(), pd.MultiIndex.from_tuples(out, names=['measure','sign','dose']))
 
 # %% ../../nbs/steering/54_evaluation.ipynb #7a467708
-KINDS = dict(random=('random directions',LINES[2],'rgba(18,52,223,.13)'), contrast=('role A − role B',LINES[3],'rgba(31,133,89,.16)'))
+KINDS = dict(random=('random directions',LINE_COLOURS[2],'rgba(18,52,223,.13)'), contrast=('role A − role B',LINE_COLOURS[3],'rgba(31,133,89,.16)'))
 
 def _line(df, m, name, show):
     "The direction's mean and interval at each dose of either sign"
     own,by = df[df.kind=='unsteered'][m].mean(),df[df.kind=='direction'].groupby(['sign','dose','question'])[[m,'kl']].mean().groupby(['sign','dose'])
     t = pd.DataFrame(dict(y=by[m].mean(), e=by[m].apply(half_width), kl=by.kl.mean())).reset_index()
     t = pd.concat([t.assign(x=t.sign*t.kl**.5), pd.DataFrame([dict(x=0, y=own, kl=0)])]).sort_values('x')
-    return go.Scatter(x=t.x, y=t.y, error_y=dict(array=t.e, thickness=1.3, width=0), mode='lines+markers', line=dict(color=LINES[0], width=2), marker_size=6,
+    return go.Scatter(x=t.x, y=t.y, error_y=dict(array=t.e, thickness=1.3, width=0), mode='lines+markers', line=dict(color=LINE_COLOURS[0], width=2), marker_size=6,
         name=name, legendgroup=name, showlegend=show, customdata=t.kl, hovertemplate='KL %{customdata:.2f}: %{y:.2f}<extra>'+name+'</extra>')
 
 def _band(df, m, kind, show):
@@ -374,7 +375,7 @@ def plot(self:SteeringEvaluation,
     for i,m in enumerate(ms, 1):
         for kind in KINDS: fig.add_traces(list(_band(df, m, kind, i==1)), rows=i, cols=1)
         fig.add_trace(_line(df, m, 'direction', i==1), i, 1)
-        for o in (('role prompt',LINES[1],'diamond',-1),('neutral prompt','#777','diamond-open',1)): fig.add_trace(_prompts(df, m, *o, i==1), i, 1)
+        for o in (('role prompt',LINE_COLOURS[1],'diamond',-1),('neutral prompt','#777','diamond-open',1)): fig.add_trace(_prompts(df, m, *o, i==1), i, 1)
     doses = sorted(df.dose.dropna().unique())
     at,said = np.sqrt(doses),[f'{d:g}' for d in doses]
     fig.update_xaxes(tickvals=[*-at, 0, *at], ticktext=[*said, '0', *said], zerolinecolor='#777')
@@ -382,7 +383,7 @@ def plot(self:SteeringEvaluation,
     fig.update_annotations(font_size=12, x=0, xanchor='left').update_yaxes(zerolinecolor='#777').update_yaxes(range=[-.03,1.03], row=len(ms), col=1)
     text = (f"{escape(str(a['model']), quote=False)}, layer {a['layer']} · {escape(a['orientation'], quote=False)} · changes from the unsteered answer, 95 % intervals over "
             f"{df.question.nunique()} questions; bands: from the least to the greatest mean of a control")
-    return _figure(fig, title, text, (580,170*len(ms)), b=105, top=15)
+    return styled(fig, title, text, (580,170*len(ms)), b=105, top=15)
 
 # %% ../../nbs/steering/54_evaluation.ipynb #1982dd32
 @patch

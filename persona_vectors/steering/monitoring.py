@@ -26,7 +26,7 @@ from ..responses import Response, load_responses, shipped_responses
 from ..extraction.vectors import load_vectors
 import numpy as np, pandas as pd, torch
 import plotly.graph_objects as go
-from ..analysis.figures import _figure
+from ..analysis.figures import styled
 
 # %% ../../nbs/steering/53_monitoring.ipynb #2c12d1ea
 ROLES = 'system','developer','user','assistant','tool'
@@ -393,7 +393,7 @@ def plot_drift(
     fig.update_xaxes(title='message', dtick=1 if len(t)<30 else None)
     fig.update_yaxes(title='z' if r.calibration else 'projection')
     against = f' · z against the turns of {r.calibration.source}' if r.calibration else ''
-    return _figure(fig, 'Drift over turns', escape('; '.join(f'{k}: {o}' for k,o in r.about.items())+against, quote=False), (620,300))
+    return styled(fig, 'Drift over turns', escape('; '.join(f'{k}: {o}' for k,o in r.about.items())+against, quote=False), (620,300))
 
 # %% ../../nbs/steering/53_monitoring.ipynb #8c8e053a
 def monitor_file(

@@ -13,7 +13,8 @@ from itertools import product
 from fastcore.basics import patch
 from jaxtyping import Float
 from ..analysis.axis import Direction
-from ..extraction.blocks import find_blocks, block_input, residual_hooks, block_output
+from ..models import model_name, same_model
+from ..extraction.blocks import block_input, block_output, find_blocks, residual_hooks
 import pandas as pd, torch
 from torch import Tensor
 from ..config import log
@@ -268,12 +269,12 @@ def steering(
 def _fits(model, width, n, steers):
     "ValueError where a direction does not fit the model"
     if not steers: raise ValueError("there is nothing to do: give steering(model, Steer(...)) at least one Steer")
-    own = str(model.config._name_or_path)
+    own = model_name(model)
     for k,d in (o for s in steers for o in s.where):
         if not 0<=k<=n: raise ValueError(f"layer {k} of the direction '{d.orientation}' is out of range: this model has {n} blocks, so a layer is 0 (before the first) to {n}")
         if len(d.vector)!=width: raise ValueError(f"the direction '{d.orientation}' of {d.model} has width {len(d.vector)}, and this model's residual stream {width}: it is of another model")
     for name in dict.fromkeys(d.model for s in steers for d in s.directions):
-        if own and name.split('/')[-1].lower() not in own.lower(): log.warning(f"a direction of {name} steers {own}")
+        if own and not same_model(name, own): log.warning(f"a direction of {name} steers {own}")
 
 def _met(state, layers):
     "ValueError if a place that was named had no tokens, though the model ran"
