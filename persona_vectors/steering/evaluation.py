@@ -25,7 +25,7 @@ from ..extraction.packing import pad
 from ..analysis.figures import LINE_COLOURS, styled
 from ..analysis.uncertainty import rank_p
 from ..responses import Response
-from .steer import Steer, residual_norm, steering
+from .steer import Steer, residual_norm, steered
 from ..extraction.vectors import PersonaVectors
 import numpy as np, pandas as pd, torch
 import plotly.graph_objects as go
@@ -48,7 +48,7 @@ def predictions(
     blocks:str=None # As `find_blocks` takes it
 ): # Yields 'token vocab' of each, float32
     "The log-probabilities from which each token in the span of each sequence is drawn, in one batch"
-    with steering(model.get_decoder(), steer, blocks=blocks) if steer else nullcontext(): out = returned(model, pad(seqs, range(len(seqs))))
+    with steered(model.get_decoder(), steer, blocks=blocks) if steer else nullcontext(): out = returned(model, pad(seqs, range(len(seqs))))
     for i,s in enumerate(seqs): yield head(model, out, out.last_hidden_state[i,s.start-1:s.end-1]).float().log_softmax(-1)
 
 def kl_curve(
@@ -208,7 +208,7 @@ def steered_answers(
     "The answers of the steered model to every question with every coefficient"
     rows = [r for _ in range(len(found)) for r in asked]
     how = found.loc[found.index.repeat(len(asked)),['sign','dose','coefficient']].reset_index(drop=True).assign(kl=np.concatenate(found.each.tolist()))
-    with steering(lm.model, Steer(direction, coef=torch.tensor(how.coefficient.values))): return lm.answer(rows, max_tokens, temperature, seed), how
+    with steered(lm.model, Steer(direction, coef=torch.tensor(how.coefficient.values))): return lm.answer(rows, max_tokens, temperature, seed), how
 
 # %% ../../nbs/steering/54_evaluation.ipynb #17cdcf91
 @dataclass
