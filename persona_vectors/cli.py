@@ -579,7 +579,7 @@ def bench(model:Model=EMBEDDED, layer:Layer=None, device:Device=None, dtype:Dtyp
           rounds:Annotated[int, typer.Option(help='Rounds; the median counts.')]=5,
           random:Annotated[bool, typer.Option('--random', help="Random weights in the model's shape: only its configuration is read.")]=False):
     "Reading against the plain way to do it, and against what the machine can do at most. Default: 108 answers, about 20 minutes on two cores."
-    from persona_vectors.benchmark import bench as measure, bench_shape
+    from persona_vectors.verification import bench as measure, bench_shape
     from persona_vectors.models import default_dtype, find_device, find_model
     if every<1 or rounds<1: raise ValueError('--every and --rounds: give whole numbers above 0')
     if random: b = bench_shape(find_model(model), _one(layer), dtype or default_dtype(find_device(device)), find_device(device), every, rounds)

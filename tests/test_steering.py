@@ -4,7 +4,7 @@ import pytest, torch
 import transformers as tf
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, DynamicCache, StaticCache
 from persona_vectors.extraction.vectors import Direction
-from persona_vectors.extraction.blocks import find_blocks, watch
+from persona_vectors.extraction.blocks import find_blocks, residual_hooks
 from persona_vectors.generation.local import Batch
 from persona_vectors.steering.steer import Steer, steered
 
@@ -52,7 +52,7 @@ def meant(side, at, shift=0):
 def stream(m, ids, mask=None, cuts=(), layers=(0,K-1,K,K+1)):
     "The residual stream, the tokens read in pieces onto a cache"
     got,cache = {k: [] for k in layers},DynamicCache(config=m.config.get_text_config()) if cuts else None
-    with watch(m.get_decoder(), layers, lambda k,h: got[k].append(h.clone())):
+    with residual_hooks(m.get_decoder(), layers, lambda k,h: got[k].append(h.clone())):
         for a,b in zip((0,*cuts), (*cuts,ids.shape[1])):
             m(ids[:,a:b], attention_mask=None if mask is None else mask[:,:b], past_key_values=cache, use_cache=bool(cuts))
     return {k: torch.cat(o, 1) for k,o in got.items()}

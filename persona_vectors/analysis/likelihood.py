@@ -11,9 +11,9 @@ __all__ = ['LOGITS', 'check_head', 'logprobs', 'batch_logprobs', 'token_logprobs
 from functools import partial
 from jaxtyping import Float
 from ..extraction.blocks import find_blocks
-from ..extraction.engine import default_batch_tokens, keeping_memory, out_of_memory, smaller
+from ..extraction.engine import default_batch_tokens, each_batch, keeping_memory
 from ..extraction.extractor import ActivationExtractor, chosen, matched, prompt_of
-from ..extraction.packing import TOLERANCE, batches, forward, packs, pad, states, stretch
+from ..extraction.packing import TOLERANCE, forward, can_pack, pad, block_outputs, slice_segments
 from ..personas import as_prompts
 from ..prompts import Tokens
 from ..responses import Responses
@@ -79,7 +79,7 @@ def batch_logprobs(
     "The log-probability of each token in the span of each sequence"
     out,some = decoder_output(model, batch),[seqs[i] for i in batch.index]
     h = out.last_hidden_state.flatten(0, 1)
-    before = [r for s,runs in zip(some, batch.where) for r in stretch(runs, s.start-1, s.end-1)]   # a token is predicted one position earlier
+    before = [r for s,runs in zip(some, batch.where) for r in slice_segments(runs, s.start-1, s.end-1)]   # a token is predicted one position earlier
     at,came = torch.cat([torch.arange(a, b) for a,b in before]),torch.cat([torch.tensor(s.ids[s.start:s.end]) for s in some])
     n = max(1, LOGITS//model.config.vocab_size)
     lp = [logprobs(unembed(model, out, h[a.to(h.device)]), t.to(h.device)).cpu() for a,t in zip(at.split(n), came.split(n))]
@@ -97,15 +97,9 @@ def token_logprobs(
     from tqdm.auto import tqdm
     decoder,got,budget = model.get_decoder(),{},batch_tokens or default_batch_tokens(model.device)
     if early := [s.label or s.start for s in seqs if s.start<1]: raise ValueError(f"{early[0]}: nothing stands before the first token, so it has no likelihood")
-    packed = packs(decoder, partial(states, decoder, blocks=blocks))
+    packed = can_pack(decoder, partial(block_outputs, decoder, blocks=blocks))
     with tqdm(total=sum(map(len, seqs)), unit='tok', unit_scale=True, desc='Likelihoods', disable=not progress) as bar, keeping_memory():
-        queue = batches(seqs, budget, packed)
-        while queue:
-            b,lp = queue.pop(0),None
-            try: lp = batch_logprobs(model, seqs, b)
-            except (RuntimeError, MemoryError) as e:
-                if not out_of_memory(e): raise
-            if lp is None: queue = batches(seqs, smaller(b, seqs), packed, sum([o.index for o in (b,*queue)], [])); continue
+        for b,lp in each_batch(seqs, partial(batch_logprobs, model, seqs), budget, packed):
             for i,o in zip(b.index, lp):
                 if not o.isfinite().all(): raise FloatingPointError(f"{seqs[i].label or f'sequence {i}'} has no finite likelihood: try dtype='float32'")
                 got[i] = o

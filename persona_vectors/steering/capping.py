@@ -8,7 +8,7 @@ __all__ = ['RULES', 'token_projections', 'Capping', 'calibrate', 'turned', 'load
 # %% ../../nbs/steering/51_capping.ipynb #14c69d8f
 from dataclasses import dataclass, replace
 from ..analysis.axis import Direction
-from ..extraction.blocks import watch
+from ..extraction.blocks import residual_hooks
 from ..config import log
 from .steer import Steer, steered
 from ..extraction.vectors import _load_pt
@@ -27,7 +27,7 @@ def token_projections(
     us = [d.unit.to(decoder.device) for d in directions]
     for s in seqs:
         got = {}
-        with torch.no_grad(), watch(decoder, {d.layer for d in directions}, lambda k,h: got.update({k: h[0,s.start:s.end].float()}), blocks):
+        with torch.no_grad(), residual_hooks(decoder, {d.layer for d in directions}, lambda k,h: got.update({k: h[0,s.start:s.end].float()}), blocks):
             decoder(torch.tensor([s.ids], device=decoder.device), use_cache=False)
         out.append(torch.stack([got[d.layer]@u for d,u in zip(directions, us)], -1).cpu())
     return out

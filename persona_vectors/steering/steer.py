@@ -14,7 +14,7 @@ from fastcore.basics import patch
 from jaxtyping import Float
 from ..config import log
 from ..models import model_name, same_model
-from ..extraction.blocks import find_blocks, given, watch, written
+from ..extraction.blocks import find_blocks, block_input, residual_hooks, block_output
 from ..extraction.vectors import Direction
 import pandas as pd, torch
 from torch import Tensor
@@ -210,32 +210,14 @@ class Steering:
         df = pd.DataFrame([(*k, *n.tolist()) for k,n in self.notes.items()], columns=['layer','positions','kind','tokens','moved'])
         return df.assign(fraction=df.moved/df.tokens).set_index(['layer','positions'])
 
-# %% ../../nbs/steering/50_steer.ipynb #be9021b5
-def check_fits(model, width, n, steers):
-    "ValueError where a direction does not fit the model"
-    if not steers: raise ValueError("there is nothing to do: give steered(model, Steer(...)) at least one Steer")
-    for k,d in (o for s in steers for o in s.targets):
-        if not 0<=k<=n: raise ValueError(f"layer {k} of the direction '{d.orientation}' is out of range: this model has {n} blocks, so a layer is 0 (before the first) to {n}")
-        if len(d.vector)!=width: raise ValueError(f"the direction '{d.orientation}' of {d.model} has width {len(d.vector)}, and this model's residual stream {width}: it is of another model")
-    own = model_name(model)
-    for name in dict.fromkeys(d.model for s in steers for d in s.directions):
-        if own and not same_model(name, own): log.warning(f"a direction of {name} steers {own}")
-
-def check_steered(state):
-    "ValueError if no token was read at positions that were named, though the model ran"
-    if not state.notes: log.warning("nothing was steered: the model did not run in the block, or by a compiled copy that knows no hooks")
-    for (k,p,_),n in state.notes.items():
-        why = "no token was decoded; where the answer is read in one pass, say with prompt_len= where it begins" if p=='answer' else "the model read none"
-        if n[0]==0: raise ValueError(f"nothing was steered at the {p} tokens of layer {k}: {why}")
-
 # %% ../../nbs/steering/50_steer.ipynb #b006a151
 def add_hook(found, layer, state):
     "Steer at `layer` of the blocks `found`; before other hooks, so that they see what is handed on"
     def after(m, args, out):
-        h = state.apply(layer, written(out))
+        h = state.apply(layer, block_output(out))
         return h if isinstance(out, Tensor) else (h, *out[1:])
     def before(m, args, kwargs):
-        h = state.apply(layer, given(args, kwargs))
+        h = state.apply(layer, block_input(args, kwargs))
         return ((h, *args[1:]), kwargs) if args else (args, kwargs | dict(hidden_states=h))
     if layer.k==0: return found[0].register_forward_pre_hook(before, prepend=True, with_kwargs=True)
     return found[layer.k-1].register_forward_hook(after, prepend=True)
@@ -263,6 +245,24 @@ def steered(
         for h in hooks: h.remove()
     check_steered(state)
 
+# %% ../../nbs/steering/50_steer.ipynb #be9021b5
+def check_fits(model, width, n, steers):
+    "ValueError where a direction does not fit the model"
+    if not steers: raise ValueError("there is nothing to do: give steered(model, Steer(...)) at least one Steer")
+    for k,d in (o for s in steers for o in s.targets):
+        if not 0<=k<=n: raise ValueError(f"layer {k} of the direction '{d.orientation}' is out of range: this model has {n} blocks, so a layer is 0 (before the first) to {n}")
+        if len(d.vector)!=width: raise ValueError(f"the direction '{d.orientation}' of {d.model} has width {len(d.vector)}, and this model's residual stream {width}: it is of another model")
+    own = model_name(model)
+    for name in dict.fromkeys(d.model for s in steers for d in s.directions):
+        if own and not same_model(name, own): log.warning(f"a direction of {name} steers {own}")
+
+def check_steered(state):
+    "ValueError if no token was read at positions that were named, though the model ran"
+    if not state.notes: log.warning("nothing was steered: the model did not run in the block, or by a compiled copy that knows no hooks")
+    for (k,p,_),n in state.notes.items():
+        why = "no token was decoded; where the answer is read in one pass, say with prompt_len= where it begins" if p=='answer' else "the model read none"
+        if n[0]==0: raise ValueError(f"nothing was steered at the {p} tokens of layer {k}: {why}")
+
 # %% ../../nbs/steering/50_steer.ipynb #897fb67a
 def residual_norm(
     model, # A causal language model of transformers, or a base model
@@ -275,5 +275,5 @@ def residual_norm(
     "Mean norm of the residual stream at `layers` over the tokens of `inputs`"
     m,out = TokenPositions(signature(model.forward), (), dict(inputs)).mask(positions, prompt_len),{}
     def measure(k, h): out[k] = h.float().norm(dim=-1)[m.to(h.device)].mean().item()
-    with torch.no_grad(), watch(model.get_decoder(), layers, measure, blocks): model(**inputs)
+    with torch.no_grad(), residual_hooks(model.get_decoder(), layers, measure, blocks): model(**inputs)
     return out
