@@ -18,7 +18,8 @@ from ..models import default_dtype, find_device, find_model, load_causal
 from ..personas import PERSONAS, as_prompts, load_questions
 from ..prompts import get_format, preview, rendered_system, tokenize
 from ..responses import Response, Responses, usable
-from .streaming import Plan, free_memory, plan_reading, stream
+from .planning import Plan, free_memory, plan_reading
+from .streaming import read_streamed
 from .vectors import PersonaVectors, Row
 
 # %% ../../nbs/extraction/26_extractor.ipynb #b59a8da4
@@ -134,7 +135,7 @@ def fill(self:ActivationExtractor,
     if not kept.todo: return kept.values
     c,seqs,layers,p = self.config,kept.seqs,kept.layers,plan or self.plan([kept.seqs[i] for i in kept.todo], kept.layers)
     if not plan: log.info(p)
-    if p.stream: return stream(self.source, seqs, layers, self.dtype, self.device, c.batch_tokens, progress, kept, c.blocks, p.place, p.chunks)
+    if p.stream: return read_streamed(self.source, seqs, layers, self.dtype, self.device, c.batch_tokens, progress, kept, c.blocks, p.place, p.chunks)
     return read(self.blocks(max(layers)), seqs, layers, c.batch_tokens, progress, kept, c.blocks)
 
 

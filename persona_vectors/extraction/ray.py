@@ -20,7 +20,7 @@ from .engine import default_batch_tokens
 from .extractor import ActivationExtractor, prompt_of
 from ..models import default_dtype, find_model
 from .parts import Answers, allowed, begin_run, done, part_from, parts_of, plan_parts
-from .streaming import free_memory
+from .planning import free_memory
 
 # %% ../../nbs/extraction/28_ray.ipynb #ede92b23
 class PartReader:
