@@ -17,10 +17,10 @@ from .responses import THINKING
 # %% ../nbs/06_prompts.ipynb #1bc21d43
 def chat_messages(
     system:str, # May be empty: then there is no such message
-    question:str,
-    answer:str=None # None: the conversation ends with the question
+    question:str=None, # None: there is none yet
+    answer:str=None
 )->list[dict]:
-    "A conversation of one turn"
+    "A conversation of one turn, as far as it is given"
     said = dict(system=system or None, user=question, assistant=answer)
     return [dict(role=k, content=o) for k,o in said.items() if o is not None]
 
@@ -351,6 +351,23 @@ def tokenize(
     a,b = token_span(tokenizer, t.text, ids, offs, t.start, t.end)
     a,b = {'answer': (a,b), 'answer+eot': (a,len(ids)), 'last': (b-1,b), 'prompt_last': (a-1,a)}[span]
     return Tokens(ids, a, b, offs, t.text)
+
+# %% ../nbs/06_prompts.ipynb #db0d5186
+def context_length(config)->int: return getattr(config, 'max_position_embeddings', None) # of a text model
+
+def conversation_tokens(
+    tokenizer, # A fast tokenizer
+    fmt, # A format
+    msgs:list, # From `as_messages`
+    limit:int=None # Most tokens that the model takes
+)->tuple: # `Tokens`, the last message's marked; (first, one past the last) token of each message
+    "The tokens of a conversation, and where each message stands in them; ValueError names one that cannot be read"
+    text,at = fmt.conversation(msgs)
+    (ids,offs),spans = encode(tokenizer, text, limit),[]
+    for i,(m,o) in enumerate(zip(msgs, at)):
+        try: spans.append(token_span(tokenizer, text, ids, offs, *o))
+        except ValueError as e: raise ValueError(f"message {i} ({m['role']}): {str(e).replace('the answer', 'it')}") from None
+    return Tokens(ids, *spans[-1], offs, text), spans
 
 # %% ../nbs/06_prompts.ipynb #d183ee06
 @dataclass(frozen=True, repr=False)
