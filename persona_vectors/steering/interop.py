@@ -13,7 +13,7 @@ from io import BytesIO
 from pathlib import Path
 from ..config import atomic_write
 from ..models import find_model, same_model
-from ..extraction.vectors import DIRECTION_FORMAT, Direction, PersonaVectors, Row, VECTORS_FORMAT, _load_pt
+from ..extraction.vectors import DIRECTION_FORMAT, Direction, PersonaVectors, Row, VECTORS_FORMAT, load_pt
 import numpy as np, torch
 from torch import Tensor
 
@@ -197,7 +197,7 @@ def _from_rows(x, path, m, format):
 
 # %% ../../nbs/steering/55_interop.ipynb #e7b486fb
 def _from_pt(path, m, format):
-    o = _load_pt(path)
+    o = load_pt(path)
     if isinstance(o, dict) and {'vector','role'}<=set(o): return _roles({path: o}, m)
     if isinstance(o, dict) and isinstance(o.get('axis'), Tensor):
         if format not in (None, 'assistant-axis'): raise ValueError(f"it holds an assistant axis, and you say format={format!r}")
@@ -222,7 +222,7 @@ def import_file(
     if not path.exists(): raise FileNotFoundError(f"there is no file or folder {path}")
     try:
         if orientation and not _is_gguf(path): raise ValueError(f"orientation={orientation!r} is for a GGUF file that does not say what positive means; of this one its format says it")
-        if path.is_dir(): return _roles({p: _load_pt(p) for p in sorted(path.glob('*.pt'))}, m)
+        if path.is_dir(): return _roles({p: load_pt(p) for p in sorted(path.glob('*.pt'))}, m)
         if path.suffix in ('.json','.jsonl','.safetensors'): raise ValueError(f"it is not of another project: `{'load_vectors' if path.suffix=='.safetensors' else 'load_responses'}` reads it")
         return _from_gguf(path, m, format, orientation) if _is_gguf(path) else _from_pt(path, m, format)
     except ValueError as e: raise ValueError(f"{path}: {e}") from None
@@ -242,7 +242,7 @@ def _plain_file(path):
     if path.suffix=='.npy':
         try: return torch.tensor(np.load(path, allow_pickle=False)),None
         except ValueError: raise ValueError(f"{path} is damaged or no .npy file of numbers") from None
-    if path.suffix=='.pt': return _load_pt(path),None
+    if path.suffix=='.pt': return load_pt(path),None
     if path.suffix!='.safetensors': return None,None
     from safetensors import safe_open
     try:
