@@ -15,7 +15,7 @@ from html import escape
 from pathlib import Path
 from fastcore.basics import patch
 from jaxtyping import Float
-from ..analysis.adherence import head, readings, returned
+from ..analysis.likelihood import decoder_output, log_likelihoods, unembed
 from ..analysis.axis import Direction, assistant_axis, split_personas
 from ..config import atomic_write
 from ..analysis.controls import contrasts, random_directions
@@ -23,7 +23,7 @@ from ..extraction.extractor import ActivationExtractor, chosen, matched
 from ..generation.local import LocalModel
 from ..extraction.packing import pad
 from ..analysis.figures import LINE_COLOURS, styled
-from ..analysis.uncertainty import rank_p
+from ..analysis.uncertainty import p_value
 from ..responses import Response
 from .steer import Steer, residual_norm, steered
 from ..extraction.vectors import PersonaVectors
@@ -48,8 +48,8 @@ def predictions(
     blocks:str=None # As `find_blocks` takes it
 ): # Yields 'token vocab' of each, float32
     "The log-probabilities from which each token in the span of each sequence is drawn, in one batch"
-    with steered(model.get_decoder(), steer, blocks=blocks) if steer else nullcontext(): out = returned(model, pad(seqs, range(len(seqs))))
-    for i,s in enumerate(seqs): yield head(model, out, out.last_hidden_state[i,s.start-1:s.end-1]).float().log_softmax(-1)
+    with steered(model.get_decoder(), steer, blocks=blocks) if steer else nullcontext(): out = decoder_output(model, pad(seqs, range(len(seqs))))
+    for i,s in enumerate(seqs): yield unembed(model, out, out.last_hidden_state[i,s.start-1:s.end-1]).float().log_softmax(-1)
 
 def kl_curve(
     model:nn.Module, # From `load_causal`
@@ -179,9 +179,9 @@ def measured(
     qs = list(dict.fromkeys(r.question for r in rows))
     other,units = dict(zip(qs, qs[1:]+qs[:1])),{q: assistant_axis(without(held, q), neutral).unit.double() for q in qs}
     x = extractor.means(extractor.conversations(ok), held.layers, progress)[:,0].double()
-    lp,n = readings(extractor, ok, [None,*prompts.values()], progress)
+    lp,n = log_likelihoods(extractor, ok, [None,*prompts.values()], progress)
     others = np.where([[r.persona==p for p in prompts] for r in ok], np.nan, lp[:,1:]/n[:,None])
-    elsewhere = readings(extractor, [replace(r, question=other[r.question]) for r in ok], [None], progress)[0][:,0]
+    elsewhere = log_likelihoods(extractor, [replace(r, question=other[r.question]) for r in ok], [None], progress)[0][:,0]
     own = lp[:,0]/n
     axis,words = [(o@units[r.question]).item() for r,o in zip(ok, x)],word_scores(ok, known, split_personas(held, neutral)[0])
     out.loc[[bool(r.text.strip()) for r in rows]] = np.stack([axis, words, own-np.nanmean(others, 1), np.exp(-own), [repetition(r.text) for r in ok], own-elsewhere/n], 1)
@@ -330,7 +330,7 @@ def against_controls(self:SteeringEvaluation)->pd.DataFrame: # Indexed by measur
             own,theirs = s*g.groupby('question')[m].mean(),s*c.groupby('question')[m].mean()
             each,w = s*c.groupby(['name','sign'])[m].mean(),half_width(own-theirs)
             diff = (own-theirs).mean()
-            out[m,s,dose] = {'direction': own.mean(), 'controls': theirs.mean(), 'difference': diff, '±': w, 'p': rank_p(own.mean(), each), 'beyond': bool(diff>w)}
+            out[m,s,dose] = {'direction': own.mean(), 'controls': theirs.mean(), 'difference': diff, '±': w, 'p': p_value(own.mean(), each), 'beyond': bool(diff>w)}
     return pd.DataFrame(out.values(), pd.MultiIndex.from_tuples(out, names=['measure','sign','dose']))
 
 # %% ../../nbs/steering/54_evaluation.ipynb #7a467708

@@ -13,7 +13,7 @@ from pathlib import Path
 from ..analysis.readings import difference
 from ..config import atomic_write
 from ..models import find_model, same_model
-from ..extraction.vectors import DIRECTION_FORMAT, Direction, PersonaVectors, Row, VECTORS_FORMAT, _load_pt
+from ..extraction.vectors import DIRECTION_FORMAT, Direction, PersonaVectors, Row, VECTORS_FORMAT, load_pt
 import numpy as np, torch
 from torch import Tensor
 
@@ -223,7 +223,7 @@ def from_role_files(files, m):
 # %% ../../nbs/steering/55_interop.ipynb #e7b486fb
 def from_pt(path, m, format):
     "Directions by layer, or the `PersonaVectors` of one role file"
-    o = _load_pt(path)
+    o = load_pt(path)
     if isinstance(o, dict) and {'vector','role'}<=set(o): return from_role_files({path: o}, m)
     if isinstance(o, dict) and isinstance(o.get('axis'), Tensor):
         if format not in (None, 'assistant-axis'): raise ValueError(f"it holds an assistant axis, and you say format={format!r}")
@@ -249,7 +249,7 @@ def import_file(
         gguf = path.is_file() and path.open('rb').read(4)==b'GGUF'
         if gguf: return from_gguf(path, m, format, orientation)
         if orientation: raise ValueError(f"orientation={orientation!r} is for a GGUF file that does not say what positive means; here the format says it")
-        if path.is_dir(): return from_role_files({p: _load_pt(p) for p in sorted(path.glob('*.pt'))}, m)
+        if path.is_dir(): return from_role_files({p: load_pt(p) for p in sorted(path.glob('*.pt'))}, m)
         if path.suffix in ('.json','.jsonl','.safetensors'):
             by = 'load_vectors` or `load_direction' if path.suffix=='.safetensors' else 'load_responses'
             raise ValueError(f"it is not of another project: `{by}` reads it")
@@ -262,7 +262,7 @@ def read_plain(path):
     if path.suffix=='.npy':
         try: return torch.tensor(np.load(path, allow_pickle=False)),None
         except ValueError: raise ValueError(f"{path} is damaged or no .npy file of numbers") from None
-    if path.suffix=='.pt': return _load_pt(path),None
+    if path.suffix=='.pt': return load_pt(path),None
     if path.suffix!='.safetensors': return None,None
     from safetensors import safe_open
     try:
