@@ -45,7 +45,7 @@ def api_key(config:PersonaVectorConfig)->str:
     return key or 'none'
 
 # %% ../../nbs/generation/11_endpoint.ipynb #c5db050f
-def same_model(asked:str, said:str)->bool:
+def is_alias(asked:str, said:str)->bool:
     "May `said` be another name of the model `asked`?"
     a,b = sorted((re.split('[:@]', o.rstrip('/').lower().split('/')[-1])[0] for o in (asked, said or asked)), key=len)
     return b.startswith(a) and bool(re.fullmatch(r'([-_.](\d[\d-]*|latest|v\d+))?', b[len(a):]))
@@ -72,7 +72,7 @@ def read_answer(
     text = text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')   # half an emoji, cut by `max_tokens`
     if raw: text = text.removeprefix(' ')   # of `Assistant: `; put back when the answer is read
     model = str(res.model or '')
-    same = same_model(config.openrouter_model or config.model_name, model)
+    same = is_alias(config.openrouter_model or config.model_name, model)
     return replace(r, text=text, finish_reason=why, model=None if same else model, **usage(res))
 
 # %% ../../nbs/generation/11_endpoint.ipynb #c76155a1
