@@ -17,7 +17,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(__name__, submod_attrs={
     'analysis.comparison': ['compare'],
     'analysis.report': ['evidence'],
     'generation.local': ['LocalModel'],
-    'steering.steer': ['Steer'],
+    'steering.steer': ['Steer', 'steered'],
     'steering.monitoring': ['Monitor'],
     'steering.interop': ['export_direction', 'export_roles', 'import_file', 'load_direction'],
     'steering.hub': ['push_to_hub', 'from_hub'],

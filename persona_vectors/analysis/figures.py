@@ -15,7 +15,7 @@ from ..config import atomic_write
 from ..personas import category_of
 from ..extraction.vectors import PersonaVectors
 from .axis import assistant_axis, cosine_matrix, project, role_pca, side_by_side
-from .uncertainty import rank_p, variance_table
+from .uncertainty import p_value, variance_table
 import numpy as np, pandas as pd
 import plotly.graph_objects as go, plotly.io as pio
 from plotly.offline import get_plotlyjs
@@ -308,7 +308,7 @@ def _heading(name, rho): return '<br>'.join(wrap(escape(name, quote=False), 17))
 
 # %% ../../nbs/analysis/37_figures.ipynb #10682c9d
 def plot_ranking(
-    rankings:dict, # Name to ranking from `rank_personas` or `rank_intervals`; the first gives the order
+    rankings:dict, # Name to ranking from `p_valueersonas` or `rank_intervals`; the first gives the order
     v:PersonaVectors=None, # Where the first ranking comes from, for the subtitle
     title:str='Personas along the assistant axis',
     how:str='cross-fitted' # How they were measured, for the subtitle
@@ -339,7 +339,7 @@ def plot_nulls(
 )->go.Figure: # One row a null
     "Histogram of each null, its 95th percentile as a dotted line, and the real value as a full one"
     k = len(nulls)
-    heads = [f'{escape(o, quote=False)}: {val:.3g}, p = {rank_p(val, null):.3f}' for o,(val,null) in nulls.items()]
+    heads = [f'{escape(o, quote=False)}: {val:.3g}, p = {p_value(val, null):.3f}' for o,(val,null) in nulls.items()]
     fig = make_subplots(k, 1, subplot_titles=heads, vertical_spacing=.42/k if k>1 else 0)
     for i,(o,(val,null)) in enumerate(nulls.items(), 1):
         fig.add_trace(go.Histogram(x=np.asarray(null, float), nbinsx=40, marker_color='#b8c4d6', name=o, showlegend=False, hovertemplate='%{x}: %{y}<extra></extra>'), i, 1)

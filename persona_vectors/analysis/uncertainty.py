@@ -431,12 +431,6 @@ def how_many(
     df.attrs = dict(target=target, along=along, over='other questions and other wordings' if told_apart else 'other questions; wordings as they are')
     return df
 
-# %% ../../nbs/analysis/32_uncertainty.ipynb #d810202a
-def _pairs(y): # 'role question …'
-    "Sum over roles of the mean product of two different questions"
-    n = y.shape[1]
-    return (y.sum(1)**2-(y**2).sum(1)).sum(0)/(n*(n-1))
-
 # %% ../../nbs/analysis/32_uncertainty.ipynb #6a4f97d7
 def _crossvalidated_share(x, k, splits, rng):
     "Cumulative share (%) of the variance of half of the questions in the first `k` components of the other half; NaN with under four questions"
@@ -446,8 +440,8 @@ def _crossvalidated_share(x, k, splits, rng):
         order = rng.permutation(x.shape[1])
         for made,measured in ((order[::2],order[1::2]), (order[1::2],order[::2])):
             axes = np.linalg.svd(x[:,made].mean(1), full_matrices=False)[2][:k]
-            part += _pairs(x[:,measured]@axes.T)
-            total += _pairs(x[:,measured]).sum()
+            part += np.diag(cross_products((x[:,measured]@axes.T).transpose(2,1,0)))
+            total += np.trace(cross_products(x[:,measured]))
     return 100*part.cumsum()/total if total>0 else np.full(k, np.nan)
 
 # %% ../../nbs/analysis/32_uncertainty.ipynb #5da5180a
@@ -474,12 +468,3 @@ def variance_table(
     x,k,rng = g.x-g.x.mean(0),len(share),np.random.default_rng(seed)
     return pd.DataFrame(dict(share=share, crossvalidated=_crossvalidated_share(x, k, splits, rng), null=_permuted_share(x, k, n, rng)),
         index=pd.RangeIndex(1, k+1, name='component'))
-
-# %% ../../nbs/analysis/32_uncertainty.ipynb #354db5a3
-def rank_p(
-    value, # The real number
-    null # The same number under the null, many times
-)->float:
-    "Share of `null` and `value` together that is at least `value`: a permutation p-value, never 0 (Phipson & Smyth 2010)"
-    null = np.asarray(null, float)
-    return (1+(null>=value).sum())/(1+len(null))

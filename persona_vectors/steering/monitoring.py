@@ -16,7 +16,7 @@ from pathlib import Path
 from fastcore.basics import patch
 from ..analysis.axis import Direction, assistant_axis
 from ..config import PersonaVectorConfig, data_dir, resolve_layers
-from ..extraction.blocks import find_blocks, watch
+from ..extraction.blocks import find_blocks, residual_hooks
 from ..generation.local import Batch, pick
 from ..models import EMBEDDED
 from ..extraction.extractor import ActivationExtractor
@@ -183,7 +183,7 @@ def watching(self:Monitor):
         for name,o in self.directions.items():
             if o.layer==k: by[name] = (h[0].float()@self.units[name].to(h.device)).cpu()
         if k==layers[-1]: seen.append(torch.stack([by[name] for name in self.directions], -1))
-    with watch(self.model, layers, see, self.blocks): yield seen
+    with residual_hooks(self.model, layers, see, self.blocks): yield seen
 
 @patch
 def project(self:Monitor, ids)->np.ndarray: # 'token direction'
