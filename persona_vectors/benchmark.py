@@ -17,9 +17,10 @@ from fastcore.basics import patch
 from .extraction.blocks import find_blocks, load_blocks, truncate
 from .config import PersonaVectorConfig, atomic_write, resolve_layers, slug
 from .extraction.engine import default_batch_tokens, read
-from .extraction.extractor import ActivationExtractor, chosen, matched
+from .extraction.extractor import ActivationExtractor
 from .models import EMBEDDED, quiet
 from .responses import shipped_responses
+from .selection import select
 from .extraction.streaming import active, plan_reading, stream
 import torch
 from torch import nn
@@ -122,7 +123,7 @@ def tracked(
     "The answers that come with the package"
     rs = shipped_responses()
     some = {k: o for i,(k,o) in enumerate(rs.prompts().items()) if i%every==0}
-    return ex.conversations(matched(some, rs.questions, chosen(rs, some)))
+    return ex.conversations(select(rs, some).responses.rows)
 
 # %% ../nbs/91_benchmark.ipynb #f49cf45a
 def bench(

@@ -4,10 +4,9 @@
 
 # %% auto #0
 __all__ = ['HEAD', 'LOGITS', 'load_causal', 'returned', 'head', 'check_head', 'logprobs', 'batch_logprobs', 'token_logprobs',
-           'answers_to_read', 'readings', 'answer_logprobs', 'adherence', 'likelihoods', 'identification',
-           'after_blocks', 'token_scores', 'as_extractor', 'lens', 'answer_projections', 'extreme_answers', 'folds',
-           'fold_projections', 'fold_values', 'predicted', 'without_each', 'effect_table', 'layer_sweep',
-           'choose_layer']
+           'readings', 'answer_logprobs', 'adherence', 'likelihoods', 'identification', 'after_blocks', 'token_scores',
+           'as_extractor', 'lens', 'answer_projections', 'extreme_answers', 'folds', 'fold_projections', 'fold_values',
+           'predicted', 'without_each', 'effect_table', 'layer_sweep', 'choose_layer']
 
 # %% ../../nbs/analysis/35_adherence.ipynb #ca023db8
 from functools import partial
@@ -17,10 +16,10 @@ from .axis import Direction, role_pca, split_personas
 from ..extraction.blocks import find_blocks
 from ..config import PersonaVectorConfig
 from ..extraction.engine import default_batch_tokens, keeping_memory, out_of_memory, smaller
-from ..extraction.extractor import ActivationExtractor, chosen, matched, prompt_of
+from ..extraction.extractor import ActivationExtractor, prompt_of
+from ..selection import select
 from ..models import ModelSource
 from ..extraction.packing import TOLERANCE, batches, forward, packs, pad, states, stretch
-from ..personas import as_prompts
 from ..prompts import Tokens
 from ..responses import Responses
 from .uncertainty import reliability
@@ -142,25 +141,10 @@ def token_logprobs(
             bar.update(sum(len(seqs[i]) for i in b.index))
     return [got[i] for i in range(len(seqs))]
 
-# %% ../../nbs/analysis/35_adherence.ipynb #3eee8749
-def answers_to_read(
-    responses, # Responses, or a mapping of (persona, question) to text
-    personas, # Name to system prompt, or anything `load_personas` takes
-    questions=None # A list; a number: that many, spread over all; None: all that every persona was asked
-)->list: # `Response` of each, with its system prompt
-    "The usable answers of `personas` to `questions`"
-    prompts = as_prompts(personas)
-    rs = chosen(responses, prompts)
-    if questions is None or isinstance(questions, int):
-        qs = rs.shared_questions
-        n = min(len(qs), questions or len(qs))
-        questions = [qs[len(qs)*i//n] for i in range(n)]
-    return matched(prompts, questions, rs)
-
 # %% ../../nbs/analysis/35_adherence.ipynb #5940e66d
 def readings(
     extractor:ActivationExtractor,
-    rows:list, # Responses from `answers_to_read`
+    rows:list, # Each with its system prompt, as a selection has them
     unders:list, # System prompts to read each of them under; None: its own
     progress:bool=True # Show a bar
 )->tuple[np.ndarray,np.ndarray]: # Sum of the log-probabilities 'answer under'; number of tokens of each answer
@@ -179,41 +163,44 @@ def _addresses(rows, n): return pd.DataFrame([dict(persona=r.persona, question=r
 
 def answer_logprobs(
     extractor:ActivationExtractor,
-    responses, # Responses, or a mapping of (persona, question) to text
-    personas, # Name to system prompt, or anything `load_personas` takes
+    responses, # As `select` takes them
+    personas=None, # Name to system prompt, or anything `load_personas` takes; None: those of the responses
     questions=None, # A list; a number: that many, spread over all; None: all
     read_under:str=None, # Name of a persona whose prompt takes the place of every persona's own
     progress:bool=True # Show a bar
 )->pd.DataFrame: # A row an answer: persona, question, prompt, sample, n_tokens, logprob (sum), per_token
     "How probable each answer is to the model, in nats"
-    rows = answers_to_read(responses, personas, questions)
-    total,n = readings(extractor, rows, [prompt_of(read_under, personas)], progress)
+    s = select(responses, personas, questions)
+    rows = s.responses.rows
+    total,n = readings(extractor, rows, [prompt_of(read_under, s.prompts)], progress)
     return _addresses(rows, n).assign(logprob=total[:,0], per_token=total[:,0]/n)
 
 def adherence(
     extractor:ActivationExtractor,
-    responses, # Responses, or a mapping of (persona, question) to text
-    personas, # Name to system prompt, or anything `load_personas` takes
+    responses, # As `select` takes them
+    personas=None, # Name to system prompt, or anything `load_personas` takes; None: those of the responses
     questions=None, # A list; a number: that many, spread over all; None: all
     against:str='default', # The persona whose prompt the own one is compared with
     progress:bool=True # Show a bar
 )->pd.DataFrame: # A row an answer: persona, question, prompt, sample, n_tokens; own, default, difference in nats a token
     "How much more probable its own persona makes each answer than `against` does"
-    rows = answers_to_read(responses, personas, questions)
-    total,n = readings(extractor, rows, [None, prompt_of(against, personas)], progress)
+    s = select(responses, personas, questions)
+    rows = s.responses.rows
+    total,n = readings(extractor, rows, [None, prompt_of(against, s.prompts)], progress)
     own,other = (total/n[:,None]).T
     return _addresses(rows, n).assign(own=own, default=other, difference=own-other)
 
 # %% ../../nbs/analysis/35_adherence.ipynb #c87f43da
 def likelihoods(
     extractor:ActivationExtractor,
-    responses, # Responses, or a mapping of (persona, question) to text
-    personas, # Those whose answers are read, under the prompt (the first, where there are several) of each of them
+    responses, # As `select` takes them
+    personas=None, # Those whose answers are read, under the prompt (the first, where there are several) of each of them
     questions=None, # A list; a number: that many, spread over all; None: all
     progress:bool=True # Show a bar
 )->pd.DataFrame: # Answer (persona, question, prompt, sample) × persona, nats a token
     "log p of each answer under the prompt of each persona: as many readings of every answer as there are personas"
-    rows,prompts = answers_to_read(responses, personas, questions),as_prompts(personas)
+    s = select(responses, personas, questions)
+    rows,prompts = s.responses.rows,s.prompts
     total,n = readings(extractor, rows, [ss[0] for ss in prompts.values()], progress)
     return pd.DataFrame(total/n[:,None], pd.MultiIndex.from_frame(_addresses(rows, n).drop(columns='n_tokens')), list(prompts))
 

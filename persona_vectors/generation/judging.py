@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ROLE', 'COHERENCE', 'BEGUN', 'JUDGING', 'Rubric', 'trait_rubric', 'load_rubric', 'expected', 'read_score', 'numbers',
-           'prompted', 'Judging', 'judge_responses']
+           'Judging', 'judge_responses']
 
 # %% ../../nbs/generation/13_judging.ipynb #20e05ffb
 import re
@@ -166,21 +166,13 @@ def _summed(pairs):
 # %% ../../nbs/generation/13_judging.ipynb #328456c1
 JUDGING = 1 # Raised when how a score is read changes
 
-def prompted(responses:Responses)->Responses:
-    "The same, with the system prompts of built-in personas where the file does not say them"
-    if all(r.system is not None for r in responses.rows): return responses
-    prompts = responses.prompts()
-    rs = Responses([r if r.system is not None else replace(r, system=prompts[r.persona][r.prompt]) for r in responses.rows], responses.meta)
-    rs.path = responses.path
-    return rs
-
 # %% ../../nbs/generation/13_judging.ipynb #4abdc1ad
 class Judging(Generation):
     "Which answers are to be judged, which have been, and which are left"
     ends,what = ('judged', 'without a number'),'scores'
     def __init__(self, config:PersonaVectorConfig, responses:Responses, rubric, api=False, out=None):
         api = api or asks_endpoint(config)
-        self.responses,self.rubric,self.folder = prompted(responses),load_rubric(rubric),Path(out or (responses.path.parent if responses.path else 'data/responses'))
+        self.responses,self.rubric,self.folder = responses.prompted(),load_rubric(rubric),Path(out or (responses.path.parent if responses.path else 'data/responses'))
         self.config,self.source = replace(config, temperature=0, max_tokens=8, prompt_format='chat'),None if api else find_model(config.model_name, config.hf_token)
         self.settings = dict(settings(self.config, self.source), judging=JUDGING, rubric=asdict(self.rubric))
         self.todo = [r for r in self.responses.rows if r.text.strip() and r.outcome!='empty' and not (self.rubric.name=='role' and (r.persona in NEUTRAL or r.system==''))]
