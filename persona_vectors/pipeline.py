@@ -44,7 +44,7 @@ def run(
     ex = ActivationExtractor(config)
     k = ex.one_layer(layer)
     reuse = [] if fresh else [data_dir()/'responses']
-    rs = load_responses(responses) if responses else generate_responses(config, personas, questions, out/'data/responses', api, reuse)
+    rs = load_responses(responses) if responses else generate_responses(config, personas, questions, out/'data/responses', api, reuse=reuse)
     selected,folder = select(rs, personas, questions),out/'data/persona_vectors'
     both,path = cached_vectors(ex, selected, sorted({0,k}), folder)
     bare,bare_path = cached_vectors(ex, selected, [k], folder, read_under=neutral[0])

@@ -19,7 +19,7 @@ from .extractor import ActivationExtractor, prompt_of, vectors_file
 from .engine import Means, default_batch_tokens
 from ..responses import Responses
 from ..selection import Answers
-from .streaming import Plan, free_memory
+from .planning import Plan, free_memory
 from .vectors import PersonaVectors, Row
 
 # %% ../../nbs/extraction/27_parts.ipynb #251e7ea9
