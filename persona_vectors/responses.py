@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from fastcore.basics import patch
-from .config import atomic_write, content_hash, data_dir
+from .config import atomic_write, check_kind, content_hash, data_dir
 from .personas import NEUTRAL, PERSONAS, as_prompts, load_extra, load_questions
 
 # %% ../nbs/03_responses.ipynb #6d049cf3
@@ -199,7 +199,10 @@ def load_responses(
     "The responses in `path`; ValueError says what is wrong with the file"
     path = Path(path)
     if path.suffix in LARGE or path.is_dir(): rs = Responses([r for p in response_files(path) for _,r in each_response(p)])
-    else: rs = _whole(response_files(path)[0])
+    else:
+        response_files(path)
+        check_kind(path, 'answers')
+        rs = _whole(path)
     rs.path = path
     return rs
 
@@ -215,7 +218,6 @@ def response_files(
     found = sorted(p for p in path.iterdir() if p.suffix in LARGE)
     if not found: raise ValueError(f"{path} is a folder without .jsonl or .parquet files: name a responses file")
     return found
-
 
 # %% ../nbs/03_responses.ipynb #cc102124
 _wrong = KeyError, TypeError, ValueError, AttributeError, OverflowError
