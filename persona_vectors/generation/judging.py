@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ROLE', 'COHERENCE', 'BEGUN', 'JUDGING', 'Rubric', 'trait_rubric', 'load_rubric', 'expected', 'read_score', 'numbers',
-           'prompted', 'Judging', 'judge_responses']
+           'Judging', 'judge_responses']
 
 # %% ../../nbs/generation/13_judging.ipynb #20e05ffb
 import re
@@ -165,14 +165,6 @@ def _summed(pairs):
 # %% ../../nbs/generation/13_judging.ipynb #328456c1
 JUDGING = 1 # Raised when how a score is read changes
 
-def prompted(responses:Responses)->Responses:
-    "The same, with the system prompts of built-in personas where the file does not say them"
-    if all(r.system is not None for r in responses.rows): return responses
-    prompts = responses.prompts()
-    rs = Responses([r if r.system is not None else replace(r, system=prompts[r.persona][r.prompt]) for r in responses.rows], responses.meta)
-    rs.path = responses.path
-    return rs
-
 # %% ../../nbs/generation/13_judging.ipynb #4abdc1ad
 def _judged(r): return (r.system, r.question, r.text)
 
@@ -193,7 +185,7 @@ class Judging(Generation):
         out=None # Folder of the judged answers; None: where the answers are
     ):
         self.config,self.source = replace(config, temperature=0, max_tokens=8, prompt_format='chat'),local_source(config, api)
-        self.responses,self.rubric = prompted(responses),load_rubric(rubric)
+        self.responses,self.rubric = responses.prompted(),load_rubric(rubric)
         self.settings = dict(settings(self.config, self.source), judging=JUDGING, rubric=asdict(self.rubric))
         todo = to_judge(self.responses, self.rubric)
         self.kept,self.todo = {r.key for r in todo},list({_judged(r): r for r in todo}.values())   # the same answer twice is judged once
