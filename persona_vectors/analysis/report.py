@@ -15,7 +15,7 @@ from textwrap import shorten
 from fastcore.basics import patch
 from ..config import atomic_write
 from ..personas import category_of
-from ..extraction.vectors import PersonaVectors, _load_pt
+from ..extraction.vectors import PersonaVectors, load_pt
 from .axis import Direction, _axes, _crossfitted, assistant_axis, centred, role_pca, split_personas
 from .uncertainty import axis_strength, crossvalidated_cosine, how_many, rank_intervals, reliability, variance_parts
 from .controls import against_nulls, matched_length, pseudo_defaults, random_directions, text_baselines
@@ -788,7 +788,7 @@ def load_direction(
     if len(pair)==2 and all(p in v for p in pair): return Direction(v[pair[0]]-v[pair[1]], f'{pair[0]} minus {pair[1]}{OWN}', v.layers[0], v.meta.get('model', 'not recorded'))
     if not path.is_file(): raise ValueError(f"direction {text!r} is neither a file nor two of the personas {', '.join(v)} with a comma between")
     if path.suffix=='.npy': x = torch.tensor(np.load(path, allow_pickle=False))
-    elif path.suffix=='.pt': x = _load_pt(path)
+    elif path.suffix=='.pt': x = load_pt(path)
     elif path.suffix=='.safetensors':
         from safetensors.torch import load_file
         try: x = load_file(path)
