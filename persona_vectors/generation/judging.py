@@ -81,11 +81,11 @@ def load_rubric(
     src # 'role' or 'coherence'; a mapping with `name` and `description`, or `name`, `text` and `top`; or a JSON or YAML file of one
 )->Rubric:
     "The rubric that `src` means"
-    from persona_vectors.personas import _read
+    from persona_vectors.personas import read_data
     if isinstance(src, Rubric): return src
     if src in (o.name for o in (ROLE, COHERENCE)): return dict(role=ROLE, coherence=COHERENCE)[src]
     if isinstance(src, str) and not Path(src).suffix: raise ValueError(f"rubric {src!r} is not built in (role, coherence are), nor a .json or .yaml file")
-    d = src if isinstance(src, Mapping) else _read(Path(src), ('.json', '.yaml', '.yml'))
+    d = src if isinstance(src, Mapping) else read_data(Path(src), ('.json', '.yaml', '.yml'))
     try: return trait_rubric(**d) if 'description' in d else Rubric(**d)
     except TypeError: raise ValueError(f"rubric {src!r} has {', '.join(d)}: expected name and description, or name, text and top") from None
 
