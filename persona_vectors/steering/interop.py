@@ -11,9 +11,8 @@ import json, re, tempfile
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from types import SimpleNamespace
-from ..config import atomic_write, slug
-from ..models import ModelSource, find_model
+from ..config import atomic_write
+from ..models import find_model, same_model
 from ..extraction.vectors import DIRECTION_FORMAT, Direction, PersonaVectors, Row, VECTORS_FORMAT, _load_pt
 import numpy as np, torch
 from torch import Tensor
@@ -60,16 +59,6 @@ def our_layer(index:int, format:str, num_layers:int)->int:
     return layer
 
 # %% ../../nbs/steering/55_interop.ipynb #e6ee8bc6
-def _shape(
-    model # Name, folder, or `ModelSource`
-):
-    "What a model is called, its kinds of configuration, blocks and width"
-    from transformers import AutoConfig
-    src = model if isinstance(model, ModelSource) else find_model(model)
-    cfg = src.load(AutoConfig)
-    text = cfg.get_text_config()
-    return SimpleNamespace(label=src.label, kinds=list(dict.fromkeys([cfg.model_type, text.model_type])), num_layers=text.num_hidden_layers, width=text.hidden_size)
-
 def _kind(s): return re.sub('[^a-z0-9]', '', s.lower().removesuffix('_text'))   # gemma3_text and gemma3, qwen2_moe and qwen2moe
 
 # %% ../../nbs/steering/55_interop.ipynb #9d30cc37
@@ -135,7 +124,7 @@ def export_direction(
 ):
     "Write directions as another project reads them; ValueError says what does not fit"
     ds = _listed(directions)
-    m = _shape(model or ds[0].model)
+    m = find_model(model or ds[0].model)
     _check(ds, m)
     vs = {d.layer: d.vector for d in ds}
     if format=='gguf': return _write_gguf(ds, path, m)
@@ -174,7 +163,7 @@ def _from_gguf(path, m, format, orientation):
     format,hint = format or 'gguf',fields.get('controlvector.model_hint')
     if format not in ('gguf','cvector-generator'): raise ValueError(f"it is a GGUF file, not one of format {format}")
     if hint and _kind(hint) not in {_kind(o) for k in m.kinds for o in (k, LLAMA_CPP_NAMES.get(k, k))}: raise ValueError(f"it is for a model of kind {hint!r}, and {m.label} is of kind {m.kinds[0]!r}")
-    if (by := fields.get('persona_vectors.model')) and slug(by)!=slug(m.label): raise ValueError(f"it was made with {by}, not with {m.label}: name that model, and if you mean to use its directions in another, `replace(direction, model=...)`")
+    if (by := fields.get('persona_vectors.model')) and not same_model(by, m.label): raise ValueError(f"it was made with {by}, not with {m.label}: name that model, and if you mean to use its directions in another, `replace(direction, model=...)`")
     if (unit := fields.get('persona_vectors.unit', UNIT))!=UNIT: raise ValueError(f"its vectors are {unit!r}, and this version reads {UNIT!r}")
     ks = {our_layer(n, format, m.num_layers): t for n,t in sorted(tensors.items())}
     if own and sorted(own)!=list(ks): raise ValueError(f"it says that its layers are {own}, and by its numbers, read as {format}, they are {list(ks)}")
@@ -228,7 +217,7 @@ def import_file(
     orientation:str=None # What positive means, for a GGUF file that does not say
 ): # Dict of layer to `Direction`; of role files, `PersonaVectors`
     "What is in another project's file, at our layers; ValueError says what does not fit"
-    path,m = Path(path),_shape(model)
+    path,m = Path(path),find_model(model)
     if format: fitting([], format, 0)                                # ValueError for a name that is none
     if not path.exists(): raise FileNotFoundError(f"there is no file or folder {path}")
     try:
@@ -306,7 +295,7 @@ def export_roles(
     model=None # Where the model's configuration is; None: what the vectors call it
 ):
     "Write persona vectors as assistant-axis' role files"
-    m = _shape(model or v.model)
+    m = find_model(model or v.model)
     ns,ks = v.split()[0],[k for k in v.layers if k]
     if not ks or None in ks: raise ValueError(f"these vectors have layers {v.layers}: {CONVENTIONS['assistant-axis'].why}")
     if v.means.shape[-1]!=m.width: raise ValueError(f"these vectors are {v.means.shape[-1]} wide, and {m.label} is {m.width}: they are of another model")
