@@ -11,7 +11,8 @@ from functools import cached_property, partial
 from pathlib import Path
 from fastcore.basics import patch
 from ..config import atomic_write, content_hash, slug
-from ..personas import as_prompts, category_of
+from ..personas import as_prompts, category_of, load_personas, load_questions
+from ..extraction.extractor import chosen, matched
 from ..extraction.vectors import Direction, PersonaVectors
 from .axis import assistant_axis, centred, rank_personas
 from .uncertainty import axis_strength, half_width, how_many, jackknife, p_value, permute_roles, rank_intervals, reliability, variance_parts
@@ -485,6 +486,7 @@ def gather(
     out='.' # Folder of data/, where readings and likelihoods are kept
 )->dict: # For `evidence`
     "Everything that a report takes from a model: `evidence(**gather(...))`"
+    from persona_vectors.pipeline import _complete, _one_layer, cached_vectors
     personas,questions = load_personas(personas or responses.prompts()),load_questions(questions or responses.shared_questions)
     span,k,data,rs = extractor.config.span,_one_layer(layer, extractor, extractor.config),Path(out)/'data',chosen(responses, personas)
     if sweep and (quick or span!='answer'): raise ValueError("sweep takes the likelihoods of whole answers: leave quick and span out")
