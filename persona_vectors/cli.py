@@ -190,21 +190,18 @@ def extract(responses:Annotated[Path, typer.Argument(help='A responses file: .js
     keep,score,folder = [o.strip() for o in keep.split(',') if o.strip()],_scores(min_score),out/'data/persona_vectors'
     if (kind or devices!=1) and not dry_run: raise ValueError('--kind and --devices go with --dry-run')
     if shard or ray or dry_run:
-        from persona_vectors.extraction.parts import Answers
+        from persona_vectors.selection import Answers
         answers = Answers(responses, personas, questions, keep, score, min_answers)
         if dry_run: return _planned(configs, answers, layer, read_under, kind, devices, per_actor)
         return _in_parts(configs, answers, shard, dict(layer=layer, folder=folder, read_under=read_under, sums=sums), ray, actors, per_actor)
     if sums or actors or per_actor!=1: raise ValueError('--sums, --actors and --per-actor go with --ray, and --sums with --shard')
-    from persona_vectors.extraction.extractor import ActivationExtractor, chosen
-    from persona_vectors.pipeline import cached_vectors
+    from persona_vectors.extraction.extractor import ActivationExtractor, cached_vectors
     from persona_vectors.responses import load_responses
-    rs = load_responses(responses)
-    ps,qs = _grid(personas or rs.prompts(), questions or rs.shared_questions)
-    if more := sum(r.question not in qs for r in rs.rows): logging.getLogger('persona_vectors').info(f"{more} answers are to other questions than these {len(qs)}, and are not read: name theirs with --questions, and their personas")
-    rs = chosen(rs, ps, keep, score, min_answers)
+    from persona_vectors.selection import select
+    selection = select(load_responses(responses), personas, questions, keep=keep, min_score=score, min_answers=min_answers)
     for ex in map(ActivationExtractor, configs):
         layers = resolve_layers(layer, ex.num_layers)
-        v,path = cached_vectors(ex, ps, qs, rs, layers, folder, read_under, keep)
+        v,path = cached_vectors(ex, selection, layers, folder, read_under)
         print(v, file=sys.stderr)
         print(path)
 
@@ -213,12 +210,12 @@ def extract(responses:Annotated[Path, typer.Argument(help='A responses file: .js
 def _planned(configs, answers, layer, read_under, kind, devices, per_actor):
     "Print what each model would take; of very many answers, from some stretches of them"
     from persona_vectors.extraction.extractor import ActivationExtractor, prompt_of
-    from persona_vectors.extraction.parts import readable
+    from persona_vectors.extraction.parts import conversations, cut
     from persona_vectors.extraction.planning import plan_run
-    rows = answers.rows if len(answers)<=4000 else [i for o in answers.cut(answers.rows, 8) for i in o[:500]]
+    rows = answers.rows if len(answers)<=4000 else [i for o in cut(answers, answers.rows, 8) for i in o[:500]]
     for ex in map(ActivationExtractor, configs):
         c,under = ex.config,prompt_of(read_under, answers.prompts)
-        seqs = readable(ex, answers, rows, under) or ex.conversations(answers.responses(rows[:1]), under)      # which says why none can be read
+        seqs = conversations(ex, answers, rows, under)[0] or ex.conversations(answers.fetch(rows[:1]), under)      # which says why none can be read
         if n := len(rows)-len(seqs): logging.getLogger('persona_vectors').warning(f"{n} of the {len(rows)} answers that were looked at cannot be read, and are not in the plan")
         p = plan_run(ex.source.text_config(), resolve_layers(layer, ex.num_layers), seqs, sum(map(len, answers.prompts.values())), answers.size[answers.rows].sum()/answers.size[rows].sum(),
                      kind or c.device, devices, per_actor, c.dtype, c.stream, ex.source.label, batch_tokens=c.batch_tokens, blocks=c.blocks)
@@ -518,12 +515,7 @@ def preview(responses:Annotated[Path, typer.Argument(help='A responses file. Def
     if not 0<=question<len(rs.questions): raise ValueError(f"question {question} is out of range: there are 0 to {len(rs.questions)-1}")
     found = [r for r in rs.rows if (r.persona,r.question)==(who,rs.questions[question])]
     if not found: raise ValueError(f"persona {who!r} has no answer to question {question}")
-    Console(soft_wrap=True).print(ActivationExtractor(_config(model, prompt_format=prompt_format, span=span)).preview(_prompted(found[0], rs)))
-
-# %% ../nbs/92_cli.ipynb #aeacec89
-def _prompted(r, rs):
-    "`r` with the prompt of its persona, where its file does not say it"
-    return r if r.system is not None else replace(r, system=rs.prompts()[r.persona][r.prompt])
+    Console(soft_wrap=True).print(ActivationExtractor(_config(model, prompt_format=prompt_format, span=span)).preview(found[0].prompted()))
 
 # %% ../nbs/92_cli.ipynb #cfb739a1
 @app.command(epilog='Example: persona-vectors verify --device cuda --dtype bfloat16')

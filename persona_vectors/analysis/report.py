@@ -11,8 +11,9 @@ from functools import cached_property, partial
 from pathlib import Path
 from fastcore.basics import patch
 from ..config import atomic_write, content_hash, slug
-from ..personas import as_prompts, category_of, load_personas, load_questions
-from ..extraction.extractor import chosen, matched
+from ..personas import category_of
+from ..selection import Selection, select
+from ..extraction.extractor import ActivationExtractor, cached_vectors, on_shared_questions
 from ..extraction.vectors import Direction, PersonaVectors
 from .axis import assistant_axis, centred, rank_personas
 from .uncertainty import axis_strength, half_width, how_many, jackknife, p_value, permute_roles, rank_intervals, reliability, variance_parts
@@ -447,13 +448,12 @@ def _read_again(read, extractor, both, v, under):
     return {'layer 0': both.at(0), **{f'read under {p!r}': read(extractor, [k], p) for p in (default,far)},
             'an untrained twin': read(twin, [k]), f'an untrained twin, read under {default!r}': read(twin, [k], default)}
 
-def _likelihoods(extractor, responses, personas, questions, default, folder):
+def _likelihoods(extractor, selection, default, folder):
     "How much more probable each answer is under its own persona's prompt than under `default`, from a file if it is there"
-    prompts = as_prompts(personas)
-    what = extractor.deciding(prompts, matched(prompts, questions, responses), [extractor.num_layers])
+    what = extractor.cache_key(selection, [extractor.num_layers])
     path = folder/f"{slug(what['model'])}-{content_hash([what, default])[:8]}.csv"
     if not path.exists():
-        df = log_likelihood_ratio(extractor, responses, personas, questions, default)
+        df = log_likelihood_ratio(extractor, selection, against=default)
         with atomic_write(path) as f: f.write(df.to_csv(index=False))
     return pd.read_csv(path)
 
@@ -472,8 +472,8 @@ def _over_layers(v, adherence, default):
 
 # %% ../../nbs/analysis/39_report.ipynb #4c049738
 def gather(
-    extractor, # ActivationExtractor
-    responses, # Responses
+    extractor:ActivationExtractor,
+    responses, # Responses, or a `Selection` of them
     personas=None, # As `load_personas` takes them; None: those of the answers
     questions=None, # As `load_questions` takes them; None: those that every persona was asked
     layer=None, # An index or a fraction; None: the configuration's fraction
@@ -486,19 +486,18 @@ def gather(
     out='.' # Folder of data/, where readings and likelihoods are kept
 )->dict: # For `evidence`
     "Everything that a report takes from a model: `evidence(**gather(...))`"
-    from persona_vectors.pipeline import _complete, _one_layer, cached_vectors
-    personas,questions = load_personas(personas or responses.prompts()),load_questions(questions or responses.shared_questions)
-    span,k,data,rs = extractor.config.span,_one_layer(layer, extractor, extractor.config),Path(out)/'data',chosen(responses, personas)
+    selection,span,k,data = select(responses, personas, questions),extractor.config.span,extractor.one_layer(layer),Path(out)/'data'
     if sweep and (quick or span!='answer'): raise ValueError("sweep takes the likelihoods of whole answers: leave quick and span out")
-    def read(e, layers, read_under=None): return _complete(cached_vectors(e, personas, questions, rs, layers, data/'persona_vectors', read_under)[0])
+    def read(e, layers, read_under=None): return on_shared_questions(cached_vectors(e, selection, layers, data/'persona_vectors', read_under)[0])
     both = read(extractor, list(range(extractor.num_layers+1)) if sweep else sorted({0,k}))
     if neutral: both = both.as_neutral(neutral)
     v = both.at(k)
     v.split()
     d = direction(v) if callable(direction) else direction
-    got = dict(v=v, direction=d, responses=responses, readings=_read_again(read, extractor, both, v, under),
+    texts = responses.responses if isinstance(responses, Selection) else responses
+    got = dict(v=v, direction=d, responses=texts, readings=_read_again(read, extractor, both, v, under),
                variants={f'first {first} tokens': read(first_tokens(extractor, first), [k])} if span.startswith('answer') else {})
     if quick or span!='answer': return got
-    got['adherence'] = _likelihoods(extractor, rs, personas, questions, v.neutral[0], data/'adherence')
+    got['adherence'] = _likelihoods(extractor, selection, v.neutral[0], data/'adherence')
     if sweep: got['sweep'] = _over_layers(both, got['adherence'], k)
-    return got | dict(extras=_in_words(extractor, v, d, rs))
+    return got | dict(extras=_in_words(extractor, v, d, selection.responses))

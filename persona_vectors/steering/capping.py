@@ -11,7 +11,7 @@ from ..analysis.axis import Direction
 from ..extraction.blocks import residual_hooks
 from ..config import log
 from .steer import Steer, steered
-from ..extraction.vectors import _load_pt
+from ..extraction.vectors import load_pt
 import numpy as np, pandas as pd, torch
 from torch import Tensor
 
@@ -81,7 +81,7 @@ def load_capping(
     experiment:str=None # Its id; None if there is only one
 )->Capping: # A floor along default − role
     "Read a published capping; nothing is unpickled"
-    d = _load_pt(path)
+    d = load_pt(path)
     if not isinstance(d, dict) or not {'vectors','experiments'}<=set(d): raise ValueError(f"{path} is no capping file of assistant-axis: it should have 'vectors' and 'experiments', and has {list(d)[:5] if isinstance(d, dict) else type(d).__name__}")
     found = {o['id']: o['interventions'] for o in d['experiments']}
     if experiment not in found and not (experiment is None and len(found)==1): raise ValueError(f"experiment={experiment!r}: {path} has {', '.join(found)}")
