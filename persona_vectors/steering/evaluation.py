@@ -17,12 +17,13 @@ from ..analysis.likelihood import log_likelihoods
 from ..analysis.axis import Direction, assistant_axis, split_personas
 from ..config import atomic_write
 from ..analysis.controls import contrasts, random_directions
-from ..extraction.extractor import ActivationExtractor, chosen, matched
+from ..extraction.extractor import ActivationExtractor
 from ..generation.local import LocalModel
 from ..extraction.packing import pad
 from ..analysis.figures import LINE_COLOURS, styled
 from ..analysis.uncertainty import p_value
 from ..responses import Response
+from ..selection import select
 from .steer import Steer, predictions, residual_norm, steered, token_kl
 from ..extraction.vectors import PersonaVectors
 import numpy as np, pandas as pd, torch
@@ -226,7 +227,7 @@ def evaluate_steering(
     made,held = halves(v, neutral, seed)
     (ns,rs),d,lm = split_personas(held, neutral),direction(made),SteerableModel(extractor)
     prompts,qs,blocks = {p: v.meta['prompts'][p][0] for p in held},held.questions[:questions],extractor.config.blocks
-    rows = shortened(extractor, matched(prompts, held.questions, chosen(responses, list(held))), max_tokens)
+    rows = shortened(extractor, select(responses, prompts, held.questions).responses.rows, max_tokens)
     first,told = ([r for r in rows if r.question in qs and (r.persona==ns[0])==o] for o in (True,False))
     seqs,temperature = extractor.conversations(first),getattr(responses, 'meta', {}).get('settings', {}).get('temperature', extractor.config.temperature)
     parts,curves = [(first, _how('unsteered', ns[0], first, kl=0.)), (told, _prompted(extractor, seqs, told, first, ns))],{}
