@@ -396,7 +396,7 @@ def steer(question:Annotated[str, typer.Argument(help='What to ask. Default: wha
           layer:Annotated[str, typer.Option(help='Index (20) or fraction of the depth (0.65). Default: the highest in the vectors file.')]=None, model:Model=EMBEDDED, prompt_format:Format='chat', device:Device=None, dtype:Dtype=None, max_tokens:MaxTokens=64, temperature:Temperature=0., seed:Seed=0):
     "What the model says when it is moved along the assistant axis, beside what it says by itself."
     from persona_vectors.extraction.extractor import ActivationExtractor
-    from persona_vectors.generation.local import LocalModel
+    from persona_vectors.generation.local import load_local
     from persona_vectors.prompts import chat_messages
     from persona_vectors.steering.slider import answers_at
     coefs = list(dict.fromkeys([0.,*_numbers(coef)]))
@@ -407,7 +407,7 @@ def steer(question:Annotated[str, typer.Argument(help='What to ask. Default: wha
     if layer and (layer=='all' or ',' in layer): raise ValueError(f"--layer {layer}: steer along the direction of one layer")
     v = v.at(_one_of(layer, v, vectors or EMBEDDED))
     d,talks = _direction(direction, v, model),[chat_messages(system) for _ in coefs]
-    lm = LocalModel(ex.source, prompt_format, ex.device, ex.dtype)
+    lm = load_local(ex.source, prompt_format, ex.device, ex.dtype)
     for q in [question] if question else _typed():
         for t in talks: t.append(dict(role='user', content=q))
         said = answers_at(lm, talks, d, coefs, at, max_tokens, temperature, seed)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ROLE', 'COHERENCE', 'BEGUN', 'JUDGING', 'Rubric', 'trait_rubric', 'load_rubric', 'expected', 'read_score', 'numbers',
-           'Judging', 'judge_responses']
+           'digits', 'number_probs', 'Judging', 'judge_responses']
 
 # %% ../../nbs/generation/13_judging.ipynb #20e05ffb
 import re
@@ -17,7 +17,7 @@ from pathlib import Path
 from ..config import PersonaVectorConfig, content_hash
 from .endpoint import NoAnswer, read_answer, request, send, usage
 from .answers import Generation, Journal, local_source, settings
-from .local import LocalModel
+from .local import Decoding, LocalModel
 from ..personas import NEUTRAL
 from ..responses import THINKING, Response, Responses, load_responses
 
@@ -126,34 +126,28 @@ def numbers(
 # %% ../../nbs/generation/13_judging.ipynb #5daf7cd7
 BEGUN = 'Score: ' # How a local judge's reply begins
 
-@patch
-def digits(self:LocalModel)->dict: # Token id to its digits
+def digits(tokenizer)->dict: # Token id to its digits
     "The tokens that are one to three digits, with or without a space before them"
-    found = {i: t.lstrip('Ġ▁ ') for t,i in self.tokenizer.get_vocab().items()}
+    found = {i: t.lstrip('Ġ▁ ') for t,i in tokenizer.get_vocab().items()}
     return {i: t for i,t in found.items() if re.fullmatch('[0-9]{1,3}', t)}
 
-@patch
-def number_probs(self:LocalModel,
+def number_probs(
+    lm:LocalModel,
     messages:list, # Of the user, one a row
     top:int # 3 or 100
 )->list[dict]: # Number to probability, a row
     "The probabilities of the numbers with which the model would reply"
     import torch
-    from copy import deepcopy
-    digits,tok = self.digits(),self.tokenizer
-    enc = tok([self.format.prompt('', o)+BEGUN for o in messages], add_special_tokens=False, padding=True, return_tensors='pt').to(self.device)
-    mask = enc.attention_mask
-    def step(ids, mask, cache=None):
-        pos = (mask.cumsum(-1)-1).clamp(min=0)[:,-ids.shape[1]:]
-        with torch.inference_mode(): out = self.model(input_ids=ids, attention_mask=mask, position_ids=pos, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        p = out.logits[:,-1].float().softmax(-1)[:,list(digits)].tolist()
-        return [_summed(zip(digits.values(), o)) for o in p], out.past_key_values
-    first,cache = step(enc.input_ids, mask)
+    known,b = digits(lm.tokenizer),Decoding(lm.model, lm.encode(lm.format.prompt('', o)+BEGUN for o in messages))
+    def probs(b):
+        with torch.inference_mode(): p = b.logits().softmax(-1)[:,list(known)].tolist()
+        return [_summed(zip(known.values(), o)) for o in p]
+    first,after = probs(b),{}
     if top==3: return [{n: o.get(str(n), 0) for n in range(4)} for o in first]
-    after = {}
     for d in map(str, [*range(1,10), 10]):
-        ids = torch.tensor([tok(d, add_special_tokens=False).input_ids]*len(messages), device=self.device)
-        after[d],_ = step(ids, torch.cat([mask, torch.ones_like(ids)], 1), deepcopy(cache))
+        branch = b.branch()
+        branch.add(torch.tensor(lm.encode([d]*len(messages)), device=lm.model.device))
+        after[d] = probs(branch)
     return [numbers(f, {d: o[i] for d,o in after.items()}) for i,f in enumerate(first)]
 
 def _summed(pairs):
@@ -222,7 +216,7 @@ def with_score(self:Judging, r, score):
 @patch
 def answer_batch(self:Judging, lm, rows, step)->list[Response]:
     "`rows` with the scores of the local model `lm`"
-    ps = lm.number_probs([self.rubric.ask(r) for r in rows], self.rubric.top)
+    ps = number_probs(lm, [self.rubric.ask(r) for r in rows], self.rubric.top)
     return [self.with_score(r, expected(p)) for r,p in zip(rows, ps)]
 
 @patch
