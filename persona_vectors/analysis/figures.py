@@ -16,7 +16,7 @@ from unicodedata import east_asian_width
 from ..config import atomic_write
 from ..personas import category_of
 from ..extraction.vectors import PersonaVectors
-from .axis import assistant_axis, cosine_matrix, project, role_pca, side_by_side, split_personas
+from .axis import assistant_axis, cosine_matrix, project, role_pca, compare_rankings, split_personas
 import numpy as np, pandas as pd
 import plotly.graph_objects as go, plotly.io as pio
 from plotly.offline import get_plotlyjs
@@ -361,7 +361,7 @@ def plot_ranking(
     for o,r in rankings.items():
         lacking = ', '.join(p for p in names if p not in r.index)
         if lacking: raise ValueError(f'the ranking {o!r} lacks {lacking}: rank the same personas in each')
-    ns,rho = split_personas(v, neutral)[0] if v else [],side_by_side(rankings)[1]
+    ns,rho = split_personas(v, neutral)[0] if v else [],compare_rankings(rankings)[1]
     room,pitch = _room(names),21 if len(names)<60 else 15
     fig = make_subplots(1, k, shared_yaxes=True, horizontal_spacing=.025, column_widths=[1.6]+[1]*(k-1),
         subplot_titles=[_heading(o, f'ρ = {rho[o]:.2f}'.replace('-', '−') if i else '95 % interval' if 'low' in rankings[o] else '± 2 se') for i,o in enumerate(rankings)])
