@@ -165,7 +165,7 @@ def judge(responses:Annotated[Path, typer.Argument(help='A responses file.')],
                 requests_per_minute=requests_per_minute, tokens_per_minute=tokens_per_minute, timeout=timeout, max_retries=max_retries, extra_body=_json(extra_body))
     what = dict(api=api or bool(base_url or api_model), out=out and out/'data/responses')
     rs = load_responses(responses)
-    if dry_run: return print(Judging(c, rs, rubric, **what).estimate())
+    if dry_run: return print(Judging(c, rs, rubric, **what).forecast())
     rs = judge_responses(rs, rubric, c, **what)
     print(rs, file=sys.stderr)
     print(rs.path)
@@ -351,7 +351,7 @@ def _one_of(layer, v, path):
 # %% ../nbs/92_cli.ipynb #4662650a
 def _again(ex, rs, personas, questions, layer, neutral, under, first, quick, sweep, direction, out):
     "Vectors, the readings that could explain them away, the variants, and what else a model can say"
-    from persona_vectors.analysis.adherence import lens
+    from persona_vectors.analysis.likelihood import logit_lens
     from persona_vectors.analysis.axis import assistant_axis, rank_personas, split_personas
     from persona_vectors.analysis.controls import first_tokens, untrained_twin
     from persona_vectors.extraction.extractor import chosen
@@ -371,32 +371,32 @@ def _again(ex, rs, personas, questions, layer, neutral, under, first, quick, swe
     more = _whole(ex, rs, personas, questions, ns[0], out/'data/adherence')
     if sweep: more['sweep'] = _over_layers(both, more['adherence'], neutral, k)
     d = load_direction(direction, v) if direction else None
-    more['extras'] = {'The words of the direction (logit lens)': lens(d or assistant_axis(v, neutral), ex), 'The answers furthest along it': _furthest(v, d, rs, neutral)}
+    more['extras'] = {'The words of the direction (logit lens)': logit_lens(d or assistant_axis(v, neutral), ex), 'The answers furthest along it': _furthest(v, d, rs, neutral)}
     return v,given,variants,more
 
 def _whole(ex, rs, personas, questions, default, folder):
     "How much more probable each answer is under its own persona's prompt, from a file if it is there"
     import pandas as pd
-    from persona_vectors.analysis.adherence import adherence
+    from persona_vectors.analysis.likelihood import log_likelihood_ratio
     from persona_vectors.config import atomic_write, content_hash, slug
     from persona_vectors.extraction.extractor import matched
     from persona_vectors.personas import as_prompts
     what = ex.deciding(as_prompts(personas), matched(as_prompts(personas), questions, rs), [ex.num_layers])
     path = folder/f"{slug(what['model'])}-{content_hash([what, default])[:8]}.csv"
     if not path.exists():
-        df = adherence(ex, rs, personas, questions, default)
+        df = log_likelihood_ratio(ex, rs, personas, questions, default)
         with atomic_write(path) as f: f.write(df.to_csv(index=False))
     return dict(adherence=pd.read_csv(path))
 
 def _over_layers(v, effect, neutral, k):
-    from persona_vectors.analysis.adherence import choose_layer, layer_sweep
-    t = layer_sweep(v, effect, neutral)
+    from persona_vectors.analysis.layers import choose_layer, layer_sweep
+    t = layer_sweep(v.as_neutral(neutral) if neutral else v, effect)
     return t,*choose_layer(t, k, 'adherence')
 
 def _furthest(v, direction, rs, neutral):
-    from persona_vectors.analysis.adherence import extreme_answers
+    from persona_vectors.analysis.likelihood import extreme_answers
     from persona_vectors.analysis.axis import assistant_axis
-    t = extreme_answers(v, direction or assistant_axis, rs, 3, neutral)
+    t = extreme_answers(v.as_neutral(neutral) if neutral else v, direction or assistant_axis, rs, 3)
     return t.assign(text=[o[:240]+'…'*(len(o)>240) for o in t.text]).set_index('end')[['persona','question','projection','text']]
 
 # %% ../nbs/92_cli.ipynb #37e8131a
@@ -539,7 +539,7 @@ def import_(file:Annotated[Path, typer.Argument(help="A GGUF control vector, a .
 
 def _num_layers(model):
     from persona_vectors.models import find_model
-    return find_model(model).num_layers()
+    return find_model(model).num_layers
 
 # %% ../nbs/92_cli.ipynb #59454ba4
 @app.command(epilog='Example: persona-vectors preview --persona bard --question 3 --prompt-format raw')
@@ -579,7 +579,7 @@ def bench(model:Model=EMBEDDED, layer:Layer=None, device:Device=None, dtype:Dtyp
           rounds:Annotated[int, typer.Option(help='Rounds; the median counts.')]=5,
           random:Annotated[bool, typer.Option('--random', help="Random weights in the model's shape: only its configuration is read.")]=False):
     "Reading against the plain way to do it, and against what the machine can do at most. Default: 108 answers, about 20 minutes on two cores."
-    from persona_vectors.benchmark import bench as measure, bench_shape
+    from persona_vectors.verification import bench as measure, bench_shape
     from persona_vectors.models import default_dtype, find_device, find_model
     if every<1 or rounds<1: raise ValueError('--every and --rounds: give whole numbers above 0')
     if random: b = bench_shape(find_model(model), _one(layer), dtype or default_dtype(find_device(device)), find_device(device), every, rounds)

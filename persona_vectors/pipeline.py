@@ -80,7 +80,7 @@ def run(
     ex = ActivationExtractor(config)
     k = _one_layer(layer, ex, config)
     reuse = [] if fresh else [data_dir()/'responses']
-    rs = load_responses(responses) if responses else generate_responses(config, personas, questions, out/'data/responses', api, reuse)
+    rs = load_responses(responses) if responses else generate_responses(config, personas, questions, out/'data/responses', api, reuse=reuse)
     rs,folder = chosen(rs, personas),out/'data/persona_vectors'
     both,path = cached_vectors(ex, personas, questions, rs, sorted({0,k}), folder)
     bare,bare_path = cached_vectors(ex, personas, questions, rs, [k], folder, read_under=neutral[0])

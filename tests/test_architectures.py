@@ -3,12 +3,12 @@ import functools
 import pytest, torch
 import transformers as tf
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
-from persona_vectors.extraction.blocks import find_blocks, load_blocks, watch
+from persona_vectors.extraction.blocks import find_blocks, load_blocks, residual_hooks
 from persona_vectors.extraction.engine import read
 from persona_vectors.models import find_model
-from persona_vectors.extraction.packing import batches, forward, packs, states
+from persona_vectors.extraction.packing import batches, forward, can_pack, block_outputs
 from persona_vectors.prompts import Tokens
-from persona_vectors.extraction.streaming import stream
+from persona_vectors.extraction.streaming import read_streamed
 
 L,V,W = 6, 160, 24                                                              # blocks, words, sliding window
 small = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=L, num_attention_heads=4, num_key_value_heads=2, vocab_size=V, max_position_embeddings=512,
@@ -101,7 +101,7 @@ def test_packed(arch, made):
     "What can be packed is; common beginnings stand there once"
     _,src = made(arch)
     model = load_blocks(src, L)
-    assert packs(model, functools.partial(states, model)) == (arch not in padded_only)
+    assert can_pack(model, functools.partial(block_outputs, model)) == (arch not in padded_only)
     assert sum(map(len, batches(seqs, 100000))) < sum(map(len, ids)) < sum(map(len, batches(seqs, 100000, packed=False)))
 
 @pytest.mark.parametrize('arch', [o for o in configs if o not in padded_only])
@@ -110,7 +110,7 @@ def test_packed_control(arch, made):
     m,src = made(arch)
     model,b,got = load_blocks(src, L),batches(seqs, 100000)[0],{}
     b.where = [r if len(r)==1 else [(r[0][0]+1, r[0][1]), *r[1:]] for r in b.where]
-    with watch(model, [L], lambda k,h: got.update({k: h[0]})): forward(model, b)
+    with residual_hooks(model, [L], lambda k,h: got.update({k: h[0]})): forward(model, b)
     off = torch.stack([torch.cat([got[L][x:y] for x,y in s]).mean(0) for s in b.spans])
     assert rel(off, truth(m)[0][b.index,L]) > 1e-4
 
@@ -120,12 +120,12 @@ def test_streamed(arch, dtype, made):
     "Block by block is the same to the last bit; with another block in its place it is not"
     _,src = made(arch)
     want = read(load_blocks(src, L, dtype), seqs, [0,2,L], 100, False)
-    assert torch.equal(stream(src, seqs, [0,2,L], dtype, batch_tokens=100, progress=False), want)
-    assert not torch.equal(stream(src, seqs, [0,3,L], dtype, batch_tokens=100, progress=False)[:,1], want[:,1])
+    assert torch.equal(read_streamed(src, seqs, [0,2,L], dtype, batch_tokens=100, progress=False), want)
+    assert not torch.equal(read_streamed(src, seqs, [0,3,L], dtype, batch_tokens=100, progress=False)[:,1], want[:,1])
 
 def test_override(made):
     "A path of one's own: right, and wrong"
     _,src = made('llama')
     assert torch.equal(read(load_blocks(src, L), seqs, [3], progress=False, blocks='layers'), read(load_blocks(src, L), seqs, [3], progress=False))
     with pytest.raises(ValueError, match=r"no list of 6 blocks at 'h'.*blocks=\.\.\. \(--blocks\).*'layers' of 6"): read(load_blocks(src, L), seqs, [3], progress=False, blocks='h')
-    with pytest.raises(ValueError, match='blocks='): stream(src, seqs, [3], progress=False, blocks='h')
+    with pytest.raises(ValueError, match='blocks='): read_streamed(src, seqs, [3], progress=False, blocks='h')

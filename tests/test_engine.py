@@ -3,7 +3,7 @@ import json, random, subprocess, sys
 import pytest, torch
 from hypothesis import given, settings, strategies as st
 from tiny import cli, env, make_llama, said, script, until
-from persona_vectors.extraction.packing import batches, lay
+from persona_vectors.extraction.packing import batches, pack_segments
 from persona_vectors.prompts import Tokens
 
 # packing
@@ -26,7 +26,7 @@ def test_laid_out(seqs, budget, packed):
             assert sum([flat[x:y] for x,y in span], []) == seqs[i][len(seqs[i])//2:]
         if packed: assert len(b) == len({tuple(seqs[i][:n+1]) for i in b.index for n in range(len(seqs[i]))})
 
-def test_laid_out_control(): assert lay([[1,2],[1,3]]) != lay([[1,2],[2,3]])
+def test_laid_out_control(): assert pack_segments([[1,2],[1,3]]) != pack_segments([[1,2],[2,3]])
 
 # memory
 
@@ -36,14 +36,14 @@ from persona_vectors.extraction.blocks import load_blocks
 from persona_vectors.extraction.engine import read
 from persona_vectors.models import find_model
 from persona_vectors.prompts import Tokens
-from persona_vectors.extraction.streaming import stream
+from persona_vectors.extraction.streaming import read_streamed
 logging.basicConfig(format='%(message)s', level=logging.WARNING)
 torch.set_num_threads(1)
 src,how = find_model(sys.argv[1]),sys.argv[2]
 model = load_blocks(src, 2)
 def tokens(n, i): return Tokens([i, *range(5, n+4)], n//2, n, [], '', f'number {i}')
 seqs = [tokens(150, i) for i in range(160)]
-def all(seqs): return stream(src, seqs, [2], batch_tokens=30000, progress=False) if how=='stream' else read(model, seqs, [2], 30000, False)
+def all(seqs): return read_streamed(src, seqs, [2], batch_tokens=30000, progress=False) if how=='stream' else read(model, seqs, [2], 30000, False)
 want = all(seqs[:2]+seqs[-2:])
 used = next(int(o.split()[1])*1024 for o in open('/proc/self/status') if o.startswith('VmSize'))
 resource.setrlimit(resource.RLIMIT_AS, (used+int(sys.argv[3])*2**20,)*2)
@@ -133,9 +133,9 @@ import sys
 from persona_vectors.extraction.engine import Means
 from persona_vectors.models import find_model
 from persona_vectors.prompts import Tokens
-from persona_vectors.extraction.streaming import stream
+from persona_vectors.extraction.streaming import read_streamed
 seqs = [Tokens([i, *range(5, n+4)], n//2, n, [], '', f'number {i}') for i in range(300) for n in (100+i,)]
-def read(path, chunks): return stream(find_model(sys.argv[1]), seqs, [1,4], batch_tokens=400, progress=False, chunks=chunks, means=Means(seqs, [1,4], 128, path))
+def read(path, chunks): return read_streamed(find_model(sys.argv[1]), seqs, [1,4], batch_tokens=400, progress=False, chunks=chunks, means=Means(seqs, [1,4], 128, path))
 if __name__=='__main__': read(sys.argv[2], 30)
 '''
 

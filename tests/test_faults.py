@@ -6,7 +6,8 @@ from email.utils import formatdate
 from io import StringIO
 from types import SimpleNamespace
 import httpx, openai, pytest
-from persona_vectors import PersonaVectorConfig, endpoint, generate_responses
+from persona_vectors import PersonaVectorConfig, generate_responses
+from persona_vectors.generation import endpoint
 from persona_vectors.generation.endpoint import REMEDY, retry_after
 from persona_vectors.generation.answers import Unanswered, agenerate_responses
 from persona_vectors.responses import OUTCOMES, Response, load_responses, plan
@@ -16,7 +17,8 @@ from tiny import env, faulty, final, free_port, heeds, journal, lines, script, s
 
 # the console script, quick to try again, with settings that have no option
 driver = '''import json, sys
-from persona_vectors import cli, endpoint
+from persona_vectors import cli
+from persona_vectors.generation import endpoint
 more,config = json.loads(sys.argv.pop(1)), cli.PersonaVectorConfig
 cli.PersonaVectorConfig = lambda **kw: config(**kw | more)
 endpoint.FIRST_WAIT,endpoint.LONGEST_WAIT = .01,.2
@@ -97,9 +99,9 @@ def test_killed_five_times(tmp_path):
     account, = [l for l in err if re.match(r'\d+ answers in', l)]
     n,had = killed[-1]
     new,sent = [Response(**r) for r in rows[len(had):]], cells(asked[n:])
-    count = Counter(r.outcome for r in new) | Counter({'answers': len(new), 'failed': 40, 'tried again': len(sent)-len(set(sent))})
-    assert {k: int(n) for n,k in re.findall(rf"(\d+) ({'|'.join([*OUTCOMES,'answers','tried again','failed'])})", account)}==count
-    assert f"{sum(r.model is not None for r in new)} answered by 'another/model'" in account and count['tried again']>100
+    count = Counter(r.outcome for r in new) | Counter({'answers': len(new), 'failed': 40, 'retried': len(sent)-len(set(sent))})
+    assert {k: int(n) for n,k in re.findall(rf"(\d+) ({'|'.join([*OUTCOMES,'answers','retried','failed'])})", account)}==count
+    assert f"{sum(r.model is not None for r in new)} answered by 'another/model'" in account and count['retried']>100
     # and the rest
     n = len(asked)
     with faulty(log, port=port) as url: rc,err = go(url, run)

@@ -3,7 +3,7 @@ import os, pickle
 from pathlib import Path
 import pytest, torch
 from transformers import AutoConfig, Gemma3Config, GPT2Config, LlamaConfig, Qwen3MoeConfig
-from persona_vectors.analysis.axis import Direction
+from persona_vectors.extraction.vectors import Direction
 from persona_vectors.steering.interop import export_direction, fitting, import_file
 
 small = dict(hidden_size=16, num_hidden_layers=5, num_attention_heads=2, intermediate_size=8)
@@ -22,7 +22,7 @@ def llama(tmp_path):
 
 def directions(format, name):
     g = torch.Generator().manual_seed(0)
-    return {k: Direction(torch.randn(16, generator=g), 'mean of default minus mean of 3 roles', k, name) for k in fitting(range(6), format, 5)}
+    return {k: Direction(torch.randn(16, generator=g), 'mean of default minus mean of 3 roles', k, name, dict(kind='axis', plus=['default'], minus=['bard'], responses=None)) for k in fitting(range(6), format, 5)}
 
 @pytest.mark.parametrize('format', ['gguf', 'assistant-axis', 'persona_vectors'])
 def test_round_trip(model, format, tmp_path):

@@ -3,10 +3,10 @@ import functools
 import pytest, torch
 import transformers as tf
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, DynamicCache, StaticCache
-from persona_vectors.analysis.axis import Direction
-from persona_vectors.extraction.blocks import find_blocks, watch
+from persona_vectors.extraction.vectors import Direction
+from persona_vectors.extraction.blocks import find_blocks, residual_hooks
 from persona_vectors.generation.local import Batch
-from persona_vectors.steering.steer import Steer, steering
+from persona_vectors.steering.steer import Steer, steered
 
 D,L,V,K = 32, 4, 99, 2                                                          # width, blocks, words, steered layer
 small = dict(hidden_size=D, intermediate_size=64, num_hidden_layers=L, num_attention_heads=4, num_key_value_heads=2, vocab_size=V, max_position_embeddings=128,
@@ -52,7 +52,7 @@ def meant(side, at, shift=0):
 def stream(m, ids, mask=None, cuts=(), layers=(0,K-1,K,K+1)):
     "The residual stream, the tokens read in pieces onto a cache"
     got,cache = {k: [] for k in layers},DynamicCache(config=m.config.get_text_config()) if cuts else None
-    with watch(m.get_decoder(), layers, lambda k,h: got[k].append(h.clone())):
+    with residual_hooks(m.get_decoder(), layers, lambda k,h: got[k].append(h.clone())):
         for a,b in zip((0,*cuts), (*cuts,ids.shape[1])):
             m(ids[:,a:b], attention_mask=None if mask is None else mask[:,:b], past_key_values=cache, use_cache=bool(cuts))
     return {k: torch.cat(o, 1) for k,o in got.items()}
@@ -81,7 +81,7 @@ def test_exactly(arch, side, way):
     for op,kw,want in forms(plain[K]):
         moves = ((want-plain[K])@u).abs()>0 if op in ('floor','ceiling') else torch.ones(2, 9, dtype=torch.bool)
         for at in ('all','prompt','answer','all+sinks','prompt+sinks') if op=='add' else ('all','answer'):
-            with steering(m, Steer(d, op, at=at, **kw), prompt_len=torch.tensor(prompts)) as s: got = stream(m, ids, mk, ways[way])
+            with steered(m, Steer(d, op=op, positions=at, **kw), prompt_len=torch.tensor(prompts)) as s: got = stream(m, ids, mk, ways[way])
             here,there = meant(side, at),meant(side, at, 1)
             assert all(torch.equal(got[k], plain[k]) for k in (0,K-1))
             assert torch.equal(got[K][~(here & moves)], plain[K][~(here & moves)])
@@ -100,7 +100,7 @@ def test_single(arch):
     m,row = made(arch),ids[1:]
     for cuts in ((), tuple(range(1,9))):
         plain,here = stream(m, row, None, cuts),torch.arange(9)[None]>=5
-        with steering(m, Steer(d, at='answer'), prompt_len=5): got = stream(m, row, None, cuts)
+        with steered(m, Steer(d, positions='answer'), prompt_len=5): got = stream(m, row, None, cuts)
         assert torch.equal(got[K], torch.where(here[...,None], plain[K]+v, plain[K])) and torch.equal(got[K-1], plain[K-1])
         assert not torch.equal(got[K], torch.where(here.roll(1, 1)[...,None], plain[K]+v, plain[K]))
 
@@ -110,7 +110,7 @@ def test_layers(arch):
     m = made(arch)
     for k in (0,L):
         plain = stream(m, ids, mask('left'), layers=range(L+1))
-        with steering(m, Steer(d, layers=k)): got = stream(m, ids, mask('left'), layers=range(L+1))
+        with steered(m, Steer(d, layers=k)): got = stream(m, ids, mask('left'), layers=range(L+1))
         at = meant('left', 'all')[...,None]
         if k: assert torch.equal(got[k], torch.where(at, plain[k]+v, plain[k])) and all(torch.equal(got[j], plain[j]) for j in range(k))
         else:                                                                   # seen before our hook, so by what comes of it
@@ -118,14 +118,14 @@ def test_layers(arch):
             h = find_blocks(m.get_decoder())[0].register_forward_pre_hook(lambda b,a,kw: ((torch.where(at, x+v, x), *a[1:]), kw) if a else (a, kw | dict(hidden_states=torch.where(at, x+v, x))), with_kwargs=True)
             assert torch.equal(stream(m, ids, mask('left'))[1], got[1]) and not torch.equal(got[1], plain[1])
             h.remove()
-    with steering(m, Steer(d, layers=[1,3])): got = stream(m, ids, mask('left'), layers=[0,1,2,3])
-    with steering(m, Steer(d, layers=1)): low = stream(m, ids, mask('left'), layers=[0,1,2,3])
+    with steered(m, Steer(d, layers=[1,3])): got = stream(m, ids, mask('left'), layers=[0,1,2,3])
+    with steered(m, Steer(d, layers=1)): low = stream(m, ids, mask('left'), layers=[0,1,2,3])
     assert torch.equal(got[3], torch.where(meant('left', 'all')[...,None], low[3]+v, low[3])) and torch.equal(got[2], low[2])
 
 @torch.no_grad()
 def by_hand(m, ids, mk, n, steers, prompt_len):
     "Greedy, without a cache and the end token: everything is read again for each token"
-    with steering(m, *steers, prompt_len=prompt_len):
+    with steered(m, *steers, prompt_len=prompt_len):
         for _ in range(n):
             x = m(ids, attention_mask=mk, position_ids=(mk.cumsum(-1)-1).clamp(min=0), use_cache=False).logits[:,-1].index_fill(1, torch.tensor([2]), -torch.inf)
             ids,mk = torch.cat([ids, x.argmax(-1)[:,None]], 1),torch.cat([mk, torch.ones(len(mk), 1, dtype=mk.dtype)], 1)
@@ -137,32 +137,32 @@ def test_generate(arch, at):
     "`generate` with a cache says what reading everything again says, with another coefficient in each row; so it does in chunks"
     m,mk,n = made(arch),mask('left'),torch.tensor(lengths)
     kw = dict(attention_mask=mk, do_sample=False, max_new_tokens=8, min_new_tokens=8, pad_token_id=0)
-    steer = Steer(d, coef=torch.tensor([2.,-2.]), at=at)
+    steer = Steer(d, coef=torch.tensor([2.,-2.]), positions=at)
     want = by_hand(m, ids, mk, 8, [steer], n)
-    with steering(m, steer): got = m.generate(ids, **kw)
-    with steering(m, steer, prompt_len=n): assert torch.equal(m.generate(ids, **kw), got)
+    with steered(m, steer): got = m.generate(ids, **kw)
+    with steered(m, steer, prompt_len=n): assert torch.equal(m.generate(ids, **kw), got)
     assert torch.equal(got, want)
     assert not torch.equal(m.generate(ids, **kw), got)
-    with steering(m, steer, prompt_len=n): assert torch.equal(m.generate(ids, prefill_chunk_size=4, **kw), got)
+    with steered(m, steer, prompt_len=n): assert torch.equal(m.generate(ids, prefill_chunk_size=4, **kw), got)
     if at!='all':
-        with pytest.raises(ValueError, match='prompt_len='), steering(m, steer): m.generate(ids, prefill_chunk_size=4, **kw)
+        with pytest.raises(ValueError, match='prompt_len='), steered(m, steer): m.generate(ids, prefill_chunk_size=4, **kw)
 
 def test_beams():
     "Rows that beams make have to have coefficients"
     m,mk,c = made('llama'),mask('left'),torch.tensor([2.,-2.])
     kw = dict(attention_mask=mk, do_sample=False, max_new_tokens=6, num_beams=3, pad_token_id=0)
-    with pytest.raises(ValueError, match=r'for 2 rows and the batch has 6.*repeat_interleave'), steering(m, Steer(d, coef=c)): m.generate(ids, **kw)
-    with steering(m, Steer(d, coef=c.repeat_interleave(3))): both = m.generate(ids, **kw)
+    with pytest.raises(ValueError, match=r'for 2 rows and the batch has 6.*repeat_interleave'), steered(m, Steer(d, coef=c)): m.generate(ids, **kw)
+    with steered(m, Steer(d, coef=c.repeat_interleave(3))): both = m.generate(ids, **kw)
     for i in range(2):
-        with steering(m, Steer(d, coef=c[i])): assert torch.equal(m.generate(ids, **kw)[i], both[i])
+        with steered(m, Steer(d, coef=c[i])): assert torch.equal(m.generate(ids, **kw)[i], both[i])
     assert not torch.equal(m.generate(ids, **kw), both)
 
 @pytest.mark.parametrize('cache', [DynamicCache, StaticCache])
 def test_batch_of_local_model(cache):
     "The loop of `LocalModel`, whose rows can leave, on either cache"
     m,mk = made('llama'),mask('left')
-    want = by_hand(m, ids, mk, 5, [Steer(d, coef=2, at='answer')], torch.tensor(lengths))
-    with torch.no_grad(), steering(m, Steer(d, coef=2, at='answer')):
+    want = by_hand(m, ids, mk, 5, [Steer(d, coef=2, positions='answer')], torch.tensor(lengths))
+    with torch.no_grad(), steered(m, Steer(d, coef=2, positions='answer')):
         b = Batch(m, ids, mk, 20)
         b.cache,got = cache(config=m.config, **(dict(max_cache_len=20) if cache is StaticCache else {})),[]
         for i in range(5):
@@ -173,34 +173,37 @@ def test_batch_of_local_model(cache):
     assert [o[-1] for o in got]==want[1,9:].tolist() and [o[0] for o in got[:2]]==want[0,9:11].tolist()
 
 def test_static_cache_of_generate_is_refused():
-    with pytest.raises(ValueError, match='use the default cache'), steering(made('llama'), Steer(d)):
+    with pytest.raises(ValueError, match='use the default cache'), steered(made('llama'), Steer(d)):
         made('llama').generate(ids, attention_mask=mask('left'), max_new_tokens=3, cache_implementation='static', disable_compile=True)
 
 # several at once
 
 def test_together():
-    "Additions add up in any order, and rails apply to what they make; rails in any order are the same"
+    "Additions add up in any order, and bounds apply to what they make; bounds along a second direction are refused"
     m,mk = made('llama'),mask('left')
     plain,here = stream(m, ids, mk)[K],meant('left', 'all')[...,None]
-    a,b,f,c = Steer(d, coef=.5), Steer(e, coef=-1), Steer(d, 'floor', .2, unit='raw'), Steer(e, 'clamp', -.1, unit='raw')
+    a,b = Steer(d, .5), Steer(e, -1)
     def run(*steers):
-        with steering(m, *steers): return stream(m, ids, mk)[K]
+        with steered(m, *steers): return stream(m, ids, mk)[K]
     assert torch.allclose(run(a, b), torch.where(here, plain+.5*v-(v+w), plain), atol=1e-6)
+    free = run(a, b)[here[...,0]]@u
+    lo,hi = free.quantile(torch.tensor([.3,.7])).tolist()
+    f,c = Steer(d, lo, 'floor', unit='raw'), Steer(d, hi, 'ceiling', unit='raw')
     assert torch.allclose(run(f, b, c, a), run(a, b, c, f), atol=1e-6)
-    got = run(f, c, a, b)[here[...,0]]
-    assert (got@u).min()>.2-1e-5 and torch.allclose(got@((v+w)/(v+w).norm()), torch.tensor(-.1), atol=1e-5)
-    assert (run(a, b)[here[...,0]]@u).min()<.1                                  # the control: without rails
-    with pytest.raises(ValueError, match='overlap'): run(f, Steer(e, 'clamp', at='answer'))
-    with pytest.raises(ValueError, match='linearly dependent'): run(Steer([d,e], 'ablate'), Steer(e, 'ablate', .5))
-    both = (Steer(d, 'floor', 9, unit='raw', at='prompt'), Steer(d, 'ceiling', -9, unit='raw', at='answer'))
-    with steering(m, *both, prompt_len=torch.tensor(prompts)): got = stream(m, ids, mk)[K]@u
+    got = run(f, c, a, b)[here[...,0]]@u
+    assert torch.allclose(got, free.clamp(lo, hi), atol=1e-5) and not torch.allclose(got, free, atol=1e-2)
+    with pytest.raises(ValueError, match='overlap'): run(f, Steer(e, op='clamp', positions='answer'))
+    for o in (Steer(e, op='clamp'), Steer([d,e], op='ablate'), Steer([d,e], op='floor')):
+        with pytest.raises(ValueError, match='give one a layer'): run(f, o)
+    both = (Steer(d, 9, 'floor', unit='raw', positions='prompt'), Steer(d, -9, 'ceiling', unit='raw', positions='answer'))
+    with steered(m, *both, prompt_len=torch.tensor(prompts)): got = stream(m, ids, mk)[K]@u
     assert torch.allclose(got[meant('left','prompt')], torch.tensor(9.), atol=1e-4) and torch.allclose(got[meant('left','answer')], torch.tensor(-9.), atol=1e-4)
 
 def test_ablated_span():
     "Of several directions nothing is left of any, and of what is at right angles to them everything"
     m,mk = made('llama'),mask('left')
     plain,here = stream(m, ids, mk)[K],meant('left', 'all')
-    with steering(m, Steer([d,e,d], 'ablate')): got = stream(m, ids, mk)[K]
+    with steered(m, Steer([d,e,d], op='ablate')): got = stream(m, ids, mk)[K]
     Q = torch.linalg.qr(torch.stack([v,w]).T.double())[0]
     assert torch.allclose(got[here].double(), plain[here]-plain[here].double()@Q@Q.T, atol=1e-5)
     one = plain[here]-(plain[here]@u)[:,None]*u                                 # the control: one after the other leaves something
@@ -213,7 +216,7 @@ def test_ablated_span():
 def test_rounded_once(dtype):
     m,mk = made('llama', dtype),mask('left')
     plain,here = stream(m, ids, mk),meant('left', 'all')[...,None]
-    with steering(m, Steer([d,e], coef=.37)): got = stream(m, ids, mk)[K]
+    with steered(m, Steer([d,e], coef=.37)): got = stream(m, ids, mk)[K]
     want = (plain[K].float()+.37*(v+(v+w))).to(dtype)
     assert got.dtype==dtype and torch.equal(got, torch.where(here, want, plain[K]))
     assert not torch.equal(got, torch.where(here, plain[K]+(.37*v).to(dtype)+(.37*(v+w)).to(dtype), plain[K]))     # rounded at each step
@@ -236,14 +239,14 @@ def test_quantised():
                 if isinstance(lin, torch.nn.Linear): setattr(o, k, Int8(lin))
     made.cache_clear()
     before,plain,here = {k: x.clone() for k,x in m.state_dict().items()},stream(m, ids, mk),meant('left', 'all')[...,None]
-    with steering(m, Steer(d)): got = stream(m, ids, mk)
+    with steered(m, Steer(d)): got = stream(m, ids, mk)
     assert torch.equal(got[K], torch.where(here, plain[K]+v, plain[K])) and torch.equal(got[K-1], plain[K-1])
     assert all(torch.equal(x, before[k]) for k,x in m.state_dict().items())
 
 def test_gradients():
     "They pass through, as in preventative steering"
     m = made('llama')
-    with steering(m, Steer(d, 'floor', .2, unit='raw'), Steer(d, coef=.1)): m(ids).logits.sum().backward()
+    with steered(m, Steer(d, .2, 'floor', unit='raw'), Steer(d, coef=.1)): m(ids).logits.sum().backward()
     assert m.get_input_embeddings().weight.grad.abs().sum()>0
     m.zero_grad()
 
@@ -252,9 +255,9 @@ def test_of_another_model(caplog):
     m = made('llama')
     m.config._name_or_path = '/models/tiny-llama-1a2b'
     other,own = (Direction(v, 'v', K, name) for name in ('org/other', 'org/tiny-llama'))
-    with steering(m, Steer(own)): m(ids)
+    with steered(m, Steer(own)): m(ids)
     assert not caplog.records
-    with steering(m, Steer(other)): m(ids)
+    with steered(m, Steer(other)): m(ids)
     assert 'a direction of org/other steers /models/tiny-llama-1a2b' in caplog.text
-    with pytest.raises(ValueError, match='width 5'), steering(m, Steer(Direction(v[:5], 'v', K, 'org/other'))): pass
+    with pytest.raises(ValueError, match='width 5'), steered(m, Steer(Direction(v[:5], 'v', K, 'org/other'))): pass
     m.config._name_or_path = ''

@@ -167,3 +167,6 @@ def compare_rankings(
 
 # %% ../../nbs/analysis/30_axis.ipynb #354b3d60
 def split_personas(v, neutral=None): return (v if neutral is None else v.as_neutral(neutral)).split()
+
+# %% ../../nbs/analysis/30_axis.ipynb #42e002eb
+side_by_side = compare_rankings

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from ..config import content_hash
 from .axis import assistant_axis, centred, text_vectors, tfidf_vectors
 from .uncertainty import cross_products, p_value
-from ..extraction.blocks import _built, find_blocks
+from ..extraction.blocks import empty_model, find_blocks
 from ..extraction.extractor import ActivationExtractor
 from ..models import ModelSource, quiet
 from ..responses import Responses
@@ -152,7 +152,7 @@ def random_parts(
     seed:int=0
 ): # Yields (base model, block that now has its weights), the last time (base model, base model)
     "The first `max(k,1)` blocks and the embedding with the initialiser's random weights, as they are drawn"
-    model,n = _built(cfg, dtype),cfg.num_hidden_layers
+    model,n = empty_model(cfg, dtype),cfg.num_hidden_layers
     found = find_blocks(model, blocks)
     del found[max(k,1):]
     for i,part in enumerate([*found, model]):                     # some initialisers go by the number of blocks, so it is changed afterwards

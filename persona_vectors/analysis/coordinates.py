@@ -184,3 +184,6 @@ def sensitivity(
     df = pd.DataFrame(rows).T.rename_axis('coordinates')
     df.attrs = _verdict(df, massive_activations(v).attrs, ts['masked'].meta['coordinates'])
     return df
+
+# %% ../../nbs/analysis/34_coordinates.ipynb #dea28e10
+dominant = massive_activations

@@ -15,7 +15,7 @@ from textwrap import shorten
 from fastcore.basics import patch
 from ..config import atomic_write
 from ..personas import category_of
-from ..extraction.vectors import PersonaVectors, _load_pt
+from ..extraction.vectors import PersonaVectors, load_pt
 from .axis import Direction, _axes, _crossfitted, assistant_axis, centred, role_pca, split_personas
 from .uncertainty import axis_strength, crossvalidated_cosine, how_many, rank_intervals, reliability, variance_parts
 from .controls import against_nulls, matched_length, pseudo_defaults, random_directions, text_baselines
@@ -609,9 +609,9 @@ def figures(self:Report)->dict: # Name to figure
     "The figures of the page"
     v,ns = self.vectors,self.neutrals
     title = 'Personas along the assistant axis' if self.direction is None else 'Personas along the direction'
-    out = dict(ranking=plot_ranking(_columns(self), v, ns, title, 'cross-fitted' if self.direction is None else self.direction.orientation), nulls=plot_nulls(_nulls(self), subtitle='Full line: the real value. Dotted: 95 % of what came by chance.'))
-    out['similarity'] = plot_cosine(v, ns, cosines=crossvalidated_cosine(v, ns))
-    out |= dict(variance=plot_variance(v, ns), **({'pca': plot_pca(v, ns)} if len(self.roles)>2 else {}), coordinates=plot_dominant(_shares(self.dominant)))
+    out = dict(ranking=plot_ranking(_columns(self), v.as_neutral(ns), title=title, how='cross-fitted' if self.direction is None else self.direction.orientation), nulls=plot_nulls(_nulls(self), subtitle='Full line: the real value. Dotted: 95 % of what came by chance.'))
+    out['similarity'] = plot_cosine(v.as_neutral(ns), cosines=crossvalidated_cosine(v, ns))
+    out |= dict(variance=plot_variance(v.as_neutral(ns)), **({'pca': plot_pca(v.as_neutral(ns))} if len(self.roles)>2 else {}), coordinates=plot_dominant(_shares(self.dominant)))
     if self.sweep: out['layers'] = plot_sweep(self.sweep[0][[k for k in ('effect','reliability','cos_pc1') if k in self.sweep[0]]].rename(columns=SWEPT), self.sweep[1])
     return out
 
@@ -788,7 +788,7 @@ def load_direction(
     if len(pair)==2 and all(p in v for p in pair): return Direction(v[pair[0]]-v[pair[1]], f'{pair[0]} minus {pair[1]}{OWN}', v.layers[0], v.meta.get('model', 'not recorded'))
     if not path.is_file(): raise ValueError(f"direction {text!r} is neither a file nor two of the personas {', '.join(v)} with a comma between")
     if path.suffix=='.npy': x = torch.tensor(np.load(path, allow_pickle=False))
-    elif path.suffix=='.pt': x = _load_pt(path)
+    elif path.suffix=='.pt': x = load_pt(path)
     elif path.suffix=='.safetensors':
         from safetensors.torch import load_file
         try: x = load_file(path)

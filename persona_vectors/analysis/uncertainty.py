@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['cross_products', 'cross_covariance', 'half_width', 'jackknife_se', 'jackknife', 'permute_roles', 'p_value', 'Gram',
            'crossvalidated', 'crossvalidated_distance', 'crossvalidated_cosine', 'Interval', 'resample',
-           'axis_strength', 'rank_intervals', 'reliability', 'variance_components', 'd_study']
+           'axis_strength', 'rank_intervals', 'reliability', 'variance_components', 'd_study', 'variance_table']
 
 # %% ../../nbs/analysis/32_uncertainty.ipynb #398fb24f
 from copy import copy
 from dataclasses import dataclass
 from fastcore.basics import patch
-from .axis import assistant_axis
+from .axis import assistant_axis, role_pca
 from ..personas import category_of
 from ..extraction.vectors import PersonaVectors
 import numpy as np, pandas as pd
@@ -434,3 +434,44 @@ def d_study(
     df = pd.DataFrame({w: row(w) for w in (wordings if apart else (1,))}).T.rename_axis(index='wordings', columns='questions')
     df.attrs = dict(target=target, along=along, over='other questions and other wordings' if apart else 'other questions; wordings as they are')
     return df
+
+# %% ../../nbs/analysis/32_uncertainty.ipynb #6a4f97d7
+def _crossvalidated_share(x, k, splits, rng):
+    "Cumulative share (%) of the variance of half of the questions in the first `k` components of the other half; NaN with under four questions"
+    if x.shape[1]<4: return np.full(k, np.nan)
+    part,total = np.zeros(k),0.
+    for _ in range(splits):
+        order = rng.permutation(x.shape[1])
+        for made,measured in ((order[::2],order[1::2]), (order[1::2],order[::2])):
+            axes = np.linalg.svd(x[:,made].mean(1), full_matrices=False)[2][:k]
+            part += np.diag(cross_products((x[:,measured]@axes.T).transpose(2,1,0)))
+            total += np.trace(cross_products(x[:,measured]))
+    return 100*part.cumsum()/total if total>0 else np.full(k, np.nan)
+
+# %% ../../nbs/analysis/32_uncertainty.ipynb #5da5180a
+def _permuted_share(x, k, n, rng):
+    "95th percentile of each component's variance with the roles permuted within every question, in % of the real sum; NaN with one question"
+    if x.shape[1]<2: return np.full(k, np.nan)
+    real,at = (x.mean(1)**2).sum(),np.arange(x.shape[1])
+    def one():
+        m = x[np.stack([rng.permutation(len(x)) for _ in at], 1), at].mean(1)
+        return np.linalg.eigvalsh(m@m.T)[::-1][:k]
+    return 100*np.quantile([one() for _ in range(n)], .95, axis=0)/real
+
+# %% ../../nbs/analysis/32_uncertainty.ipynb #a6b2227f
+def variance_table(
+    v:PersonaVectors, # At one layer
+    splits:int=20, # Random halvings of the questions
+    n:int=100, # Permutations of the roles within each question
+    seed:int=0
+)->pd.DataFrame: # Index: component. share, crossvalidated (cumulative), null (95th percentile), all in % of the roles' variance
+    "How much of the roles' variance each component explains, how much in other questions, and how much it would if roles did not differ"
+    v = v.complete()
+    share = 100*role_pca(v).variance_ratio
+    g = v.only(v.roles).grid()
+    x,k,rng = g.x-g.x.mean(0),len(share),np.random.default_rng(seed)
+    return pd.DataFrame(dict(share=share, crossvalidated=_crossvalidated_share(x, k, splits, rng), null=_permuted_share(x, k, n, rng)),
+        index=pd.RangeIndex(1, k+1, name='component'))
+
+# %% ../../nbs/analysis/32_uncertainty.ipynb #129e5901
+how_many,variance_parts = d_study,variance_components

@@ -14,11 +14,12 @@ from fastcore.basics import patch
 from ..config import PersonaVectorConfig, content_hash, layer_index, resolve_layers, log
 from .blocks import load_blocks
 from .engine import Means, read
-from ..models import default_dtype, find_device, find_model
+from ..models import default_dtype, find_device, find_model, load_causal
 from ..personas import PERSONAS, as_prompts, load_questions
 from ..prompts import get_format, preview, rendered_system, tokenize
 from ..responses import Response, Responses, usable
-from .streaming import Plan, free_memory, plan_reading, stream
+from .planning import Plan, free_memory, plan_reading
+from .streaming import read_streamed
 from .vectors import PersonaVectors, Row
 
 # %% ../../nbs/extraction/26_extractor.ipynb #b59a8da4
@@ -34,7 +35,7 @@ class ActivationExtractor:
     @cached_property
     def format(self): return get_format(self.config.prompt_format, self.tokenizer)
     @cached_property
-    def num_layers(self): return self.source.num_layers()
+    def num_layers(self): return self.source.num_layers
     @property
     def layer(self): return layer_index(self.num_layers, self.config.layer_fraction) # the default layer
     @property
@@ -46,6 +47,8 @@ class ActivationExtractor:
         if self._blocks and self._blocks[0]<k: self._blocks = None
         self._blocks = self._blocks or (k, load_blocks(self.source, k, self.dtype, 'auto' if self.config.device=='auto' else self.device, self.config.blocks))
         return self._blocks[1]
+    @cached_property
+    def causal(self): return load_causal(self.source, self.dtype, 'auto' if self.config.device=='auto' else self.device) # the whole model with its head, in memory
 
 # %% ../../nbs/extraction/26_extractor.ipynb #f86b41e6
 def matched(
@@ -132,7 +135,7 @@ def fill(self:ActivationExtractor,
     if not kept.todo: return kept.values
     c,seqs,layers,p = self.config,kept.seqs,kept.layers,plan or self.plan([kept.seqs[i] for i in kept.todo], kept.layers)
     if not plan: log.info(p)
-    if p.stream: return stream(self.source, seqs, layers, self.dtype, self.device, c.batch_tokens, progress, kept, c.blocks, p.place, p.chunks)
+    if p.stream: return read_streamed(self.source, seqs, layers, self.dtype, self.device, c.batch_tokens, progress, kept, c.blocks, p.place, p.chunks)
     return read(self.blocks(max(layers)), seqs, layers, c.batch_tokens, progress, kept, c.blocks)
 
 

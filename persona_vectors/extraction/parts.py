@@ -21,7 +21,7 @@ from .extractor import ActivationExtractor, _no_answer, prompt_of
 from .engine import Means, default_batch_tokens
 from ..personas import PERSONAS, as_prompts, load_questions
 from ..responses import OUTCOMES, Response, Responses, _least, _no_use, each_response, response_at, response_files, rubrics, usable
-from .streaming import Plan, free_memory
+from .planning import Plan, free_memory
 from .vectors import PersonaVectors, Row
 
 # %% ../../nbs/extraction/27_parts.ipynb #1296e4c3

@@ -18,9 +18,9 @@ import torch
 from ..config import PersonaVectorConfig, resolve_layers, log
 from .engine import default_batch_tokens
 from .extractor import ActivationExtractor, prompt_of
-from ..models import EMBEDDED, GEMMA, default_dtype
+from ..models import default_dtype, find_model
 from .parts import Answers, allowed, begin_run, done, part_from, parts_of, plan_parts
-from .streaming import free_memory
+from .planning import free_memory
 
 # %% ../../nbs/extraction/28_ray.ipynb #ede92b23
 class PartReader:
@@ -75,13 +75,8 @@ def pool(
     if config.device not in (None, 'cpu', 'auto', 'cuda') or (config.device and config.device!='cpu' and not gpu): raise ValueError(f"device={config.device!r}: on Ray, give 'cpu', or 'cuda' where the cluster has GPUs; it has {there.get('GPU', 0):g}")
     have = int(there['GPU' if gpu else 'CPU'])//per_actor
     if (actors or 1)>have: raise ValueError(f"actors={actors or 1}, per_actor={per_actor}: the cluster has {there['GPU' if gpu else 'CPU']:g} {'GPUs' if gpu else 'cores'}")
-    config = replace(config, model_name=_anywhere(config.model_name), device=('auto' if per_actor>1 else 'cuda') if gpu else 'cpu', dtype=config.dtype or ('bfloat16' if gpu else default_dtype('cpu')))
+    config = replace(config, model_name=find_model(config.model_name, config.hf_token).address, device=('auto' if per_actor>1 else 'cuda') if gpu else 'cpu', dtype=config.dtype or ('bfloat16' if gpu else default_dtype('cpu')))
     return config,actors or (have if gpu else min(have, copies(config)*len(ray.nodes()))),dict(num_cpus=1, num_gpus=per_actor) if gpu else dict(num_cpus=per_actor)
-
-def _anywhere(name):
-    "A model's name, from whatever folder an actor is in"
-    p = Path(name).expanduser()
-    return str(p.resolve()) if p.exists() and name.lower() not in (EMBEDDED, GEMMA) else name
 
 def copies(config)->int:
     "How many of the model fit into this machine's memory"

@@ -16,9 +16,8 @@ from math import exp
 from pathlib import Path
 from ..config import PersonaVectorConfig, content_hash
 from .endpoint import NoAnswer, read_answer, request, send, usage
-from .answers import Estimate, Generation, Journal, asks_endpoint, settings
+from .answers import Generation, Journal, local_source, settings
 from .local import LocalModel
-from ..models import find_model
 from ..personas import NEUTRAL
 from ..responses import THINKING, Response, Responses, load_responses
 
@@ -175,35 +174,64 @@ def prompted(responses:Responses)->Responses:
     return rs
 
 # %% ../../nbs/generation/13_judging.ipynb #4abdc1ad
-class Judging(Generation):
-    "Which answers are to be judged, which have been, and which are left"
-    ends,what = ('judged', 'without a number'),'scores'
-    def __init__(self, config:PersonaVectorConfig, responses:Responses, rubric, api=False, out=None):
-        api = api or asks_endpoint(config)
-        self.responses,self.rubric,self.folder = prompted(responses),load_rubric(rubric),Path(out or (responses.path.parent if responses.path else 'data/responses'))
-        self.config,self.source = replace(config, temperature=0, max_tokens=8, prompt_format='chat'),None if api else find_model(config.model_name, config.hf_token)
-        self.settings = dict(settings(self.config, self.source), judging=JUDGING, rubric=asdict(self.rubric))
-        self.todo = [r for r in self.responses.rows if r.text.strip() and r.outcome!='empty' and not (self.rubric.name=='role' and (r.persona in NEUTRAL or r.system==''))]
-        self.kept = {r.key for r in self.todo}
-        self.todo = list({_judged(r): r for r in self.todo}.values())   # the same answer twice is judged once
-        stem,self.name = responses.path.stem if responses.path else responses.hash(), f'{self.rubric.name}-{content_hash(self.settings)[:8]}'
-        self.path,self.lock = self.folder/f'{stem}.{self.name}.json', self.folder/f'.{self.name}.lock'
-        self.journal,self.sums,self.failed = Journal(self.path.with_suffix('.jsonl')),Counter(),[]
-        self.look()
-    def look(self):
-        "See which scores are there"
-        found = [r for p in sorted(self.folder.glob(f'*.{self.name}.json')) for r in load_responses(p).rows]
-        found += [r for p in sorted(self.folder.glob(f'*.{self.name}.jsonl')) for r in Journal(p).read()]
-        self.done = {_judged(r): r.scores[self.rubric.name] for r in found if self.rubric.name in (r.scores or {})}
-        self.left = [r for r in self.todo if _judged(r) not in self.done]
-    def messages(self, r): return '', self.rubric.ask(r)
-    def count(self, r): return Counter({'judged' if r.scores[self.rubric.name] is not None else 'without a number': 1})
-
 def _judged(r): return (r.system, r.question, r.text)
+
+def to_judge(responses:Responses, rubric:Rubric)->list[Response]:
+    "The answers that `rubric` is for: not the empty ones, nor neutral personas, which play no role"
+    def roleless(r): return rubric.name=='role' and (r.persona in NEUTRAL or r.system=='')
+    return [r for r in responses.rows if r.text.strip() and r.outcome!='empty' and not roleless(r)]
+
+# %% ../../nbs/generation/13_judging.ipynb #c858aad6
+class Judging(Generation):
+    "A run over answers: `todo` are to be judged, of which `done` are there and `left` are missing"
+    outcomes,unit = ('judged', 'without a number'),'scores'
+    def __init__(self,
+        config:PersonaVectorConfig, # Of the judge
+        responses:Responses,
+        rubric, # As `load_rubric` takes them
+        api:bool=False, # Ask the endpoint instead of a model on this machine; a `base_url` implies it
+        out=None # Folder of the judged answers; None: where the answers are
+    ):
+        self.config,self.source = replace(config, temperature=0, max_tokens=8, prompt_format='chat'),local_source(config, api)
+        self.responses,self.rubric = prompted(responses),load_rubric(rubric)
+        self.settings = dict(settings(self.config, self.source), judging=JUDGING, rubric=asdict(self.rubric))
+        todo = to_judge(self.responses, self.rubric)
+        self.kept,self.todo = {r.key for r in todo},list({_judged(r): r for r in todo}.values())   # the same answer twice is judged once
+        self.name = f'{self.rubric.name}-{content_hash(self.settings)[:8]}'
+        stem,folder = (responses.path.stem,responses.path.parent) if responses.path else (responses.hash(),'data/responses')
+        self.prepare(Path(out or folder)/f'{stem}.{self.name}.json', self.name)
+
+# %% ../../nbs/generation/13_judging.ipynb #d7b80467
+@patch
+def look(self:Judging):
+    "Find the scores that are there"
+    folder,name = self.path.parent,self.rubric.name
+    found = [r for p in sorted(folder.glob(f'*.{self.name}.json')) for r in load_responses(p).rows]
+    found += [r for p in sorted(folder.glob(f'*.{self.name}.jsonl')) for r in Journal(p).read()]
+    self.done = {_judged(r): r.scores[name] for r in found if name in (r.scores or {})}
+    self.left = [r for r in self.todo if _judged(r) not in self.done]
+
+@patch
+def messages(self:Judging, r)->tuple:
+    "System and user message to the judge"
+    return '', self.rubric.ask(r)
+
+@patch
+def count(self:Judging, rows):
+    "Add `rows` to the counts of the run"
+    for r in rows: self.counts['without a number' if r.scores[self.rubric.name] is None else 'judged'] += 1
 
 # %% ../../nbs/generation/13_judging.ipynb #d1fa77a8
 @patch
-def with_score(self:Judging, r, score): return replace(r, scores={**(r.scores or {}), self.rubric.name: score})
+def with_score(self:Judging, r, score):
+    "`r` with its score"
+    return replace(r, scores={**(r.scores or {}), self.rubric.name: score})
+
+@patch
+def answer_batch(self:Judging, lm, rows, step)->list[Response]:
+    "`rows` with the scores of the local model `lm`"
+    ps = lm.number_probs([self.rubric.ask(r) for r in rows], self.rubric.top)
+    return [self.with_score(r, expected(p)) for r,p in zip(rows, ps)]
 
 @patch
 async def ask(self:Judging, client, config, r)->Response:
@@ -212,28 +240,18 @@ async def ask(self:Judging, client, config, r)->Response:
     kw |= {k: o for k,o in dict(logprobs=True, top_logprobs=20).items() if k not in (config.extra_body or {})}
     res = await send(client, config, kw, more)
     if not read_answer(config, r, res).text.strip(): raise NoAnswer('the judge said nothing')
-    self.sums += Counter(usage(res))
+    self.counts += Counter(usage(res))
     try: return self.with_score(r, read_score(res.choices[0], self.rubric.top))
     except (AttributeError, TypeError) as e: raise NoAnswer(f'the endpoint sent log-probabilities that are none ({e})') from None
 
-@patch
-def answer_here(self:Judging, batch_size, bar):
-    "Judge what is left with the local model"
-    lm,left = LocalModel(self.source, 'chat', self.config.device, self.config.dtype), sorted(self.left, key=lambda r: -len(r.text))
-    for i in range(0, len(left), batch_size):
-        rows = left[i:i+batch_size]
-        ps = lm.number_probs([self.rubric.ask(r) for r in rows], self.rubric.top)
-        judged = [self.with_score(r, expected(p)) for r,p in zip(rows, ps)]
-        self.journal.add(judged)
-        for r in judged: self.sums += self.count(r)
-        bar.update(len(rows))
-
+# %% ../../nbs/generation/13_judging.ipynb #6766a8a8
 @patch
 def finish(self:Judging)->Responses:
     "All answers, with their scores, in a file of their own"
     self.check()
     scored = [self.with_score(r, self.done[_judged(r)]) if r.key in self.kept else r for r in self.responses.rows]
-    rs = Responses(scored, {**self.responses.meta, 'judges': {**self.responses.meta.get('judges', {}), self.rubric.name: self.settings}})
+    judges = {**self.responses.meta.get('judges', {}), self.rubric.name: self.settings}
+    rs = Responses(scored, {**self.responses.meta, 'judges': judges})
     rs.save(self.path)
     self.journal.path.unlink(missing_ok=True)
     rs.path = self.path

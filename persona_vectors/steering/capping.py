@@ -8,9 +8,10 @@ __all__ = ['RULES', 'token_projections', 'Capping', 'calibrate', 'turned', 'load
 # %% ../../nbs/steering/51_capping.ipynb #14c69d8f
 from dataclasses import dataclass, replace
 from ..analysis.axis import Direction
-from ..extraction.blocks import watch
-from .steer import Steer, log, steering
-from ..extraction.vectors import _load_pt
+from ..extraction.blocks import residual_hooks
+from ..config import log
+from .steer import Steer, steered
+from ..extraction.vectors import load_pt
 import numpy as np, pandas as pd, torch
 from torch import Tensor
 
@@ -26,7 +27,7 @@ def token_projections(
     us = [d.unit.to(decoder.device) for d in directions]
     for s in seqs:
         got = {}
-        with torch.no_grad(), watch(decoder, {d.layer for d in directions}, lambda k,h: got.update({k: h[0,s.start:s.end].float()}), blocks):
+        with torch.no_grad(), residual_hooks(decoder, {d.layer for d in directions}, lambda k,h: got.update({k: h[0,s.start:s.end].float()}), blocks):
             decoder(torch.tensor([s.ids], device=decoder.device), use_cache=False)
         out.append(torch.stack([got[d.layer]@u for d,u in zip(directions, us)], -1).cpu())
     return out
@@ -45,7 +46,7 @@ class Capping:
         if len(self.directions)!=len(self.thresholds): raise ValueError(f"{len(self.directions)} directions and {len(self.thresholds)} thresholds: give one for each")
     @property
     def layers(self): return [d.layer for d in self.directions]
-    def steers(self, at='all'): return [Steer(d, self.op, t, at=at, unit='raw') for d,t in zip(self.directions, self.thresholds)] # for `steering`
+    def steers(self, positions='all'): return [Steer(d, t, self.op, positions=positions, unit='raw') for d,t in zip(self.directions, self.thresholds)] # for `steered`
     def __repr__(self):
         return f"{self.op} at layers {', '.join(map(str, self.layers))} along '{self.directions[0].orientation}' at {', '.join(f'{t:.4g}' for t in self.thresholds)}: {self.distribution}"
 
@@ -80,7 +81,7 @@ def load_capping(
     experiment:str=None # Its id; None if there is only one
 )->Capping: # A floor along default − role
     "Read a published capping; nothing is unpickled"
-    d = _load_pt(path)
+    d = load_pt(path)
     if not isinstance(d, dict) or not {'vectors','experiments'}<=set(d): raise ValueError(f"{path} is no capping file of assistant-axis: it should have 'vectors' and 'experiments', and has {list(d)[:5] if isinstance(d, dict) else type(d).__name__}")
     found = {o['id']: o['interventions'] for o in d['experiments']}
     if experiment not in found and not (experiment is None and len(found)==1): raise ValueError(f"experiment={experiment!r}: {path} has {', '.join(found)}")
@@ -105,7 +106,7 @@ def effect(
     with torch.no_grad():
         for s in seqs:
             p,own = says(s),torch.tensor(s.ids[s.start:s.end], device=model.device)[:,None]
-            with steering(model, *steers, prompt_len=s.start, blocks=blocks) as done: q = says(s)
+            with steered(model, *steers, prompt_len=s.start, blocks=blocks) as done: q = says(s)
             n = done.counts
             rows.append(dict(kl=torch.nn.functional.kl_div(q, p, reduction='batchmean', log_target=True).item(), match=(p.argmax(-1)==q.argmax(-1)).float().mean().item(),
                              gain=(q-p).gather(-1, own).mean().item(), moved=n.moved.sum()/n.tokens.sum(), tokens=len(own)))

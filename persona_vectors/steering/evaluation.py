@@ -15,16 +15,17 @@ from html import escape
 from pathlib import Path
 from fastcore.basics import patch
 from jaxtyping import Float
-from ..analysis.adherence import head, readings, returned
+from ..analysis.likelihood import decoder_output, log_likelihoods, unembed
 from ..analysis.axis import Direction, assistant_axis, split_personas
 from ..config import atomic_write
 from ..analysis.controls import contrasts, random_directions
 from ..extraction.extractor import ActivationExtractor, chosen, matched
 from ..generation.local import LocalModel
 from ..extraction.packing import pad
-from ..analysis.figures import LINES, _figure, rank_p
+from ..analysis.figures import LINE_COLOURS, styled
+from ..analysis.uncertainty import p_value
 from ..responses import Response
-from .steer import Steer, residual_norm, steering
+from .steer import Steer, residual_norm, steered
 from ..extraction.vectors import PersonaVectors
 import numpy as np, pandas as pd, torch
 import plotly.graph_objects as go
@@ -47,8 +48,8 @@ def predictions(
     blocks:str=None # As `find_blocks` takes it
 ): # Yields 'token vocab' of each, float32
     "The log-probabilities from which each token in the span of each sequence is drawn, in one batch"
-    with steering(model.get_decoder(), steer, blocks=blocks) if steer else nullcontext(): out = returned(model, pad(seqs, range(len(seqs))))
-    for i,s in enumerate(seqs): yield head(model, out, out.last_hidden_state[i,s.start-1:s.end-1]).float().log_softmax(-1)
+    with steered(model.get_decoder(), steer, blocks=blocks) if steer else nullcontext(): out = decoder_output(model, pad(seqs, range(len(seqs))))
+    for i,s in enumerate(seqs): yield unembed(model, out, out.last_hidden_state[i,s.start-1:s.end-1]).float().log_softmax(-1)
 
 def kl_curve(
     model:nn.Module, # From `load_causal`
@@ -178,9 +179,9 @@ def measured(
     qs = list(dict.fromkeys(r.question for r in rows))
     other,units = dict(zip(qs, qs[1:]+qs[:1])),{q: assistant_axis(without(held, q), neutral).unit.double() for q in qs}
     x = extractor.means(extractor.conversations(ok), held.layers, progress)[:,0].double()
-    lp,n = readings(extractor, ok, [None,*prompts.values()], progress)
+    lp,n = log_likelihoods(extractor, ok, [None,*prompts.values()], progress)
     others = np.where([[r.persona==p for p in prompts] for r in ok], np.nan, lp[:,1:]/n[:,None])
-    elsewhere = readings(extractor, [replace(r, question=other[r.question]) for r in ok], [None], progress)[0][:,0]
+    elsewhere = log_likelihoods(extractor, [replace(r, question=other[r.question]) for r in ok], [None], progress)[0][:,0]
     own = lp[:,0]/n
     axis,words = [(o@units[r.question]).item() for r,o in zip(ok, x)],word_scores(ok, known, split_personas(held, neutral)[0])
     out.loc[[bool(r.text.strip()) for r in rows]] = np.stack([axis, words, own-np.nanmean(others, 1), np.exp(-own), [repetition(r.text) for r in ok], own-elsewhere/n], 1)
@@ -190,7 +191,7 @@ def measured(
 class SteerableModel(LocalModel):
     "Answers as `LocalModel` does, with the model of an extractor, and no row leaves before all have ended"
     def __init__(self, extractor:ActivationExtractor):
-        self.device,self.dtype,self.format,self.model = extractor.device,extractor.dtype,extractor.format,extractor.causal()
+        self.device,self.dtype,self.format,self.model = extractor.device,extractor.dtype,extractor.format,extractor.causal
         self.tokenizer = extractor.source.tokenizer(padding_side='left')
         if self.tokenizer.pad_token is None: self.tokenizer.pad_token = self.tokenizer.eos_token
     def _generate(self, *args): return super()._generate(*args, leave=False)
@@ -207,7 +208,7 @@ def steered_answers(
     "The answers of the steered model to every question with every coefficient"
     rows = [r for _ in range(len(found)) for r in asked]
     how = found.loc[found.index.repeat(len(asked)),['sign','dose','coefficient']].reset_index(drop=True).assign(kl=np.concatenate(found.each.tolist()))
-    with steering(lm.model, Steer(direction, coef=torch.tensor(how.coefficient.values))): return lm.answer(rows, max_tokens, temperature, seed), how
+    with steered(lm.model, Steer(direction, coef=torch.tensor(how.coefficient.values))): return lm.answer(rows, max_tokens, temperature, seed), how
 
 # %% ../../nbs/steering/54_evaluation.ipynb #17cdcf91
 @dataclass
@@ -271,7 +272,7 @@ def _how(kind, names, rows, **kw): return pd.DataFrame(dict(kind=kind, name=name
 
 def _prompted(extractor, seqs, told, first, ns):
     "How the prompted answers `told` came about: the KL of their prompts, on the unsteered answers `first` to the same questions"
-    model,at = extractor.causal(),{r.question: r for r in first}
+    model,at = extractor.causal,{r.question: r for r in first}
     base = {r.question: p for r,p in zip(first, predictions(model, seqs))}
     under = extractor.conversations([replace(at[r.question], system=r.system) for r in told])
     kl = [token_kl(base[r.question], q).mean().item() for r,q in zip(told, predictions(model, under))]
@@ -329,18 +330,18 @@ def against_controls(self:SteeringEvaluation)->pd.DataFrame: # Indexed by measur
             own,theirs = s*g.groupby('question')[m].mean(),s*c.groupby('question')[m].mean()
             each,w = s*c.groupby(['name','sign'])[m].mean(),half_width(own-theirs)
             diff = (own-theirs).mean()
-            out[m,s,dose] = {'direction': own.mean(), 'controls': theirs.mean(), 'difference': diff, '±': w, 'p': rank_p(own.mean(), each), 'beyond': bool(diff>w)}
+            out[m,s,dose] = {'direction': own.mean(), 'controls': theirs.mean(), 'difference': diff, '±': w, 'p': p_value(own.mean(), each), 'beyond': bool(diff>w)}
     return pd.DataFrame(out.values(), pd.MultiIndex.from_tuples(out, names=['measure','sign','dose']))
 
 # %% ../../nbs/steering/54_evaluation.ipynb #7a467708
-KINDS = dict(random=('random directions',LINES[2],'rgba(18,52,223,.13)'), contrast=('role A − role B',LINES[3],'rgba(31,133,89,.16)'))
+KINDS = dict(random=('random directions',LINE_COLOURS[2],'rgba(18,52,223,.13)'), contrast=('role A − role B',LINE_COLOURS[3],'rgba(31,133,89,.16)'))
 
 def _line(df, m, name, show):
     "The direction's mean and interval at each dose of either sign"
     own,by = df[df.kind=='unsteered'][m].mean(),df[df.kind=='direction'].groupby(['sign','dose','question'])[[m,'kl']].mean().groupby(['sign','dose'])
     t = pd.DataFrame(dict(y=by[m].mean(), e=by[m].apply(half_width), kl=by.kl.mean())).reset_index()
     t = pd.concat([t.assign(x=t.sign*t.kl**.5), pd.DataFrame([dict(x=0, y=own, kl=0)])]).sort_values('x')
-    return go.Scatter(x=t.x, y=t.y, error_y=dict(array=t.e, thickness=1.3, width=0), mode='lines+markers', line=dict(color=LINES[0], width=2), marker_size=6,
+    return go.Scatter(x=t.x, y=t.y, error_y=dict(array=t.e, thickness=1.3, width=0), mode='lines+markers', line=dict(color=LINE_COLOURS[0], width=2), marker_size=6,
         name=name, legendgroup=name, showlegend=show, customdata=t.kl, hovertemplate='KL %{customdata:.2f}: %{y:.2f}<extra>'+name+'</extra>')
 
 def _band(df, m, kind, show):
@@ -374,7 +375,7 @@ def plot(self:SteeringEvaluation,
     for i,m in enumerate(ms, 1):
         for kind in KINDS: fig.add_traces(list(_band(df, m, kind, i==1)), rows=i, cols=1)
         fig.add_trace(_line(df, m, 'direction', i==1), i, 1)
-        for o in (('role prompt',LINES[1],'diamond',-1),('neutral prompt','#777','diamond-open',1)): fig.add_trace(_prompts(df, m, *o, i==1), i, 1)
+        for o in (('role prompt',LINE_COLOURS[1],'diamond',-1),('neutral prompt','#777','diamond-open',1)): fig.add_trace(_prompts(df, m, *o, i==1), i, 1)
     doses = sorted(df.dose.dropna().unique())
     at,said = np.sqrt(doses),[f'{d:g}' for d in doses]
     fig.update_xaxes(tickvals=[*-at, 0, *at], ticktext=[*said, '0', *said], zerolinecolor='#777')
@@ -382,7 +383,7 @@ def plot(self:SteeringEvaluation,
     fig.update_annotations(font_size=12, x=0, xanchor='left').update_yaxes(zerolinecolor='#777').update_yaxes(range=[-.03,1.03], row=len(ms), col=1)
     text = (f"{escape(str(a['model']), quote=False)}, layer {a['layer']} · {escape(a['orientation'], quote=False)} · changes from the unsteered answer, 95 % intervals over "
             f"{df.question.nunique()} questions; bands: from the least to the greatest mean of a control")
-    return _figure(fig, title, text, (580,170*len(ms)), b=105, top=15)
+    return styled(fig, title, text, (580,170*len(ms)), b=105, top=15)
 
 # %% ../../nbs/steering/54_evaluation.ipynb #1982dd32
 @patch

@@ -16,7 +16,7 @@ from pathlib import Path
 from fastcore.basics import patch
 from ..analysis.axis import Direction, assistant_axis
 from ..config import PersonaVectorConfig, data_dir, resolve_layers
-from ..extraction.blocks import find_blocks, watch
+from ..extraction.blocks import find_blocks, residual_hooks
 from ..generation.local import Batch, pick
 from ..models import EMBEDDED
 from ..extraction.extractor import ActivationExtractor
@@ -26,7 +26,7 @@ from ..responses import Response, load_responses, shipped_responses
 from ..extraction.vectors import load_vectors
 import numpy as np, pandas as pd, torch
 import plotly.graph_objects as go
-from ..analysis.figures import _figure
+from ..analysis.figures import styled
 
 # %% ../../nbs/steering/53_monitoring.ipynb #2c12d1ea
 ROLES = 'system','developer','user','assistant','tool'
@@ -183,7 +183,7 @@ def watching(self:Monitor):
         for name,o in self.directions.items():
             if o.layer==k: by[name] = (h[0].float()@self.units[name].to(h.device)).cpu()
         if k==layers[-1]: seen.append(torch.stack([by[name] for name in self.directions], -1))
-    with watch(self.model, layers, see, self.blocks): yield seen
+    with residual_hooks(self.model, layers, see, self.blocks): yield seen
 
 @patch
 def project(self:Monitor, ids)->np.ndarray: # 'token direction'
@@ -393,7 +393,7 @@ def plot_drift(
     fig.update_xaxes(title='message', dtick=1 if len(t)<30 else None)
     fig.update_yaxes(title='z' if r.calibration else 'projection')
     against = f' · z against the turns of {r.calibration.source}' if r.calibration else ''
-    return _figure(fig, 'Drift over turns', escape('; '.join(f'{k}: {o}' for k,o in r.about.items())+against, quote=False), (620,300))
+    return styled(fig, 'Drift over turns', escape('; '.join(f'{k}: {o}' for k,o in r.about.items())+against, quote=False), (620,300))
 
 # %% ../../nbs/steering/53_monitoring.ipynb #8c8e053a
 def monitor_file(

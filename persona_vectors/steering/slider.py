@@ -12,7 +12,7 @@ from ..generation.local import Batch, LocalModel, uniforms
 from ..models import EMBEDDED, find_model, quiet
 from .monitoring import as_messages
 from ..responses import Response
-from .steer import Steer, steering
+from .steer import Steer, steered
 import torch
 
 # %% ../../nbs/steering/57_slider.ipynb #3c3f2487
@@ -21,7 +21,7 @@ def answers_at(
     talks:list, # A conversation, as `as_messages` takes it, for each coefficient; or one for all
     direction:Direction,
     coefs:list, # In units of the direction's length: of the assistant axis, the gap between the neutrals and the roles
-    at:str='all', # Tokens that are moved, as `Steer` takes it
+    positions:str='all', # Tokens that are moved, as `Steer` takes it
     max_tokens:int=128, # Most tokens an answer
     temperature:float=0., # 0 is greedy
     seed:int=0
@@ -34,7 +34,7 @@ def answers_at(
     enc = lm.tokenizer([lm.format.conversation(as_messages(o))[0] for o in talks], add_special_tokens=False, padding=True, return_tensors='pt').to(lm.device)
     us = uniforms(Response('', as_messages(talks[0])[-1]['content'], ''), max_tokens, seed).expand(len(coefs), -1)
     b = Batch(lm.model, enc.input_ids, enc.attention_mask, enc.input_ids.shape[1]+max_tokens)
-    with torch.inference_mode(), quiet(), steering(lm.model, Steer(direction, coef=torch.tensor(coefs, dtype=torch.float64), at=at), prompt_len=enc.attention_mask.sum(-1)):
+    with torch.inference_mode(), quiet(), steered(lm.model, Steer(direction, coefs, positions=positions), prompt_len=enc.attention_mask.sum(-1)):
         out = lm._generate(b, us, temperature, leave=False)
     def asked(talk): return Response('', talk[-1]['content'], '', talk[0]['content'] if talk[0]['role']=='system' else '')
     return [lm._finished(asked(as_messages(t)), o, 0).text.strip() for t,o in zip(talks, out)]        # up to the end token or the raw format's next turn
