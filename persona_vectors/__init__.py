@@ -6,6 +6,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(__name__, submod_attrs={
     'config': ['PersonaVectorConfig', 'layer_index', 'resolve_layers'],
     'personas': ['PERSONAS', 'PERSONA_CATEGORIES', 'NEUTRAL', 'CORE_PERSONAS', 'EVAL_QUESTIONS', 'load_personas', 'load_questions', 'category_of'],
     'responses': ['Response', 'Responses', 'load_responses', 'shipped_responses'],
+    'selection': ['Answers', 'select'],
     'models': ['EMBEDDED', 'find_model'],
     'prompts': ['preview'],
     'generation.answers': ["generate_responses", "agenerate_responses", "estimate"],
@@ -24,7 +25,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(__name__, submod_attrs={
     'steering.slider': ['answers_at'],
     'generation.judging': ["judge_responses", "trait_rubric"],
     'verification': ['verify'],
-    'extraction.parts': ['Answers', 'extract_shard'],
+    'extraction.parts': ['extract_shard'],
     'extraction.ray': ['extract_on_ray'],
     'extraction.planning': ['plan_run'],
     'pipeline': ['run']})

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PERSONAS', 'PERSONA_CATEGORIES', 'NEUTRAL', 'CORE_PERSONAS', 'WORDINGS', 'EVAL_QUESTIONS', 'category_of',
-           'load_personas', 'as_prompts', 'load_questions', 'load_extra']
+           'load_personas', 'load_questions']
 
 # %% ../nbs/02_personas.ipynb #2c1bd197
 import difflib, json, reprlib, yaml
@@ -251,7 +251,7 @@ def _parse(text, suffix):
     return yaml.load(text, _UniqueLoader)
 
 # %% ../nbs/02_personas.ipynb #282ac9cd
-def _read(path, suffixes):
+def read_data(path, suffixes):
     "What the file at `path` holds; its name ends in one of `suffixes`"
     suffix = path.suffix.lower()
     if suffix not in suffixes: raise ValueError(f'{path}: the suffix does not say what kind of file this is; use one of {", ".join(suffixes)}')
@@ -266,21 +266,24 @@ def _read(path, suffixes):
 
 # %% ../nbs/02_personas.ipynb #aafeb9d6
 def _check_prompts(who, prompts):
-    "One prompt, or a list with at least one in it"
+    "`prompts`, checked: one prompt, or a list of at least one"
     if isinstance(prompts, str): return prompts
     if not isinstance(prompts, (list,tuple)):
-        raise ValueError(f'{who} has {reprlib.repr(prompts)} for a prompt; give text in quotes ("" for no system prompt), or a list of such texts')
+        raise ValueError(f'{who} has {reprlib.repr(prompts)} for a prompt; '
+                         'give text in quotes ("" for no system prompt), or a list of such texts')
     if not prompts: raise ValueError(f'{who} has an empty list of prompts; give at least one ("" for no system prompt)')
     for i,p in enumerate(prompts, 1):
         if not isinstance(p, str): raise ValueError(f'{who}, prompt {i} is {reprlib.repr(p)}; give text in quotes')
-    if twice := _repeats(prompts): raise ValueError(f'{who} has the prompt {reprlib.repr(twice[0])} twice, which would count double; remove one')
+    if twice := _repeats(prompts):
+        raise ValueError(f'{who} has the prompt {reprlib.repr(twice[0])} twice, which would count double; remove one')
     return list(prompts)
 
 # %% ../nbs/02_personas.ipynb #55486061
 def _check_personas(data, where):
-    "The mapping `data`, every name and prompt of which is text"
+    "The mapping `data`, checked: every name and prompt is text"
     if not isinstance(data, Mapping) or not data:
-        raise ValueError(f'{where}: expected personas as name and prompt, found {reprlib.repr(data)}; write for example {{"pirate": "You are a pirate."}}')
+        raise ValueError(f'{where}: expected personas as name and prompt, found {reprlib.repr(data)}; '
+                         'write for example {"pirate": "You are a pirate."}')
     for name in data:
         if not isinstance(name, str) or not name.strip(): raise ValueError(f'{where}: the name {name!r} is not text; write it in quotes')
     return {n: _check_prompts(f'{where}: persona {n!r}', p) for n,p in data.items()}
@@ -310,7 +313,7 @@ def load_personas(
     "The personas that `src` gives, checked"
     if isinstance(src, Mapping): return _check_personas(src, 'personas')
     if isinstance(src, Path) or (isinstance(src, str) and (Path(src).suffix or '/' in src)):
-        return _check_personas(_read(Path(src), ('.json', '.yaml', '.yml')), src)
+        return _check_personas(read_data(Path(src), ('.json', '.yaml', '.yml')), src)
     return _built_in(src.split(',') if isinstance(src, str) else src)
 
 # %% ../nbs/02_personas.ipynb #5550b9eb
@@ -340,14 +343,15 @@ def load_questions(
 ): # list of questions
     "The questions that `src` gives, checked"
     if not isinstance(src, (str,Path)): return _check_questions(src, 'questions')
-    return _check_questions(_read(Path(src), ('.json', '.yaml', '.yml', '.txt')), src)
+    return _check_questions(read_data(Path(src), ('.json', '.yaml', '.yml', '.txt')), src)
 
 # %% ../nbs/02_personas.ipynb #667faa4b
 def load_extra(
     src, # a mapping of persona to questions; or a JSON or YAML file of one
 ): # persona → list of questions
     "The questions for single personas that `src` gives, checked"
-    where,data = ('extra questions',src) if isinstance(src, Mapping) else (src, _read(Path(src), ('.json', '.yaml', '.yml')))
+    where,data = ('extra questions',src) if isinstance(src, Mapping) else (src, read_data(Path(src), ('.json', '.yaml', '.yml')))
     if not isinstance(data, Mapping) or not data:
-        raise ValueError(f'{where}: expected personas and their questions, found {reprlib.repr(data)}; write for example {{"pirate": ["Where is the treasure?"]}}')
+        raise ValueError(f'{where}: expected personas and their questions, found {reprlib.repr(data)}; '
+                         'write for example {"pirate": ["Where is the treasure?"]}')
     return {str(p): _check_questions(qs, f'{where}: {p!r}') for p,qs in data.items()}

@@ -18,13 +18,14 @@ from fastcore.basics import patch
 from .config import PersonaVectorConfig, atomic_write, data_dir, resolve_layers, slug
 from .extraction.blocks import find_blocks, load_blocks, truncate
 from .extraction.engine import default_batch_tokens, read
-from .extraction.extractor import ActivationExtractor, chosen, extract_persona_vectors, matched
+from .extraction.extractor import ActivationExtractor, extract_persona_vectors
 from .extraction.planning import active_weights, matmul_rate, plan_reading
 from .extraction.streaming import read_streamed
 from .extraction.vectors import PersonaVectors, Row, load_vectors
 from .models import EMBEDDED, find_model, load_causal, quiet
 from .personas import EVAL_QUESTIONS, PERSONAS
 from .responses import load_responses, shipped_responses
+from .selection import select
 import torch
 from torch import nn
 
@@ -188,7 +189,7 @@ def shipped_conversations(
     "The answers that come with the package"
     rs = shipped_responses()
     some = {k: o for i,(k,o) in enumerate(rs.prompts().items()) if i%every==0}
-    return ex.conversations(matched(some, rs.questions, chosen(rs, some)))
+    return ex.conversations(select(rs, some).responses.rows)
 
 # %% ../nbs/91_verification.ipynb #f49cf45a
 def bench(

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import httpx, openai, pytest
 from persona_vectors import PersonaVectorConfig, generate_responses
 from persona_vectors.generation import endpoint
-from persona_vectors.generation.endpoint import REMEDY, retry_after
+from persona_vectors.generation.endpoint import REMEDIES, retry_after
 from persona_vectors.generation.answers import Unanswered, agenerate_responses
 from persona_vectors.responses import OUTCOMES, Response, load_responses, plan
 from faulty_server import Server, digest, finished, passing
@@ -21,7 +21,7 @@ from persona_vectors import cli
 from persona_vectors.generation import endpoint
 more,config = json.loads(sys.argv.pop(1)), cli.PersonaVectorConfig
 cli.PersonaVectorConfig = lambda **kw: config(**kw | more)
-endpoint.FIRST_WAIT,endpoint.LONGEST_WAIT = .01,.2
+endpoint.FIRST_BACKOFF,endpoint.MAX_BACKOFF = .01,.2
 cli.main()'''
 words = 'generate --api-model echo --personas personas.json --questions questions.json --max-tokens 8'.split()
 
@@ -52,7 +52,7 @@ def cells(rows): return [(r['system'], r.get('item') or r['question']) for r in 
 
 @pytest.fixture
 def quick(monkeypatch):
-    for o,secs in dict(FIRST_WAIT=.01, LONGEST_WAIT=.2).items(): monkeypatch.setattr(endpoint, o, secs)
+    for o,secs in dict(FIRST_BACKOFF=.01, MAX_BACKOFF=.2).items(): monkeypatch.setattr(endpoint, o, secs)
 
 def ask_about(n): return [f'question {i}' for i in range(n)]
 def echo(url, **kw): return PersonaVectorConfig(**dict(base_url=url, openrouter_model='echo', max_tokens=8) | kw)
@@ -116,7 +116,7 @@ def test_stops_at_once(status, tmp_path):
     todo,log,port = grid(tmp_path, 2, ask_about(100)), tmp_path/'log', free_port()
     with faulty(log, '--status', status, '--after', 40, '--latency', .01, port=port) as url:
         rc,err = run(tmp_path, url, '--max-concurrent-requests', '4')
-    assert rc==1 and len(work(err))==1 and err[-1].startswith('persona-vectors: ') and REMEDY[402 if status=='quota' else int(status)] in err[-1], err
+    assert rc==1 and len(work(err))==1 and err[-1].startswith('persona-vectors: ') and REMEDIES[402 if status=='quota' else int(status)] in err[-1], err
     n,had = size(log),cells(kept(tmp_path))
     assert len(had)==40<n<=44
     with faulty(log, port=port) as url:
@@ -144,12 +144,12 @@ def test_down(tmp_path, quick):
     log = tmp_path/'log'
     with faulty(log, '--status', '503', '--after', 5) as url:
         with pytest.raises(RuntimeError, match='down'): ask(url, ask_about(100), tmp_path, max_retries=1)
-    assert len(lines(journal(tmp_path)))==5 and size(log)<=5+2*2*endpoint.DOWN
+    assert len(lines(journal(tmp_path)))==5 and size(log)<=5+2*2*endpoint.MAX_FAILURES
     with pytest.raises(RuntimeError, match='down.*onnect'): ask(f'http://127.0.0.1:{free_port()}/v1', ask_about(100), tmp_path, max_retries=1)
 
 def test_not_down(tmp_path, quick):
     "Questions that it will not have are not an endpoint that is down, however many stand together"
-    good,bad = ask_about(5), [f'impossible {i}' for i in range(2*endpoint.DOWN)]
+    good,bad = ask_about(5), [f'impossible {i}' for i in range(2*endpoint.MAX_FAILURES)]
     with faulty(tmp_path/'log', '--always', '{"impossible": "422"}') as url:
         with pytest.raises(Unanswered) as e: ask(url, bad+good, tmp_path, max_concurrent_requests=2)
     assert sorted(r.question for r,_ in e.value.failed)==sorted(bad) and sorted(o['question'] for o in lines(journal(tmp_path)))==good
@@ -371,7 +371,7 @@ def test_wrong_key(how, tmp_path):
     given = dict(secrets=dict(OPENAI_API_KEY=key)) if how=='environment' else dict(more=dict(openrouter_api_key=key), secrets={})
     given['secrets'] |= dict(OPENAI_LOG='debug')
     with faulty(tmp_path/'log', '--key', 'another') as url: rc,err = run(tmp_path, url, **given)
-    assert rc==1 and REMEDY[401] in err[-1] and 'provided: ***' in err[-1] and any('HTTP Re' in l for l in err), err   # the client's log was on
+    assert rc==1 and REMEDIES[401] in err[-1] and 'provided: ***' in err[-1] and any('HTTP Re' in l for l in err), err   # the client's log was on
     assert leaky(tmp_path)==[] and {(o['key'],o['did']) for o in lines(tmp_path/'log')}=={(digest(key),'key')}
 
 @pytest.mark.parametrize('debug', [{}, dict(OPENAI_LOG='debug')], ids=['plain','debug'])

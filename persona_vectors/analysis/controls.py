@@ -186,8 +186,7 @@ class UntrainedTwin(ActivationExtractor):
             *_,(m,_) = random_parts(self.source.text_config(), k, self.dtype, self.config.blocks, self.seed)
             self._blocks = k,m.to(self.device).eval()
         return self._blocks[1]
-    def deciding(self, prompts, rows, layers, read_under=None):
-        return dict(super().deciding(prompts, rows, layers, read_under), untrained=self.seed)
+    def cache_key(self, *args, **kw): return dict(super().cache_key(*args, **kw), untrained=self.seed)
     def means(self, seqs, layers, *args, **kw):
         if self.plan(seqs, layers, measure=False).stream: self._write(max(layers))
         return super().means(seqs, layers, *args, **kw)
@@ -236,8 +235,8 @@ class FirstTokens(ActivationExtractor):
     def conversations(self, rows, read_under=None):
         def short(t, e): return replace(t, ids=t.ids[:e], offsets=t.offsets[:e], end=e)
         return [short(t, min(t.end, t.start+self.n)) for t in self.of.conversations(rows, read_under)]
-    def deciding(self, *args, **kw):
-        d = self.of.deciding(*args, **kw)
+    def cache_key(self, *args, **kw):
+        d = self.of.cache_key(*args, **kw)
         return dict(d, span=f"{d['span']}, first {self.n} tokens")
 
 # %% ../../nbs/analysis/33_controls.ipynb #7e7185ed

@@ -56,19 +56,20 @@ def read_model(
     config:PersonaVectorConfig, # Of the model; raw format
     personas, # As `load_personas` takes them
     questions, # As `load_questions` takes them
-    responses, # Responses, chosen
+    responses, # As `select` takes them
     folder, # Of the vectors files
     layer=None, # The layer that is compared; None: the configuration's fraction
     untrained:bool=False # Its untrained twin instead
 )->tuple: # PersonaVectors at that layer and at `DEPTHS`; the layer; the path of their file
     "The vectors of one model, from their file or read now; afterwards the model is gone from memory"
     from persona_vectors.analysis.controls import untrained_twin
-    from persona_vectors.extraction.extractor import ActivationExtractor
-    from persona_vectors.pipeline import cached_vectors
+    from persona_vectors.extraction.extractor import ActivationExtractor, cached_vectors
+    from persona_vectors.selection import select
     ex = ActivationExtractor(config)
     ks = resolve_layers(layer, ex.num_layers, config.layer_fraction)
     if len(ks)!=1: raise ValueError(f"layer={layer!r}: the comparison is at one layer")
-    v,path = cached_vectors(untrained_twin(ex) if untrained else ex, personas, questions, responses, sorted({*ks, *resolve_layers(list(DEPTHS), ex.num_layers)}), folder)
+    layers = sorted({*ks, *resolve_layers(list(DEPTHS), ex.num_layers)})
+    v,path = cached_vectors(untrained_twin(ex) if untrained else ex, select(responses, personas, questions), layers, folder)
     del ex
     release()
     return v,ks[0],path
@@ -93,14 +94,14 @@ def answers(
     out, # Folder of data/
     responses=None, # A responses file; None: generate what is not there yet
     api:bool=False # Ask the endpoint
-): # Responses to read
+): # Selection
     "The answers of `personas` to `questions`"
-    from persona_vectors.extraction.extractor import chosen
     from persona_vectors.generation.answers import generate_responses
-    from persona_vectors.responses import Responses, load_responses
+    from persona_vectors.responses import load_responses
+    from persona_vectors.selection import select
     rs = load_responses(responses) if responses else generate_responses(replace(config, prompt_format='chat'), personas, questions, out/'data/responses', api)
     release()
-    return chosen(Responses([r for r in rs.rows if r.question in questions], rs.meta), personas)
+    return select(rs, personas, questions)
 
 # %% ../../nbs/experiments/001_olmo3_variants.ipynb #93b131ac
 def run(
@@ -131,9 +132,9 @@ def run(
     mine,base = ({k: o for k,o in v.items() if (k in models)==real} for real in (True,False))
     at = {k: o.at(layers[k]) for k,o in v.items()}
     both = {k: at[k] for k in mine}
-    c = compare(both, {'TF-IDF': tfidf_vectors(rs), **{k: at[k] for k in base}}, n=n)
+    c = compare(both, {'TF-IDF': tfidf_vectors(rs.responses), **{k: at[k] for k in base}}, n=n)
     joint = joint_pca(both) if len({o.means.shape[-1] for o in both.values()})==1 else None
-    return Variants(rs, mine, base, layers, c, {k: rank_personas(o) for k,o in both.items()}, joint, [o[2] for o in found.values()])
+    return Variants(rs.responses, mine, base, layers, c, {k: rank_personas(o) for k,o in both.items()}, joint, [o[2] for o in found.values()])
 
 # %% ../../nbs/experiments/001_olmo3_variants.ipynb #605627d9
 def tables(

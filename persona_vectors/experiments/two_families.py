@@ -34,12 +34,13 @@ def readings(
 )->dict: # 'LABEL' and 'LABEL, untrained', each also with ', no prompt', to PersonaVectors at one layer
     "The answers as the models, and untrained twins of them, read them; one model in memory at a time"
     from persona_vectors.analysis.controls import untrained_twin
-    from persona_vectors.pipeline import cached_vectors
-    found,folder = {},Path(out)/'data/persona_vectors'
+    from persona_vectors.extraction.extractor import cached_vectors
+    from persona_vectors.selection import select
+    found,folder,selection = {},Path(out)/'data/persona_vectors',select(responses)
     for label,name in models.items():
         for who,ex in ((label, reader(name)), (f'{label}, untrained', untrained_twin(reader(name)))):
             for how,under in (('', None), (', no prompt', 'default')):
-                found[who+how] = cached_vectors(ex, responses.prompts(), responses.shared_questions, responses, [ex.layer], folder, read_under=under)[0]
+                found[who+how] = cached_vectors(ex, selection, [ex.layer], folder, read_under=under)[0]
     return found
 
 # %% ../../nbs/experiments/003_two_families.ipynb #621f061a

@@ -15,11 +15,12 @@ from pathlib import Path
 from threading import Event, Lock
 import numpy as np
 import torch
-from ..config import PersonaVectorConfig, resolve_layers, log
+from ..config import PersonaVectorConfig, log
 from .engine import default_batch_tokens
 from .extractor import ActivationExtractor, prompt_of
 from ..models import default_dtype, find_model
-from .parts import Answers, allowed, begin_run, done, part_from, parts_of, plan_parts
+from .parts import allowed, begin_run, done, part_from, parts_left, plan_parts, read_rows
+from ..selection import Answers
 from .planning import free_memory
 
 # %% ../../nbs/extraction/28_ray.ipynb #ede92b23
@@ -37,10 +38,9 @@ class PartReader:
         "A part as bytes, and what went wrong"
         try:
             if self.extractor.source.fingerprint!=self.args[1]['fingerprint']: raise ValueError(f"{self.extractor.config.model_name} is another model where an actor runs than where the run was started: put one of them in the other's place")
-            return self.extractor.read_rows(self.answers, self.parts[i], *self.args).to_bytes(),''
+            return read_rows(self.extractor, self.answers, self.parts[i], *self.args).to_bytes(),''
         except (ValueError, OSError, RuntimeError, ArithmeticError, MemoryError, ImportError) as e: return b'',str(e) or repr(e)
         except Exception: return b'',traceback.format_exc()
-
 
 # %% ../../nbs/extraction/28_ray.ipynb #f2698bb5
 @contextmanager
@@ -107,15 +107,15 @@ def extract_on_ray(
         with _one_by_one:
             config,n,need = pool(ray, config, actors, per_actor)
             ex = ActivationExtractor(config)
-            layers,under = resolve_layers(layer, ex.num_layers, config.layer_fraction),prompt_of(read_under, answers.prompts)
+            layers,under = ex.layers(layer),prompt_of(read_under, answers.prompts)
             path,what = begin_run(ex, answers, layers, folder, read_under, sums)
             plan,budget = plan_there(config, answers, layers, under) if config.device=='cpu' else ray.get(ray.remote(**need)(plan_there).remote(config, answers, layers, under))
         with _alone(path):
-            todo = np.setdiff1d(answers.rows, done(path))
-            parts = parts_of(answers, todo, budget, plan.stream, 4*len(layers)*ex.model_config.hidden_size, n)
-            log.info(f"{len(todo):,} of {len(answers):,} answers in {len(parts)} parts, for {n} actor{'s' if n>1 else ''} with {per_actor} {'GPU' if config.device!='cpu' else 'core'}{'s' if per_actor>1 else ''} each")
+            parts = parts_left(answers, answers.rows, done(path), budget, plan.stream, 4*len(layers)*ex.model_config.hidden_size, n)
+            todo = sum(map(len, parts))
+            log.info(f"{todo:,} of {len(answers):,} answers in {len(parts)} parts, for {n} actor{'s' if n>1 else ''} with {per_actor} {'GPU' if config.device!='cpu' else 'core'}{'s' if per_actor>1 else ''} each")
             args = config,ray.put((answers, parts)),layers,what,under,None if plan.stream else plan,int(need['num_cpus']),allowed(len(answers))
-            with closing(_made(ray, args, len(parts), n, need)) as raws: _gather(raws, path, answers, len(todo), what['model'], progress, stop or Event())
+            with closing(_made(ray, args, len(parts), n, need)) as raws: _gather(raws, path, answers, todo, what['model'], progress, stop or Event())
     return path
 
 @contextmanager

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ROLE', 'COHERENCE', 'BEGUN', 'JUDGING', 'Rubric', 'trait_rubric', 'load_rubric', 'expected', 'read_score', 'numbers',
-           'prompted', 'Judging', 'judge_responses']
+           'Judging', 'judge_responses']
 
 # %% ../../nbs/generation/13_judging.ipynb #20e05ffb
 import re
@@ -81,11 +81,11 @@ def load_rubric(
     src # 'role' or 'coherence'; a mapping with `name` and `description`, or `name`, `text` and `top`; or a JSON or YAML file of one
 )->Rubric:
     "The rubric that `src` means"
-    from persona_vectors.personas import _read
+    from persona_vectors.personas import read_data
     if isinstance(src, Rubric): return src
     if src in (o.name for o in (ROLE, COHERENCE)): return dict(role=ROLE, coherence=COHERENCE)[src]
     if isinstance(src, str) and not Path(src).suffix: raise ValueError(f"rubric {src!r} is not built in (role, coherence are), nor a .json or .yaml file")
-    d = src if isinstance(src, Mapping) else _read(Path(src), ('.json', '.yaml', '.yml'))
+    d = src if isinstance(src, Mapping) else read_data(Path(src), ('.json', '.yaml', '.yml'))
     try: return trait_rubric(**d) if 'description' in d else Rubric(**d)
     except TypeError: raise ValueError(f"rubric {src!r} has {', '.join(d)}: expected name and description, or name, text and top") from None
 
@@ -165,14 +165,6 @@ def _summed(pairs):
 # %% ../../nbs/generation/13_judging.ipynb #328456c1
 JUDGING = 1 # Raised when how a score is read changes
 
-def prompted(responses:Responses)->Responses:
-    "The same, with the system prompts of built-in personas where the file does not say them"
-    if all(r.system is not None for r in responses.rows): return responses
-    prompts = responses.prompts()
-    rs = Responses([r if r.system is not None else replace(r, system=prompts[r.persona][r.prompt]) for r in responses.rows], responses.meta)
-    rs.path = responses.path
-    return rs
-
 # %% ../../nbs/generation/13_judging.ipynb #4abdc1ad
 def _judged(r): return (r.system, r.question, r.text)
 
@@ -193,7 +185,7 @@ class Judging(Generation):
         out=None # Folder of the judged answers; None: where the answers are
     ):
         self.config,self.source = replace(config, temperature=0, max_tokens=8, prompt_format='chat'),local_source(config, api)
-        self.responses,self.rubric = prompted(responses),load_rubric(rubric)
+        self.responses,self.rubric = responses.prompted(),load_rubric(rubric)
         self.settings = dict(settings(self.config, self.source), judging=JUDGING, rubric=asdict(self.rubric))
         todo = to_judge(self.responses, self.rubric)
         self.kept,self.todo = {r.key for r in todo},list({_judged(r): r for r in todo}.values())   # the same answer twice is judged once

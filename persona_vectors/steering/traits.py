@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from ..analysis.axis import Direction
 from ..generation.judging import Rubric, trait_rubric
 from ..responses import Responses
+from ..selection import Selection, select
 from ..analysis.uncertainty import Interval, reliability, resample
 from ..extraction.vectors import PersonaVectors
 import numpy as np, pandas as pd, torch
@@ -56,15 +57,14 @@ def keep_judged(
     responses:Responses, # With scores by the trait's rubric
     trait:Trait,
     threshold:float=50 # Positive answers are kept from here on, negative ones below
-)->Responses: # Its `left_out` has the others
+)->Selection: # For `extract_persona_vectors`
     "The answers that show the trait, or do not, as they were asked to"
     def score(r): return (r.scores or {}).get(trait.name)
     if not any(score(r) is not None for r in responses.rows): raise ValueError(f"no answer has a score for {trait.name!r}: judge them first with judge_responses(responses, trait.rubric, config)")
     def fits(r): return score(r) is not None and ((score(r)>=threshold)==(r.persona==trait.poles[0]))
-    kept = Responses([r for r in responses.rows if fits(r)], responses.meta)
-    if lacking := [p for p in trait.poles if p not in kept.personas]: raise ValueError(f"the judge left no answer of {lacking[0]!r}: the model may not show this trait")
-    kept.path,kept.left_out = responses.path,responses.left_out+[(r, trait.name) for r in responses.rows if not fits(r)]
-    return kept
+    kept = {r.persona for r in responses.rows if fits(r)}
+    if lacking := [p for p in trait.poles if p not in kept]: raise ValueError(f"the judge left no answer of {lacking[0]!r}: the model may not show this trait")
+    return select(responses, trait.personas, unless=lambda r: None if fits(r) else f'not {r.persona}')
 
 # %% ../../nbs/steering/52_traits.ipynb #6e5afb64
 def trait_direction(
