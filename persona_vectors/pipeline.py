@@ -79,8 +79,8 @@ def readings(v, v0, bare, responses)->dict:
     return out
 
 def _table(rankings):
-    from persona_vectors.analysis.axis import side_by_side
-    ranks,rho = side_by_side(rankings)
+    from persona_vectors.analysis.axis import compare_rankings
+    ranks,rho = compare_rankings(rankings)
     return next(iter(rankings.values())).join(ranks.iloc[:,1:].add_prefix('rank, ')),rho
 
 # %% ../nbs/90_pipeline.ipynb #14d95ed5
