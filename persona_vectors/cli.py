@@ -296,7 +296,7 @@ def report(vectors:Annotated[Path, typer.Argument(help='A vectors file to make t
            personas:Annotated[str, typer.Option(help="JSON or YAML file, or names with commas between. Default: the file's own.")]=None,
            questions:Annotated[str, typer.Option(help="JSON, YAML or text file. Default: those in the file that every persona was asked.")]=None,
            layer:Layer=None, prompt_format:Format='chat', device:Device=None, dtype:Dtype=None, span:Span='answer', stream:Stream=None, blocks:Blocks=None, batch_tokens:BatchTokens=None,
-           direction:Annotated[str, typer.Option(help='What is in question: a .pt, .npy or .safetensors file with one vector, or two personas with a comma between (first minus second). Default: the assistant axis.')]=None,
+           direction:Annotated[str, typer.Option(help='What is in question: a .gguf, .pt, .npy or .safetensors file, or two personas with a comma between (first minus second). Default: the assistant axis.')]=None,
            neutral:Annotated[str, typer.Option(help='Names of the neutral personas, with commas between. Default: the built-in ones.')]=None,
            reading:Annotated[list[Path], typer.Option(help='A further vectors file that could explain it away, with the same personas and questions. May be given several times.')]=None,
            under:Annotated[str, typer.Option(help='A second persona whose prompt the answers are read under. Default: the role furthest from the neutral.')]=None,
@@ -307,33 +307,28 @@ def report(vectors:Annotated[Path, typer.Argument(help='A vectors file to make t
     "Is my axis real? A page, and a table, of the evidence beside what could explain it away."
     from persona_vectors.config import slug
     from persona_vectors.extraction.extractor import ActivationExtractor
-    from persona_vectors.analysis.report import evidence, load_direction, read_along, reading_name
+    from persona_vectors.analysis.page import save_page
+    from persona_vectors.analysis.report import evidence, gather
     from persona_vectors.responses import load_responses, shipped_responses
-    from persona_vectors.extraction.vectors import load_vectors
-    rs = load_responses(responses) if responses else shipped_responses()
-    names = [o.strip() for o in neutral.split(',')] if neutral else None
+    from persona_vectors.steering.interop import load_direction
+    rs,names = load_responses(responses) if responses else shipped_responses(),neutral and [o.strip() for o in neutral.split(',')]
     if vectors:
-        whole = load_vectors(vectors)
         _only_for_a_model(personas=personas, questions=questions, under=under, quick=quick, sweep=sweep)
-        k = _one_of(layer, whole, vectors)
-        v,given,variants,more = whole.at(k),({'layer 0': whole.at(0)} if 0 in whole.layers and k!=0 else {}),{},{}
-        rs = next((o for o in ([rs] if responses else [rs, shipped_responses(wordings=2)]) if o.hash()==v.meta.get('responses', o.hash() if responses else None)), None)
-        if responses and rs is None: raise ValueError(f"{responses} are not the answers that {vectors} was made from")
+        got = _from_file(vectors, layer, names, rs, bool(responses))
+        got['direction'] = load_direction(direction, got['v']) if direction else None
     else:
         ex = ActivationExtractor(_config(model, prompt_format=prompt_format, device=device, dtype=dtype, span=span, stream=stream, blocks=blocks, batch_tokens=batch_tokens))
-        v,given,variants,more = _again(ex, rs, *_grid(personas or rs.prompts(), questions or rs.shared_questions), layer, names, under, first, quick, sweep, direction, out)
-    d = load_direction(direction, v) if direction else None
-    for p in reading or []:
-        o = load_vectors(p)
-        o = o.at(_one_of(None, o, p))
-        read_along(v, o, d, names)          # ValueError where it has not the same personas and questions
-        given[reading_name(o, p.stem)] = o
-    e = evidence(v, d, names, given, variants, rs, n=resamples, **more)
-    page = out/'reports'/'-'.join([vectors.stem if vectors else slug(v.meta.get('model', 'model')), f'layer-{v.layers[0]}', *(slug(o) for o in (direction, neutral and f'neutral-{neutral}') if o)])/'report.html'
-    e.html(page)
+        got = gather(ex, rs, *_grid(personas or rs.prompts(), questions or rs.shared_questions), layer=layer, neutral=names, under=under, first=first, quick=quick,
+                     sweep=sweep, out=out, direction=(lambda v: load_direction(direction, v, model)) if direction else None)
+    got['readings'] |= _further(reading or [], got['v'], got['direction'])
+    e = evidence(**got, n=resamples)
+    named = [slug(o) for o in (direction, neutral and f'neutral-{neutral}') if o]
+    page = out/'reports'/'-'.join([vectors.stem if vectors else slug(e.vectors.model), f'layer-{e.vectors.layer}', *named])/'report.html'
+    save_page(e, page)
     print(e)
     for p in (page, page.with_suffix('.csv')): print(p)
 
+# %% ../nbs/92_cli.ipynb #4662650a
 def _only_for_a_model(**given):
     "ValueError where options were given that a vectors file leaves nothing to do for"
     if said := [f'--{k}' for k,o in given.items() if o]: raise ValueError(f"{', '.join(said)}: for reading answers with a model; with a vectors file leave {'it' if len(said)==1 else 'them'} out")
@@ -345,54 +340,28 @@ def _one_of(layer, v, path):
     if len(ks)!=1: raise ValueError(f"--layer {layer}: a report is of one layer, and {path} has {v.layers}")
     return ks[0]
 
-# %% ../nbs/92_cli.ipynb #4662650a
-def _again(ex, rs, personas, questions, layer, neutral, under, first, quick, sweep, direction, out):
-    "Vectors, the readings that could explain them away, the variants, and what else a model can say"
-    from persona_vectors.analysis.likelihood import logit_lens
-    from persona_vectors.analysis.axis import assistant_axis, rank_personas, split_personas
-    from persona_vectors.analysis.controls import first_tokens, untrained_twin
-    from persona_vectors.extraction.extractor import cached_vectors, on_shared_questions
-    from persona_vectors.selection import select
-    from persona_vectors.analysis.report import load_direction
-    k,selection,folder = ex.one_layer(layer),select(rs, personas, questions),out/'data/persona_vectors'
-    def read(e, layers, read_under=None): return on_shared_questions(cached_vectors(e, selection, layers, folder, read_under)[0])
-    if sweep and (quick or ex.config.span!='answer'): raise ValueError('--sweep takes the likelihoods of whole answers: leave --quick and --span out')
-    both = read(ex, list(range(ex.num_layers+1)) if sweep else sorted({0,k}))
-    v = both.at(k)
-    ns,roles = split_personas(v, neutral)
-    far = under or rank_personas(v, neutral).loc[roles].projection.idxmin()
-    given = {'layer 0': both.at(0), **{f'read under {p!r}': read(ex, [k], p) for p in (ns[0],far)},
-             'an untrained twin': read(untrained_twin(ex), [k]), f'an untrained twin, read under {ns[0]!r}': read(untrained_twin(ex), [k], ns[0])}
-    variants = {f'first {first} tokens': read(first_tokens(ex, first), [k])} if ex.config.span.startswith('answer') else {}
-    if quick or ex.config.span!='answer': return v,given,variants,{}
-    more = _whole(ex, selection, ns[0], out/'data/adherence')
-    if sweep: more['sweep'] = _over_layers(both, more['adherence'], neutral, k)
-    d = load_direction(direction, v) if direction else None
-    more['extras'] = {'The words of the direction (logit lens)': logit_lens(d or assistant_axis(v, neutral), ex), 'The answers furthest along it': _furthest(v, d, selection.responses, neutral)}
-    return v,given,variants,more
+def _from_file(path, layer, neutral, rs, given):
+    "What a report takes from a vectors file, and from the answers if they are those it was made from"
+    from persona_vectors.extraction.vectors import load_vectors
+    from persona_vectors.responses import shipped_responses
+    v = load_vectors(path)
+    k = _one_of(layer, v, path)
+    if neutral: v = v.as_neutral(neutral)
+    rs = next((o for o in ([rs] if given else [rs, shipped_responses(wordings=2)]) if o.hash()==v.meta.get('responses', o.hash() if given else None)), None)
+    if given and rs is None: raise ValueError(f"--responses: these are not the answers that {path} was made from")
+    return dict(v=v.at(k), readings={'layer 0': v.at(0)} if 0 in v.layers and k!=0 else {}, responses=rs)
 
-def _whole(ex, selection, default, folder):
-    "How much more probable each answer is under its own persona's prompt, from a file if it is there"
-    import pandas as pd
-    from persona_vectors.analysis.likelihood import log_likelihood_ratio
-    from persona_vectors.config import atomic_write, content_hash, slug
-    what = ex.cache_key(selection, [ex.num_layers])
-    path = folder/f"{slug(what['model'])}-{content_hash([what, default])[:8]}.csv"
-    if not path.exists():
-        df = log_likelihood_ratio(ex, selection, against=default)
-        with atomic_write(path) as f: f.write(df.to_csv(index=False))
-    return dict(adherence=pd.read_csv(path))
-
-def _over_layers(v, effect, neutral, k):
-    from persona_vectors.analysis.layers import choose_layer, layer_sweep
-    t = layer_sweep(v.as_neutral(neutral) if neutral else v, effect)
-    return t,*choose_layer(t, k, 'adherence')
-
-def _furthest(v, direction, rs, neutral):
-    from persona_vectors.analysis.likelihood import extreme_answers
-    from persona_vectors.analysis.axis import assistant_axis
-    t = extreme_answers(v.as_neutral(neutral) if neutral else v, direction or assistant_axis, rs, 3)
-    return t.assign(text=[o[:240]+'…'*(len(o)>240) for o in t.text]).set_index('end')[['persona','question','projection','text']]
+def _further(paths, v, direction):
+    "Readings from further vectors files; ValueError where one has not the same personas and questions"
+    from persona_vectors.analysis.readings import read_along, reading_name
+    from persona_vectors.extraction.vectors import load_vectors
+    out = {}
+    for p in paths:
+        o = load_vectors(p)
+        o = o.at(_one_of(None, o, p))
+        read_along(v, o, direction)
+        out[reading_name(o, p.stem)] = o
+    return out
 
 # %% ../nbs/92_cli.ipynb #37e8131a
 def _vectors(path, ex):
@@ -408,13 +377,8 @@ def _vectors(path, ex):
 def _direction(text, v, model):
     "The direction that `--direction` says, at the layer of `v`; None: the assistant axis"
     from persona_vectors.analysis.axis import assistant_axis
-    from persona_vectors.steering.interop import import_file
-    from persona_vectors.analysis.report import load_direction
-    if not text: return assistant_axis(v)
-    if Path(text).suffix!='.gguf': return load_direction(text, v)
-    found,k = import_file(Path(text), model),v.layers[0]
-    if k not in found: raise ValueError(f"{text} has no direction for layer {k}: it has {', '.join(map(str, found))}; say which with --layer")
-    return found[k]
+    from persona_vectors.steering.interop import load_direction
+    return load_direction(text, v, model) if text else assistant_axis(v)
 
 def _numbers(text):
     try: found = [float(o) for o in text.split(',')]
@@ -433,6 +397,7 @@ def steer(question:Annotated[str, typer.Argument(help='What to ask. Default: wha
     "What the model says when it is moved along the assistant axis, beside what it says by itself."
     from persona_vectors.extraction.extractor import ActivationExtractor
     from persona_vectors.generation.local import LocalModel
+    from persona_vectors.prompts import chat_messages
     from persona_vectors.steering.slider import answers_at
     coefs = list(dict.fromkeys([0.,*_numbers(coef)]))
     if temperature<0: raise ValueError(f"--temperature {temperature}: give 0 (greedy) or more")
@@ -441,7 +406,7 @@ def steer(question:Annotated[str, typer.Argument(help='What to ask. Default: wha
     v = _vectors(vectors, ex)
     if layer and (layer=='all' or ',' in layer): raise ValueError(f"--layer {layer}: steer along the direction of one layer")
     v = v.at(_one_of(layer, v, vectors or EMBEDDED))
-    d,talks = _direction(direction, v, model),[[dict(role='system', content=system)]*bool(system) for _ in coefs]
+    d,talks = _direction(direction, v, model),[chat_messages(system) for _ in coefs]
     lm = LocalModel(ex.source, prompt_format, ex.device, ex.dtype)
     for q in [question] if question else _typed():
         for t in talks: t.append(dict(role='user', content=q))

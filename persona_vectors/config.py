@@ -175,3 +175,37 @@ def cache_dir()->Path: # Folder for converted models
     "The user's cache folder for this package, or `PERSONA_VECTORS_CACHE`"
     from platformdirs import user_cache_dir
     return Path(os.environ.get('PERSONA_VECTORS_CACHE') or user_cache_dir('persona_vectors'))
+
+# %% ../nbs/01_config.ipynb #95265cf3
+FORMATS = {'persona_vectors.vectors/': 'persona vectors', 'persona_vectors.direction/': 'a direction', 'persona_vectors.responses/': 'answers',
+           'persona_vectors.part/': 'a part of a run'}
+
+def _ours(text): return next((kind for f,kind in FORMATS.items() if f in text), None)
+
+def _kind_of_text(text):
+    if kind := _ours(text): return kind
+    if re.search(r'"role"\s*:', text): return 'a conversation'
+    return 'answers' if re.match(r'\s*\{\s*"\[', text) or '"response"' in text else 'other JSON'
+
+def _kind_of_tensors(f, n):
+    try: meta = json.loads(f.read(n)).get('__metadata__', {})
+    except ValueError: return ''
+    return _ours(str(meta.get('format'))) or 'other tensors'
+
+# %% ../nbs/01_config.ipynb #32d7bad2
+def file_kind(
+    path # A file
+)->str: # 'persona vectors', 'a direction', 'answers', 'a conversation', 'a control vector', 'a GGUF model', …
+    "What is in a file, from its first bytes; '' where they do not say"
+    with open(path, 'rb') as f:
+        b = f.read(1<<16)
+        f.seek(8)
+        if b[8:9]==b'{' and (n := int.from_bytes(b[:8], 'little'))<1<<30: return _kind_of_tensors(f, n)
+    if b[:4]==b'GGUF': return 'a control vector' if b'controlvector' in b else 'a GGUF model'
+    if b[:4]==b'PAR1': return 'answers'
+    text = b.decode('utf-8-sig', errors='replace').lstrip()
+    return _kind_of_text(text) if text[:1] in ('{','[') else ''
+
+def check_kind(path, wanted, remedy=''):
+    "ValueError if the file at `path` is known to hold something else than `wanted`"
+    if (kind := file_kind(path)) not in ('', wanted, 'other JSON', 'other tensors'): raise ValueError(f"{path} holds {kind}, not {wanted}{remedy}")

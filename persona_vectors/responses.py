@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from fastcore.basics import patch
-from .config import atomic_write, content_hash, data_dir
+from .config import atomic_write, check_kind, content_hash, data_dir
 from .personas import PERSONAS, as_prompts, load_extra, load_questions
 
 # %% ../nbs/03_responses.ipynb #6d049cf3
@@ -186,7 +186,9 @@ def load_responses(
     "The responses in `path`; ValueError says what is wrong with the file"
     path = Path(path)
     if path.suffix in LARGE or path.is_dir(): return Responses([r for p in response_files(path) for _,r in each_response(p)], path=path)
-    rs = _whole(response_files(path)[0])
+    response_files(path)
+    check_kind(path, 'answers')
+    rs = _whole(path)
     return Responses(rs.rows, rs.meta, path)
 
 LARGE = ('.jsonl', '.parquet') # Files that are read one response at a time

@@ -138,9 +138,9 @@ def tables(
     r:Variants
 )->dict: # Name to DataFrame
     "The numbers of the experiment"
-    from persona_vectors.analysis.axis import side_by_side
+    from persona_vectors.analysis.axis import compare_rankings
     c = r.comparison
-    out = {'comparison': c.table, 'increment': c.increment, 'projections': c.projections, 'ranks': side_by_side(r.rankings)[0]}
+    out = {'comparison': c.table, 'increment': c.increment, 'projections': c.projections, 'ranks': compare_rankings(r.rankings)[0]}
     out |= {f'ranking-{k}': o for k,o in r.rankings.items()} | {f'matrix-{k}': c.matrix(k) for k in c.agreements}
     return out | ({'joint-scores': r.joint.scores, 'joint-variance': _components(share=r.joint.variance_ratio, between_models=r.joint.between_models)} if r.joint else {})
 

@@ -13,7 +13,7 @@ from io import BytesIO
 from pathlib import Path
 from fastcore.basics import patch
 from jaxtyping import Float
-from ..config import atomic_write, data_dir
+from ..config import atomic_write, check_kind, data_dir
 from ..personas import NEUTRAL, category_of
 import numpy as np, torch
 from torch import Tensor
@@ -205,6 +205,7 @@ def load_vectors(
     "The vectors in `path`; ValueError says what is wrong with the file"
     path = Path(path)
     if not path.is_file(): raise FileNotFoundError(f"no vectors file at {path}: make one with `persona-vectors extract`, or check the path")
+    check_kind(path, 'persona vectors')
     try: return _from_pt(path) if path.suffix=='.pt' else _from_safetensors(path)
     except OSError: raise
     except Exception as e:
@@ -270,6 +271,7 @@ def load(cls:Direction, path):
     "The direction that `save` wrote to `path`; ValueError says what is wrong with the file"
     from safetensors import safe_open
     if not Path(path).is_file(): raise FileNotFoundError(f"no direction file at {path}")
+    check_kind(path, 'a direction')
     try: f = safe_open(path, 'pt')
     except Exception as e: raise ValueError(f"{path} is damaged or no safetensors file ({type(e).__name__})") from None
     fmt = (f.metadata() or {}).get('format')

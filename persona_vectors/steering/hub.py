@@ -8,7 +8,7 @@ __all__ = ['HUB_FILE', 'model_card', 'push_to_hub', 'from_hub']
 # %% ../../nbs/steering/56_hub.ipynb #25bd164e
 import tempfile
 from pathlib import Path
-from ..analysis.axis import rank_personas, side_by_side, split_personas
+from ..analysis.axis import rank_personas, compare_rankings
 from ..analysis.uncertainty import rank_intervals
 from ..extraction.vectors import PersonaVectors, load_vectors
 
@@ -31,7 +31,7 @@ def _picture(t):
 def _explained(v, layer, neutral):
     "How far the order at `layer` stands in the word embeddings, in words"
     if 0 not in v.layers or layer==0: return 'The file has no layer 0, so it does not say how much of this order stands in the word embeddings alone.'
-    rho = side_by_side({str(k): rank_personas(v.at(k), neutral) for k in (layer, 0)})[1]['0']
+    rho = compare_rankings({str(k): rank_personas(v.at(k)) for k in (layer, 0)})[1]['0']
     return f'The same ranking at layer 0, the word embeddings of the answers, agrees with it to a Spearman correlation of {rho:.2f}. Near 1, the axis need not be more than how the answers are written.'
 
 _SHOWN = dict(model='Model', fingerprint='Its content', prompt_format='Prompt format', span='Averaged tokens', dtype='Weights in', read_under='Read under', personas='Personas', responses='Responses', versions='Versions')
@@ -46,8 +46,9 @@ def model_card(
     "A card that shows the assistant axis with its intervals, what else may explain it, and where the vectors came from"
     from huggingface_hub import ModelCard, ModelCardData
     layer = max(v.layers) if layer is None else layer
-    ns,rs = split_personas(v, neutral)
-    t,name = rank_intervals(v.at(layer), neutral),v.meta.get('model', 'not recorded')
+    v = v if neutral is None else v.as_neutral(neutral)
+    ns,rs = v.split()
+    t,name = rank_intervals(v.at(layer)),v.meta.get('model', 'not recorded')
     data = ModelCardData(license=license, library_name='persona-vectors-lab', base_model=name if name.count('/')==1 else None, tags=['persona-vectors','assistant-axis','interpretability'])
     made = '\n'.join(f'| {o} | {_cell(v.meta[k])} |' for k,o in _SHOWN.items() if v.meta.get(k))
     return ModelCard(_CARD.format(front=data.to_yaml(), name=name, layer=layer, n=len(v), d=v.means.shape[-1], layers=', '.join(map(str, v.layers)), answers=len(v.rows),
