@@ -397,6 +397,7 @@ def steer(question:Annotated[str, typer.Argument(help='What to ask. Default: wha
     "What the model says when it is moved along the assistant axis, beside what it says by itself."
     from persona_vectors.extraction.extractor import ActivationExtractor
     from persona_vectors.generation.local import LocalModel
+    from persona_vectors.prompts import chat_messages
     from persona_vectors.steering.slider import answers_at
     coefs = list(dict.fromkeys([0.,*_numbers(coef)]))
     if temperature<0: raise ValueError(f"--temperature {temperature}: give 0 (greedy) or more")
@@ -405,7 +406,7 @@ def steer(question:Annotated[str, typer.Argument(help='What to ask. Default: wha
     v = _vectors(vectors, ex)
     if layer and (layer=='all' or ',' in layer): raise ValueError(f"--layer {layer}: steer along the direction of one layer")
     v = v.at(_one_of(layer, v, vectors or EMBEDDED))
-    d,talks = _direction(direction, v, model),[[dict(role='system', content=system)]*bool(system) for _ in coefs]
+    d,talks = _direction(direction, v, model),[chat_messages(system) for _ in coefs]
     lm = LocalModel(ex.source, prompt_format, ex.device, ex.dtype)
     for q in [question] if question else _typed():
         for t in talks: t.append(dict(role='user', content=q))

@@ -54,9 +54,7 @@ def release():
 
 def read_model(
     config:PersonaVectorConfig, # Of the model; raw format
-    personas, # As `load_personas` takes them
-    questions, # As `load_questions` takes them
-    responses, # As `select` takes them
+    selection, # From `select`
     folder, # Of the vectors files
     layer=None, # The layer that is compared; None: the configuration's fraction
     untrained:bool=False # Its untrained twin instead
@@ -64,12 +62,11 @@ def read_model(
     "The vectors of one model, from their file or read now; afterwards the model is gone from memory"
     from persona_vectors.analysis.controls import untrained_twin
     from persona_vectors.extraction.extractor import ActivationExtractor, cached_vectors
-    from persona_vectors.selection import select
     ex = ActivationExtractor(config)
     ks = resolve_layers(layer, ex.num_layers, config.layer_fraction)
     if len(ks)!=1: raise ValueError(f"layer={layer!r}: the comparison is at one layer")
     layers = sorted({*ks, *resolve_layers(list(DEPTHS), ex.num_layers)})
-    v,path = cached_vectors(untrained_twin(ex) if untrained else ex, select(responses, personas, questions), layers, folder)
+    v,path = cached_vectors(untrained_twin(ex) if untrained else ex, selection, layers, folder)
     del ex
     release()
     return v,ks[0],path
@@ -127,7 +124,7 @@ def run(
     found,first = {},next(iter(models))
     for k,name,untrained in [(k,o,False) for k,o in models.items()] + [(f'untrained {first}',models[first],True)]:
         log.info(f'{k}: {name}')
-        found[k] = read_model(replace(config, model_name=name, prompt_format='raw'), personas, questions, rs, out/'data/persona_vectors', layer, untrained)
+        found[k] = read_model(replace(config, model_name=name, prompt_format='raw'), rs, out/'data/persona_vectors', layer, untrained)
     v,layers = {k: o[0] for k,o in found.items()},{k: o[1] for k,o in found.items()}
     mine,base = ({k: o for k,o in v.items() if (k in models)==real} for real in (True,False))
     at = {k: o.at(layers[k]) for k,o in v.items()}
@@ -141,9 +138,9 @@ def tables(
     r:Variants
 )->dict: # Name to DataFrame
     "The numbers of the experiment"
-    from persona_vectors.analysis.axis import side_by_side
+    from persona_vectors.analysis.axis import compare_rankings
     c = r.comparison
-    out = {'comparison': c.table, 'increment': c.increment, 'projections': c.projections, 'ranks': side_by_side(r.rankings)[0]}
+    out = {'comparison': c.table, 'increment': c.increment, 'projections': c.projections, 'ranks': compare_rankings(r.rankings)[0]}
     out |= {f'ranking-{k}': o for k,o in r.rankings.items()} | {f'matrix-{k}': c.matrix(k) for k in c.agreements}
     return out | ({'joint-scores': r.joint.scores, 'joint-variance': _components(share=r.joint.variance_ratio, between_models=r.joint.between_models)} if r.joint else {})
 

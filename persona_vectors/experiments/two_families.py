@@ -60,12 +60,12 @@ def alone(
     n:int=1000 # Resamples
 )->dict:
     "One reading by itself: layer, width, axis, and how much lies in few coordinates"
-    from persona_vectors.analysis.coordinates import dominant
+    from persona_vectors.analysis.coordinates import massive_activations
     from persona_vectors.analysis.uncertainty import axis_strength, reliability
     a,r = axis_strength(v, n=n),reliability(v)
     return {'layer': v.layers[0], 'width': v.means.shape[-1], 'squared axis': a.value, 'low': a.low, 'high': a.high,
             'reliability of the axis': r.reliability['axis'], 'of personas (median)': r.reliability.drop('axis').median(),
-            **{f'top 10, {k}': o for k,o in dominant(v, top=10).attrs['top'].items()}}
+            **{f'top 10, {k}': o for k,o in massive_activations(v, top=10).attrs['top'].items()}}
 
 # %% ../../nbs/experiments/003_two_families.ipynb #a523e68c
 def asked(

@@ -15,7 +15,7 @@ from .blocks import load_blocks
 from .engine import Means, read
 from ..models import default_dtype, find_device, find_model, load_causal
 from ..personas import PERSONAS, as_prompts
-from ..prompts import get_format, preview, rendered_system, tokenize
+from ..prompts import context_length, get_format, preview, rendered_system, tokenize
 from ..responses import Response
 from ..selection import Selection, select
 from .planning import Plan, free_memory, plan_reading
@@ -68,13 +68,11 @@ def conversations(self:ActivationExtractor,
     read_under:str=None # A system prompt that takes the place of every row's own; None: their own
 )->list: # `Tokens` of each
     "The exact tokens of each conversation; ValueError names one that cannot be read"
-    limit = getattr(self.model_config, 'max_position_embeddings', None)
-    out = []
+    out,limit = [],context_length(self.model_config)
     for r in rows:
         where = f"persona {r.persona!r}, question {r.question!r}"
-        try: t = tokenize(self.tokenizer, self.format.full(r.system if read_under is None else read_under, r.question, r.text), self.config.span)
+        try: t = tokenize(self.tokenizer, self.format.full(r.system if read_under is None else read_under, r.question, r.text), self.config.span, limit)
         except ValueError as e: raise ValueError(f"{where}: {e}") from None
-        if limit and len(t)>limit: raise ValueError(f"{where}: the conversation has {len(t)} tokens, and the model's context holds {limit}")
         out.append(replace(t, label=where))
     return out
 
