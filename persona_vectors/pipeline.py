@@ -79,17 +79,16 @@ def readings(v, v0, bare, responses)->dict:
     return out
 
 def _table(rankings):
-    from persona_vectors.analysis.axis import side_by_side
-    ranks,rho = side_by_side(rankings)
+    from persona_vectors.analysis.axis import compare_rankings
+    ranks,rho = compare_rankings(rankings)
     return next(iter(rankings.values())).join(ranks.iloc[:,1:].add_prefix('rank, ')),rho
 
 # %% ../nbs/90_pipeline.ipynb #14d95ed5
 def draw(v, rankings, folder)->list: # Paths
     "Write the figures; without rankings all but theirs"
     from persona_vectors.analysis.figures import plot_cosine, plot_pca, plot_ranking, plot_variance, save_html
-    from persona_vectors.analysis.axis import split_personas
     figs = dict(cosine_similarity=plot_cosine(v), variance_explained=plot_variance(v))
-    if len(split_personas(v)[1])>2: figs['pca'] = plot_pca(v)     # two roles lie on a line
+    if len(v.split()[1])>2: figs['pca'] = plot_pca(v)     # two roles lie on a line
     if rankings: figs['ranking'] = plot_ranking(rankings, v)
     paths = [Path(folder)/f'{k}.html' for k in figs]
     for p,f in zip(paths, figs.values()): save_html(f, p)

@@ -4,8 +4,8 @@ import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 from transformers import AutoModelForCausalLM
 from persona_vectors.analysis.axis import Direction
-from persona_vectors.steering.monitoring import Monitor, as_messages
-from persona_vectors.prompts import Text, _thinking, get_format, tokenize
+from persona_vectors.steering.monitoring import Monitor
+from persona_vectors.prompts import as_messages, conversation_tokens, get_format, thinking
 from templates import kinds, tokenizer, zoo
 from test_architectures import L, configs
 
@@ -23,7 +23,7 @@ def check(kind, name, msgs):
     text,at = f.conversation(msgs)
     assert [text[a:b].strip() for a,b in at]==[m['content'].strip() for m in msgs]
     assert all(b<=a for (_,b),(a,_) in zip(at, at[1:]))
-    if name and msgs[-1]['role']!='assistant': assert text==tok.apply_chat_template(f._folded(msgs), chat_template=f.template, tokenize=False, add_generation_prompt=True)
+    if name and msgs[-1]['role']!='assistant': assert text==tok.apply_chat_template(f.fold(msgs), chat_template=f.template, tokenize=False, add_generation_prompt=True)
     return text,at
 
 @each
@@ -39,8 +39,8 @@ def test_many_turns(kind, name):
     text,at = check(kind, name, talk)
     asked,before = check(kind, name, talk[:-1])
     assert before==at[:-1] and asked[:at[-2][1]]==text[:at[-2][1]]
-    spans = [tokenize(tokenizer(kind, name), Text(text, *o)) for o in at]
-    assert all(a.end<=b.start for a,b in zip(spans, spans[1:]))
+    _,spans = conversation_tokens(tokenizer(kind, name), fmt(kind, name), talk)
+    assert all(a[1]<=b[0] for a,b in zip(spans, spans[1:]))
 
 @each
 def test_with_a_system_prompt(kind, name):
@@ -81,9 +81,9 @@ def test_anything_said(name, texts):
         assert re.search('the answer is empty|opens with thinking|otherwise than it is written', str(e))
         return
     for m,(a,b) in zip(msgs, at):
-        n = _thinking(m['content']) if m['role']=='assistant' else 0
+        n = thinking(m['content']) if m['role']=='assistant' else 0
         assert text[a:b].strip()==m['content'][n:].strip()
-    if name and msgs[-1]['role']!='assistant': assert text==tokenizer('qwen', name).apply_chat_template(f._folded(msgs), chat_template=f.template, tokenize=False, add_generation_prompt=True)
+    if name and msgs[-1]['role']!='assistant': assert text==tokenizer('qwen', name).apply_chat_template(f.fold(msgs), chat_template=f.template, tokenize=False, add_generation_prompt=True)
 
 # streaming
 

@@ -6,7 +6,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import chat_template_utils
 from persona_vectors.config import SPANS
-from persona_vectors.prompts import DATE, ChatFormat, RawFormat, get_format, preview, rendered_system, tokenize
+from persona_vectors.prompts import DATE, ChatFormat, RawFormat, chat_messages, get_format, preview, rendered_system, tokenize
 from templates import Template, kinds, tokenizer, zoo
 
 system,question,answer = 'You are a bard.', 'Who are you?', 'A bard.'
@@ -159,7 +159,7 @@ def test_thinking_opened_by_the_prompt(name):
 def naive(kind, name):
     "The answer by the usual way: the prompt's tokens are counted, and taken from those of the conversation rendered in one piece"
     tok,f = tokenizer(kind, name),fmt(kind, name)
-    if name: full = tok.apply_chat_template([*f.messages(system, question), dict(role='assistant', content=answer)], tokenize=False)
+    if name: full = tok.apply_chat_template(f.fold(chat_messages(system, question, answer)), tokenize=False)
     else: full = f.full(system, question, answer).text
     def ids(s): return tok(s, add_special_tokens=False).input_ids
     return tok.decode(ids(full)[len(ids(f.prompt(system, question)+' '*(not name))):], skip_special_tokens=True).strip()
@@ -170,7 +170,7 @@ def test_counting_the_prompts_tokens():
 def test_the_system_text_is_not_lost():
     "Mistral's third template puts the system text in front of the last message: in a finished conversation it goes missing"
     tok,f = tokenizer('qwen', 'mistral3'),fmt('qwen', 'mistral3')
-    whole = tok.apply_chat_template([*f.messages(system, question), dict(role='assistant', content=answer)], tokenize=False)
+    whole = tok.apply_chat_template(f.fold(chat_messages(system, question, answer)), tokenize=False)
     assert system not in whole and system in f.full(system, question, answer).text
 
 @pytest.mark.parametrize('name,day', [('llama3', '%d %b %Y'), ('gpt_oss', '%Y-%m-%d')])
@@ -183,7 +183,7 @@ def test_the_date_stands_still(name, day, monkeypatch):
     now = f.full(system, question, answer)
     monkeypatch.setattr(chat_template_utils, 'datetime', Later)
     assert f.full(system, question, answer)==now and DATE.strftime(day) in rendered_system(f, '')
-    alone = tok.apply_chat_template(f.messages(system, question), tokenize=False, add_generation_prompt=True)
+    alone = tok.apply_chat_template(f.fold(chat_messages(system, question)), tokenize=False, add_generation_prompt=True)
     assert Later.now().strftime(day) in alone and alone.replace(Later.now().strftime(day), DATE.strftime(day))==f.prompt(system, question)
 
 # refusals

@@ -16,9 +16,9 @@ from ..selection import Selection, select
 from ..extraction.extractor import ActivationExtractor, cached_vectors, on_shared_questions
 from ..extraction.vectors import Direction, PersonaVectors
 from .axis import assistant_axis, centred, rank_personas
-from .uncertainty import axis_strength, half_width, how_many, jackknife, p_value, permute_roles, rank_intervals, reliability, variance_parts
+from .uncertainty import axis_strength, half_width, d_study, jackknife, p_value, permute_roles, rank_intervals, reliability, variance_components
 from .controls import against_nulls, first_tokens, matched_length, pseudo_defaults, random_directions, text_baselines, untrained_twin
-from .coordinates import dominant, sensitivity, separation
+from .coordinates import massive_activations, sensitivity, separation
 from .likelihood import extreme_answers, log_likelihood_ratio, logit_lens
 from .layers import choose_layer, layer_sweep
 from .readings import CONTROLS, SAME_ORDER, along, compare_orders, compare_readings, contributions, gaps, kind_of, order_of, same_space
@@ -114,9 +114,9 @@ def _measured(e):
 # %% ../../nbs/analysis/39_report.ipynb #dbb66fa3
 def _variance(e):
     "Variance by source, and the reliability that other numbers of questions and wordings give"
-    try: e.tables['variance_parts'] = variance_parts(e.vectors)
+    try: e.tables['variance_parts'] = variance_components(e.vectors)
     except ValueError: return                                  # wordings with too few answers in common
-    e.tables['needed'] = how_many(e.tables['variance_parts'])
+    e.tables['needed'] = d_study(e.tables['variance_parts'])
 
 # %% ../../nbs/analysis/39_report.ipynb #177721d9
 def _in_their_place(e):
@@ -246,7 +246,7 @@ def _scaled(e):
 
 def _coordinates(e):
     q,v,key = 'Does it depend on a few coordinates?',e.vectors,'coordinates'
-    e.tables[key] = dominant(v)
+    e.tables[key] = massive_activations(v)
     if e.direction is None:
         t,e.tables['probes'] = sensitivity(v),separation(v)
         bad,many,because = t.ranking.drop('whitened').min()<SAME_ORDER,t.attrs['matters'],t.attrs['words']

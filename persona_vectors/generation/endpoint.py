@@ -10,7 +10,7 @@ import asyncio, os, re, sys, time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from ..config import PersonaVectorConfig
-from ..prompts import RawFormat
+from ..prompts import RawFormat, chat_messages
 from ..responses import Response
 
 # %% ../../nbs/generation/11_endpoint.ipynb #8179e567
@@ -29,8 +29,9 @@ def request(
     if is_openrouter(config): more.setdefault('usage', {'include': True})   # it says the cost only when asked
     kw = dict(model=config.openrouter_model or config.model_name, max_tokens=config.max_tokens,
               temperature=config.temperature, seed=config.seed+r.sample)
-    if config.prompt_format=='raw': kw.update(prompt=RawFormat.ask(r.system, r.question), stop=RawFormat.stop)
-    else: kw['messages'] = ([dict(role='system', content=r.system)] if r.system else []) + [dict(role='user', content=r.question)]
+    msgs = chat_messages(r.system, r.question)
+    if config.prompt_format=='raw': kw.update(prompt=RawFormat.write(msgs)[0], stop=RawFormat.stop)
+    else: kw['messages'] = msgs
     return {k:o for k,o in kw.items() if k not in more}, {k:o for k,o in more.items() if o is not None}
 
 # %% ../../nbs/generation/11_endpoint.ipynb #2ec84f49

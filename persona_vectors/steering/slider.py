@@ -10,7 +10,7 @@ from ..analysis.axis import Direction
 from ..config import PersonaVectorConfig
 from ..generation.local import Batch, LocalModel, uniforms
 from ..models import EMBEDDED, find_model, quiet
-from .monitoring import as_messages
+from ..prompts import as_messages
 from ..responses import Response
 from .steer import Steer, steered
 import torch
