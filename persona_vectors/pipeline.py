@@ -87,9 +87,8 @@ def _table(rankings):
 def draw(v, rankings, folder)->list: # Paths
     "Write the figures; without rankings all but theirs"
     from persona_vectors.analysis.figures import plot_cosine, plot_pca, plot_ranking, plot_variance, save_html
-    from persona_vectors.analysis.axis import split_personas
     figs = dict(cosine_similarity=plot_cosine(v), variance_explained=plot_variance(v))
-    if len(split_personas(v)[1])>2: figs['pca'] = plot_pca(v)     # two roles lie on a line
+    if len(v.split()[1])>2: figs['pca'] = plot_pca(v)     # two roles lie on a line
     if rankings: figs['ranking'] = plot_ranking(rankings, v)
     paths = [Path(folder)/f'{k}.html' for k in figs]
     for p,f in zip(paths, figs.values()): save_html(f, p)
