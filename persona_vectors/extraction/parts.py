@@ -70,7 +70,7 @@ def part_of(
     at = [answers.cells[c][:2] for c in answers.cell[rows]]
     groups = list(dict.fromkeys(at))
     number = torch.tensor([groups.index(o) for o in at], dtype=torch.long)
-    w = torch.from_numpy(answers.weight[answers.cell[rows]])
+    w = torch.from_numpy(answers.weights()[answers.cell[rows]])
     def total(x): return torch.zeros(len(groups), *x.shape[1:], dtype=torch.float64).index_add(0, number, x.double())
     return Part(what, np.asarray(rows), np.asarray(n_tokens, np.int32), groups, total(means*w[:,None,None]), total(w).numpy(), total(torch.ones(len(at))).long().numpy(), means, failed or {})
 
@@ -352,7 +352,7 @@ def row_of(answers, i, n_tokens)->Row:
 @patch
 def _sums(self:Part, answers, meta):
     for i in self.failed:
-        if answers.weight[answers.cell[i]]<1: raise ValueError(f"the answer {row_of(answers, i, 0)} could not be read, and others to its question were: sums cannot be put right for that. Extract with the means of the answers, or leave the answer out")
+        if answers.weights()[answers.cell[i]]<1: raise ValueError(f"the answer {row_of(answers, i, 0)} could not be read, and others to its question were: sums cannot be put right for that. Extract with the means of the answers, or leave the answer out")
     rows,means,of = [],[],np.array([answers.cells[c][0] for c in answers.cell[self.rows]])
     for p in answers.prompts:
         at = [i for i,g in enumerate(self.groups) if g[0]==p]
