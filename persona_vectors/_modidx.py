@@ -2113,6 +2113,4 @@ d = { 'settings': { 'branch': 'main',
                                               'persona_vectors.verification.take_turns': ( 'verification.html#take_turns',
                                                                                            'persona_vectors/verification.py'),
                                               'persona_vectors.verification.verify': ( 'verification.html#verify',
-                                                                                       'persona_vectors/verification.py'),
-                                              'persona_vectors.verification.where_time_goes': ( 'verification.html#where_time_goes',
-                                                                                                'persona_vectors/verification.py')}}}
+                                                                                       'persona_vectors/verification.py')}}}
