@@ -254,18 +254,3 @@ def bench_shape(
     full.base_model.load_state_dict(model.state_dict(), strict=False)                  # the same weights as far as they go
     contestants = {f'plain, {dtype}': lambda seqs: read_naively(full, seqs, k), 'read': lambda seqs: read(model, seqs, [k], progress=False)}
     return compare_times(contestants, seqs, model, dict(model=f'{source.label}, random weights', layer=k, num_layers=n, dtype=dtype), rounds)
-
-# %% ../nbs/91_verification.ipynb #6a8fd61d
-OPERATIONS = {'matrix products of the blocks': ('aten::mm','aten::addmm'),
-              'attention': ('aten::bmm','aten::baddbmm','aten::_softmax','aten::cat','aten::_scaled_dot_product_flash_attention_for_cpu')}
-
-def where_time_goes(
-    f # A function without arguments
-)->dict: # Kind of operation to share of the time
-    "A profile of `f` on the CPU, in three kinds"
-    from torch.profiler import ProfilerActivity, profile
-    f()
-    with profile(activities=[ProfilerActivity.CPU]) as p: f()
-    own = {e.key: e.self_cpu_time_total for e in p.key_averages()}
-    out = {k: sum(own.get(o, 0) for o in ops)/sum(own.values()) for k,ops in OPERATIONS.items()}
-    return out | {'norms, gates, rotary embeddings, copies': 1-sum(out.values())}
