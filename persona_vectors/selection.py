@@ -5,13 +5,12 @@
 # %% auto #0
 __all__ = ['Selection', 'select', 'Answers']
 
-# %% ../nbs/04_selection.ipynb #aa35f34e
+# %% ../nbs/04_selection.ipynb #fecd9bc4
 import hashlib, json
 from array import array
 from collections import Counter
 from collections.abc import Mapping
-from copy import copy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 import numpy as np
@@ -20,171 +19,163 @@ from .config import log
 from .personas import NEUTRAL, as_prompts, load_questions
 from .responses import OUTCOMES, Response, Responses, asked_of_all, each_response, response_at, response_files
 
-# %% ../nbs/04_selection.ipynb #faa9a931
+# %% ../nbs/04_selection.ipynb #5a9ee55d
 KEEPABLE = ('refused', 'filtered') # Outcomes that are left out unless asked for
 
-def why_not(r, keep=(), least=None, unless=None)->str:
-    "Why `r` is left out; None: it is read"
-    if r.outcome in KEEPABLE and r.outcome not in keep: return r.outcome
-    if r.finish_reason and r.blank: return 'empty'
-    return low_score(r, least or {}) or (unless and unless(r)) or None
+@dataclass
+class Rule:
+    "What an answer must be to be read"
+    keep:tuple=()        # Outcomes to read though they are usually left out: 'refused', 'filtered'
+    min_score:dict=None  # Least score that a judge gave, or rubric to least score
+    min_answers:int=None # Fewest answers of a persona; None: 10 if there is a `min_score`, else 1
+    unless:object=None   # Function of a `Response` that says why it is left out, or None
+    def __post_init__(self):
+        if odd := [o for o in self.keep if o not in KEEPABLE]:
+            raise ValueError(f"keep names {odd[0]!r}: what can be kept is {' and '.join(KEEPABLE)}")
+    def why_not(self, r)->str:
+        "Why `r` is left out; None: it is read"
+        if r.outcome in KEEPABLE and r.outcome not in self.keep: return r.outcome
+        if r.finish_reason and r.blank: return 'empty'   # a file without a finish reason is checked below
+        return low_score(r, self.min_score or {}) or (self.unless and self.unless(r)) or None
 
-# %% ../nbs/04_selection.ipynb #a654571a
+# %% ../nbs/04_selection.ipynb #f60369f5
 def low_score(r, least)->str:
-    "Which score of `r` is lower than in `least` (rubric to number), in words; None: no score is"
+    "Which score of `r` is below `least` (rubric to number), in words; None: no score is"
     for k,n in least.items():
         if k=='role' and (r.persona in NEUTRAL or r.system==''): continue
         score = (r.scores or {}).get(k)
         if score is None: return f'without a score for {k}'
         if score<n: return f'below {n:g} for {k}'
 
-# %% ../nbs/04_selection.ipynb #a28f3149
-def least_scores(
-    rows, # Iterable of Response
-    min_score # Least score, or rubric to least score; None: none
-)->dict: # Rubric to least score
-    "`min_score` by rubric; ValueError if the answers have no such scores"
-    if min_score is None: return {}
-    there = sorted({k for r in rows for k in r.scores or {}})
-    if not there: raise ValueError(f"min_score={min_score!r}, but the answers have no scores: judge them first, with `persona-vectors judge`")
-    if not isinstance(min_score, Mapping):
-        if len(there)>1: raise ValueError(f"min_score={min_score!r}: there are scores for {' and '.join(there)}; say which, as {{{there[0]!r}: {min_score!r}}}")
-        min_score = {there[0]: min_score}
-    if not all(n>=0 for n in min_score.values()): raise ValueError(f"min_score={min_score!r}: give numbers of 0 or more")
-    if unknown := [k for k in min_score if k not in there]: raise ValueError(f"min_score names {unknown[0]!r}, and the answers have scores for {', '.join(there)}")
-    return min_score
+# %% ../nbs/04_selection.ipynb #4e0e39e7
+@patch
+def settled(self:Rule,
+    rows # Iterable of `Response`
+)->Rule: # With a mapping for `min_score`, and a number for `min_answers`
+    "The rule for these answers; ValueError if they have no such scores"
+    if self.min_score is None: return replace(self, min_answers=1 if self.min_answers is None else self.min_answers)
+    there,least = sorted({k for r in rows for k in r.scores or {}}),self.min_score
+    def refuse(why): raise ValueError(f"min_score={self.min_score!r}{why}")
+    if not there: refuse(", but the answers have no scores: judge them first, with `persona-vectors judge`")
+    if not isinstance(least, Mapping):
+        if len(there)>1: refuse(f": there are scores for {' and '.join(there)}; say which, as {{{there[0]!r}: {least!r}}}")
+        least = {there[0]: least}
+    if not all(n>=0 for n in least.values()): refuse(': give numbers of 0 or more')
+    if unknown := [k for k in least if k not in there]: refuse(f" names {unknown[0]!r}, and the answers have scores for {', '.join(there)}")
+    return replace(self, min_score=least, min_answers=10 if self.min_answers is None else self.min_answers)
 
-# %% ../nbs/04_selection.ipynb #574bdc3a
-OTHER_PERSONA,OTHER_PROMPT,OTHER_QUESTION = 'of another persona','under another prompt','to another question' # Answers outside the grid
+# %% ../nbs/04_selection.ipynb #6c1bf01c
+ELSEWHERE = OTHER_PERSONA,OTHER_PROMPT,OTHER_QUESTION = 'of another persona','under another prompt','to another question'
 
-class _Sorter:
-    "Sorts answers into cells, one at a time, and keeps none"
-    def __init__(self, prompts, *rule):
-        self.prompts,self.rule = prompts,rule                                  # persona to system prompts, or None; as `why_not` takes it
-        self.cells,self.systems,self.asked,self.text = {},{},{},{}             # cell to number; (persona, prompt) to text; question to personas; each text once
-        self.cell,self.sample,self.why,self.codes = array('i'),array('q'),array('h'),{None: 0, OTHER_QUESTION: 1}
-        self.elsewhere,self.empty = set(),set()                                # cells with another prompt; cells with an empty answer
+class Cells:
+    "The cells that answers fall into, and the numbers of these cells"
+    def __init__(self, prompts=None): # Persona to system prompts; None: those of the answers
+        self.prompts,self.number,self.text = prompts,{},{} # cell to number; each text once
+        self.systems,self.asked,self.elsewhere = {},{},set() # (persona, prompt) to text; question to personas; cells with another prompt
     def system(self, r):
         "The system prompt that `r` was given under"
-        if r.system is not None: return r.system
-        return r.prompted().system if self.prompts is None else dict(enumerate(self.prompts[r.persona])).get(r.prompt)
+        if self.prompts is None: return r.prompted().system
+        return dict(enumerate(self.prompts[r.persona])).get(r.prompt) if r.system is None else r.system
 
-# %% ../nbs/04_selection.ipynb #992fc424
+# %% ../nbs/04_selection.ipynb #4898b934
 @patch
-def place(self:_Sorter, r):
-    "The cell of `r`; or None, and why it has none"
+def place(self:Cells, r):
+    "The cell of `r`, or None and why it has none"
     p,q = (self.text.setdefault(o, o) for o in (r.persona, r.question))
     self.asked.setdefault(q, set()).add(p)
     if self.prompts is not None and p not in self.prompts: return None,OTHER_PERSONA
-    s = self.system(r)
-    if self.prompts is not None and s not in self.prompts[p]:
-        self.elsewhere.add((p, r.prompt, q))
+    system,cell = self.system(r),(p, r.prompt, q)
+    if self.prompts is not None and system not in self.prompts[p]:
+        self.elsewhere.add(cell)
         return None,OTHER_PROMPT
-    if self.systems.setdefault((p, r.prompt), s)!=s: raise ValueError(
+    if self.systems.setdefault(cell[:2], system)!=system: raise ValueError(
         f"the answers of persona {p!r} were made with two prompts that both have the number {r.prompt}: give them numbers of their own")
-    return (p, r.prompt, q),None
+    self.number.setdefault(cell, len(self.number))
+    return cell,None
 
-@patch
-def add(self:_Sorter, r):
-    "Note one answer"
-    cell,why = self.place(r)
-    why = why or why_not(r, *self.rule)
-    self.cell.append(-1 if cell is None else self.cells.setdefault(cell, len(self.cells)))
-    self.sample.append(r.sample)
-    self.why.append(self.codes.setdefault(why, len(self.codes)))
-    if not why and not r.text.strip(): self.empty.add(cell)
-
-# %% ../nbs/04_selection.ipynb #51d6f521
-def which_questions(asked, questions):
-    "The questions to be read, of those `asked` (question to personas)"
+# %% ../nbs/04_selection.ipynb #d5e8928d
+def which_questions(asked, questions=None)->list:
+    "The questions to be read: those given, or of those `asked` (question to personas)"
     if questions is not None and not isinstance(questions, int): return load_questions(questions)
     qs = asked_of_all(asked)
     n = min(len(qs), questions or len(qs))
     return [qs[len(qs)*i//n] for i in range(n)]
 
-# %% ../nbs/04_selection.ipynb #3ca7e63d
+# %% ../nbs/04_selection.ipynb #3f105a41
 class Selection:
     "Which answers of a store are read, and why the others are not. An answer's number is its place in the store"
     def __init__(self,
         store, # Iterable of `Response` that also gives each by its number
         personas=None, # As `load_personas` takes them; None: those of the answers
         questions=None, # As `load_questions` takes them; None: those that every persona was asked; a number: so many of these
-        keep=(), # Outcomes to read though they are usually left out: 'refused', 'filtered'
-        min_score=None, # Least score that a judge gave, or rubric to least score
-        min_answers:int=None, # Fewest answers of a persona; None: 10 if there is a `min_score`, else 1
-        unless=None # Function of a `Response` that says why it is left out, or None
+        **rule # keep, min_score, min_answers, unless: as `Rule` takes them
     ):
-        if odd := [o for o in keep if o not in KEEPABLE]: raise ValueError(f"keep names {odd[0]!r}: what can be kept is {' and '.join(KEEPABLE)}")
-        least = least_scores(store, min_score)
-        s = _Sorter(None if personas is None else as_prompts(personas), keep, least, unless)
-        for r in store: s.add(r)
-        self.store,self.meta,self.path = store,{},None
-        self.prompts,self.questions = s.prompts or _by_persona(s.systems),which_questions(s.asked, questions)
-        self.systems,self.cells,self.reasons = s.systems,list(s.cells),list(s.codes)
-        self.cell,self.sample,self.why = np.array(s.cell),np.array(s.sample),np.array(s.why)
-        wanted = set(self.questions)
-        self._keep([c[2] in wanted for c in self.cells])
-        self._check(s, (10 if least else 1) if min_answers is None else min_answers)
-        self._log(questions is None)
+        cells,rule = Cells(None if personas is None else as_prompts(personas)),Rule(**rule).settled(store)
+        self.store,self.meta,self.path,self.need = store,{},None,rule.min_answers
+        self._sort(cells, rule.why_not)
+        self.questions = which_questions(cells.asked, questions)
+        self._leave_out_other_questions()
     def __len__(self): return len(self.rows)
+    def __repr__(self): return f"{len(self):,} of {len(self.why):,} answers: {len(self.prompts)} personas × {len(self.questions)} questions"
     @cached_property
-    def responses(self): return Responses(self.fetch(self.rows[self.grid_order(self.rows)]), self.meta, self.path)
-    @cached_property
-    def weight(self):
-        "What an answer of each cell counts in the sum of its persona: 1 over the number of answers of that persona to that question"
-        number = Counter()
-        for (p,_,q),n in zip(self.cells, self.count.tolist()): number[p,q] += n
-        return np.array([1/max(1, number[p,q]) for p,_,q in self.cells])
+    def responses(self): return Responses(self.fetch(self.rows[self.grid_order(self.rows)]), self.meta, self.path) # in the order of the grid
+    def hash(self): return self.responses.hash()
     @property
-    def outcomes(self): return self.responses.outcomes                         # Outcome to number of answers
-    def hash(self): return self.responses.hash()                               # Names the answers
+    def outcomes(self): return self.responses.outcomes
+
+# %% ../nbs/04_selection.ipynb #802f7d98
+@patch
+def _sort(self:Selection, cells, why_not):
+    "Find every answer's cell, and why it is not read"
+    cell,sample,why,codes = array('i'),array('q'),array('h'),{None: 0, OTHER_QUESTION: 1}
+    self.elsewhere,self.empty = cells.elsewhere,set()                          # cells with an answer under another prompt; with an empty one
+    for r in self.store:
+        at,no = cells.place(r)
+        no = no or why_not(r)
+        if not no and not r.text.strip(): self.empty.add(at)
+        cell.append(cells.number.get(at, -1))
+        sample.append(r.sample)
+        why.append(codes.setdefault(no, len(codes)))
+    self.cells,self.systems,self.reasons = list(cells.number),cells.systems,list(codes)
+    self.cell,self.sample,self.why = np.array(cell),np.array(sample),np.array(why)
+    self.prompts = _by_persona(self.systems) if cells.prompts is None else cells.prompts
 
 def _by_persona(systems):
-    "Persona to list of prompts, by their numbers"
-    out = {p: [] for p,_ in systems}
-    for p,i in sorted(systems, key=lambda o: o[1]): out[p].append(systems[p,i])
-    return out
+    out = {p: {} for p,_ in systems}
+    for (p,i),s in systems.items(): out[p][i] = s
+    return {p: [ss[i] for i in sorted(ss)] for p,ss in out.items()}
 
-# %% ../nbs/04_selection.ipynb #7275b1bc
+# %% ../nbs/04_selection.ipynb #385df7ee
 @patch
-def _keep(self:Selection, inside):
-    "Leave out the answers in cells that are not `inside`"
-    inside = np.array([*inside, True], bool)                                   # the last is for answers without a cell
-    self.why = np.where(inside[self.cell], self.why, self.reasons.index(OTHER_QUESTION)).astype(self.why.dtype)
+def _leave_out_other_questions(self:Selection):
+    wanted = set(self.questions)
+    asked = np.array([q in wanted for _,_,q in self.cells]+[True], bool)       # the last: answers without a cell
+    self.why[~asked[self.cell]] = self.reasons.index(OTHER_QUESTION)
     self.rows = np.flatnonzero(self.why==0)                                    # numbers of the answers that are read
-    self.count = np.bincount(self.cell[self.rows], minlength=len(self.cells))  # how many of them each cell has
+    self.count = np.bincount(self.cell[self.rows], minlength=len(self.cells))  # of them in each cell
 
+# %% ../nbs/04_selection.ipynb #fdccccd2
 @patch
 def left_out(self:Selection,
-    persona=None # Only this one's
+    persona=None # Name of one persona; None: all
 )->Counter: # Reason to number of answers
     "Why answers of these personas to these questions are not read"
-    at = np.flatnonzero(~np.isin(self.why, [i for i,o in enumerate(self.reasons) if o in (None, OTHER_PERSONA, OTHER_PROMPT, OTHER_QUESTION)]))
-    return Counter(self.reasons[self.why[i]] for i in at if persona is None or self.cells[self.cell[i]][0]==persona)
+    elsewhere = [i for i,o in enumerate(self.reasons) if o is None or o in ELSEWHERE]
+    at = np.flatnonzero(~np.isin(self.why, elsewhere))
+    return Counter(self.reasons[self.why[i]] for i in at if persona in (None, self.cells[self.cell[i]][0]))
 
+# %% ../nbs/04_selection.ipynb #72c0e11f
 @patch
-def _log(self:Selection, all_questions):
-    "Say what is not read"
-    if all_questions and (n := (self.why==self.reasons.index(OTHER_QUESTION)).sum()):
-        log.info(f"{n} answers are to other questions than these {len(self.questions)}, and are not read: name the questions, and the personas")
-    if lost := self.left_out():
-        log.info(f"{len(self):,} of {len(self)+lost.total():,} answers are read; left out: {', '.join(f'{n} {o}' for o,n in lost.items())}")
-
-# %% ../nbs/04_selection.ipynb #a8226b68
-@patch
-def _check(self:Selection, sorter, need):
-    "ValueError names what is empty, there twice, or missing, and who has fewer than `need` answers"
-    for c in np.flatnonzero(self.count):
-        p,_,q = self.cells[c]
-        if self.cells[c] in sorter.empty: raise ValueError(f"the answer of persona {p!r}, question {q!r} is empty: generate it again, or leave it out")
-    self._check_twice()
-    self._check_grid(sorter.elsewhere)
+def _check_enough(self:Selection):
     have = Counter()
     for (p,_,_),n in zip(self.cells, self.count.tolist()): have[p] += n
-    if few := [p for p in self.prompts if have[p]<need]:
-        why = ', '.join(f'{n} {o}' for o,n in self.left_out(few[0]).items()) or 'none left out'
-        raise ValueError(f"persona {few[0]!r} has {have[few[0]]} answers to read, fewer than {need} ({why}): leave it out, get more answers, or ask for less")
+    for p in self.prompts:
+        if have[p]<self.need:
+            why = ', '.join(f'{n} {o}' for o,n in self.left_out(p).items()) or 'none left out'
+            raise ValueError(f"persona {p!r} has {have[p]} answers to read, fewer than {self.need} ({why}): "
+                "leave it out, get more answers, or ask for less")
 
+# %% ../nbs/04_selection.ipynb #dd3e26c6
 @patch
 def _check_twice(self:Selection):
     at = self.rows[np.lexsort((self.sample[self.rows], self.cell[self.rows]))]
@@ -197,26 +188,40 @@ def describe(self:Selection, i:int)->str:
     p,k,q = self.cells[self.cell[i]]
     return f"the answer of persona {p!r}, prompt {k}, question {q!r}, sample {self.sample[i]}"
 
-# %% ../nbs/04_selection.ipynb #7327be72
+# %% ../nbs/04_selection.ipynb #4e8d10f7
 @patch
-def _check_grid(self:Selection, elsewhere):
-    "ValueError if a cell of the grid never had an answer"
+def _check_grid(self:Selection):
     had = np.unique(self.cell[(self.cell>=0) & (self.why!=self.reasons.index(OTHER_QUESTION))])
     had = {(p, self.systems[p,i], q) for p,i,q in (self.cells[c] for c in had)}
-    grid = [(p,i,s,q) for p,ss in self.prompts.items() for i,s in enumerate(ss) for q in self.questions]
-    lacking = [(p,i,q) for p,i,s,q in grid if (p,s,q) not in had]
-    for p,i,q in lacking:
-        if (p,i,q) in elsewhere: raise ValueError(f"the answer of persona {p!r}, question {q!r} was made with another system prompt than the one given now: generate it again")
-    if lacking:
-        who = list(dict.fromkeys(p for p,_,_ in lacking))
-        raise ValueError(f"{len(lacking)} of {len(grid)} answers are missing, of persona {', '.join(map(repr, who[:3]))}{' and others' if len(who)>3 else ''}; "
-            f"the first is to {lacking[0][2]!r}. Generate them, or leave these personas or questions out")
+    lacking = [(p,i,q) for p,ss in self.prompts.items() for i,s in enumerate(ss) for q in self.questions if (p,s,q) not in had]
+    if not lacking: return
+    for p,_,q in [o for o in lacking if o in self.elsewhere]: raise ValueError(
+        f"the answer of persona {p!r}, question {q!r} was made with another system prompt than the one given now: generate it again")
+    who,n = list(dict.fromkeys(p for p,_,_ in lacking)),sum(map(len, self.prompts.values()))*len(self.questions)
+    raise ValueError(f"{len(lacking)} of {n} answers are missing, of persona {', '.join(map(repr, who[:3]))}{' and others'*(len(who)>3)}; "
+        f"the first is to {lacking[0][2]!r}. Generate them, or leave these personas or questions out")
 
-# %% ../nbs/04_selection.ipynb #a6988ca1
+# %% ../nbs/04_selection.ipynb #3310e716
+@patch
+def checked(self:Selection, unnamed)->Selection:
+    "The selection, if it has what it must; the log says what is not read (answers to other questions if these are `unnamed`)"
+    for p,_,q in [o for o,n in zip(self.cells, self.count) if n and o in self.empty]: raise ValueError(
+        f"the answer of persona {p!r}, question {q!r} is empty: generate it again, or leave it out")
+    self._check_twice()
+    self._check_grid()
+    self._check_enough()
+    if unnamed and (n := (self.why==self.reasons.index(OTHER_QUESTION)).sum()):
+        log.info(f"{n} answers are to other questions than these {len(self.questions)}, and are not read: name the questions, and the personas")
+    if lost := self.left_out():
+        why = ', '.join(f'{n} {o}' for o,n in lost.items())
+        log.info(f"{len(self):,} of {len(self)+lost.total():,} answers are read; left out: {why}")
+    return self
+
+# %% ../nbs/04_selection.ipynb #2f2e3af9
 @patch
 def fetch(self:Selection,
     numbers # Of answers
-): # An iterator of `Response`, each with `system` filled in
+): # Iterator of `Response`, each with `system` filled in
     "Some of the answers"
     for i in numbers:
         r = self.store[i]
@@ -224,85 +229,79 @@ def fetch(self:Selection,
         yield r if (r.system,r.sample)==(s,n) else replace(r, system=s, sample=n)
 
 @patch
-def grid_order(self:Selection, numbers)->np.ndarray:
-    "The places in `numbers` that put these answers into the order of the grid"
+def grid_order(self:Selection,
+    numbers # Of answers
+)->np.ndarray: # Places in `numbers`
+    "What puts these answers into the order of the grid"
     place = {o: k for k,o in enumerate((p,s,q) for p,ss in self.prompts.items() for s in ss for q in self.questions)}
-    at = np.array([place.get((p,self.systems[p,i],q), -1) for p,i,q in self.cells], int)
+    at = np.array([place.get((p, self.systems[p,i], q), -1) for p,i,q in self.cells], int)
     return np.lexsort((numbers, at[self.cell[numbers]]))
 
-# %% ../nbs/04_selection.ipynb #9233292e
+# %% ../nbs/04_selection.ipynb #6d466af1
+@patch
+def weights(self:Selection)->np.ndarray: # Of an answer in each cell
+    "What makes a sum of answers the mean over questions of means over answers"
+    number = Counter()
+    for (p,_,q),n in zip(self.cells, self.count.tolist()): number[p,q] += n
+    return np.array([1/max(1, number[p,q]) for p,_,q in self.cells])
+
+# %% ../nbs/04_selection.ipynb #81f56415
 def select(
     responses, # `Responses`, a mapping of (persona, question) to text, or a `Selection`
     personas=None, # As `load_personas` takes them; None: those of the answers
     questions=None, # As `load_questions` takes them; None: those that every persona was asked; a number: so many of these
-    **rule # keep, min_score, min_answers, unless: as `Selection` takes them
+    **rule # keep, min_score, min_answers, unless: as `Rule` takes them
 )->Selection:
-    "The answers to read, of these in memory. ValueError names what is missing, empty, or made with another prompt"
-    if isinstance(responses, Selection): return responses.only(personas, questions, **rule)
+    "The answers to read. ValueError names what is missing, empty, or made with another prompt"
+    if isinstance(responses, Selection):
+        if rule or personas is not None or questions is not None: raise ValueError("these answers are selected already: select from all answers")
+        return responses
     rs = responses if isinstance(responses, Responses) else Responses(Response(p, q, t) for (p,q),t in responses.items())
-    s = Selection(rs.rows, personas, questions, **rule)
+    s = Selection(rs.rows, personas, questions, **rule).checked(questions is None)
     s.meta,s.path = rs.meta,rs.path
     return s
 
-# %% ../nbs/04_selection.ipynb #69394b69
-@patch
-def only(self:Selection,
-    personas=None, # Names, or with their prompts; None: all
-    questions=None # Questions; a number: so many of these, spread over all; None: all
-)->Selection:
-    "A part of a selection"
-    s = copy(self)
-    for k in ('responses','weight'): vars(s).pop(k, None)
-    own = personas if isinstance(personas, Mapping) else {p: self.prompts.get(p) for p in personas or self.prompts}
-    s.prompts = {p: [o] if isinstance(o, str) else o for p,o in own.items()}
-    s.questions = which_questions({q: {0} for q in self.questions}, questions)
-    if odd := [p for p,ss in s.prompts.items() if not set(ss or [None])<=set(self.prompts.get(p, []))] or [q for q in s.questions if q not in self.questions]:
-        raise ValueError(f"{odd[0]!r} is not in this selection, or under another prompt: select again from all answers")
-    s._keep([p in s.prompts and self.systems[p,i] in s.prompts[p] and q in s.questions for p,i,q in self.cells])
-    return s
-
-# %% ../nbs/04_selection.ipynb #9b93c53c
+# %% ../nbs/04_selection.ipynb #badfa028
 class AnswerFiles:
-    "A store: the answers in files, in their order. They stay there"
-    def __init__(self, path): 
-        self.path,self.readers = Path(path).resolve(),{}                       # an actor may be in another folder
+    "A store of the answers in files, in their order; they stay there"
+    def __init__(self, path):
+        self.path,self.readers = Path(path).resolve(),{}                         # an actor may be in another folder
         self.files = response_files(self.path)
     def __iter__(self):
         self.ends = []
         self.size,self.at,self.digest,self.outcome = (array(o) for o in 'iqQb')
         for p in self.files:
             for at,r in each_response(p):
-                self._note(at, r)
+                self.at.append(at)
+                self.size.append(len((r.text+r.question+(r.system or '')).encode()))
+                self.digest.append(int.from_bytes(hashlib.sha256(json.dumps([*r.key, r.text]).encode()).digest()[:8], 'big'))
+                self.outcome.append(OUTCOMES.index(r.outcome))
                 yield r
             self.ends.append(len(self.at))
         if not len(self.at): raise ValueError(f"{self.path} holds no responses")
-    def __getitem__(self, i):
-        f = int(np.searchsorted(self.ends, i, 'right'))
-        if f not in self.readers: self.readers = {f: response_at(self.files[f])} # one file is open at a time
-        return self.readers[f](int(self.at[i]))
-    def __getstate__(self): return vars(self) | dict(readers={})               # files stay open in one process
 
-# %% ../nbs/04_selection.ipynb #f34ae248
+# %% ../nbs/04_selection.ipynb #c43e0c78
 @patch
-def _note(self:AnswerFiles, at, r):
-    "Keep the place of `r`, its length in bytes, a hash, and how it ended"
-    self.at.append(at)
-    self.size.append(len((r.text+r.question+(r.system or '')).encode()))
-    self.digest.append(int.from_bytes(hashlib.sha256(json.dumps([*r.key, r.text]).encode()).digest()[:8], 'big'))
-    self.outcome.append(OUTCOMES.index(r.outcome))
+def __getitem__(self:AnswerFiles, i):
+    f = int(np.searchsorted(self.ends, i, 'right'))
+    if f not in self.readers: self.readers = {f: response_at(self.files[f])}     # one file is open at a time
+    return self.readers[f](int(self.at[i]))
 
 @patch
-def summary(self:AnswerFiles, rows):
-    "Hashes of the answers `rows`, without and with their order, and how they ended. What this takes is not kept"
-    digest,ended = np.array(self.digest)[rows],np.bincount(np.array(self.outcome)[rows], minlength=len(OUTCOMES))
+def __getstate__(self:AnswerFiles): return vars(self) | dict(readers={})         # files stay open in one process
+
+@patch
+def settle(self:AnswerFiles, rows):
+    "Hashes of the answers `rows` without and with their order, and how they ended; keeps only places and lengths"
+    digest,outcome = (np.array(o)[rows] for o in (self.digest, self.outcome))
     del self.digest,self.outcome
     self.size,self.at = np.array(self.size),np.array(self.at)
-    counts = {OUTCOMES[i]: int(ended[i]) for i in np.argsort(-ended, kind='stable') if ended[i]}
-    return f'{int(digest.sum(dtype=np.uint64)):016x}', hashlib.sha256(rows.tobytes()+digest.tobytes()).hexdigest()[:16], counts
+    ended = Counter(OUTCOMES[i] for i in outcome.tolist())
+    return f'{int(digest.sum(dtype=np.uint64)):016x}', hashlib.sha256(rows.tobytes()+digest.tobytes()).hexdigest()[:16], dict(ended.most_common())
 
-# %% ../nbs/04_selection.ipynb #3271d614
+# %% ../nbs/04_selection.ipynb #863c8f23
 class Answers(Selection):
-    "Which answers in files are read, and where they are"
+    "Which answers in files are read, and where they are; `source` has the arguments that make it again"
     def __init__(self,
         path, # As `load_responses` takes it
         personas=None, # As `load_personas` takes them; None: those of the files
@@ -311,14 +310,14 @@ class Answers(Selection):
         min_score=None, # Least score that a judge gave, or rubric to least score
         min_answers:int=None # Fewest answers of a persona; None: 10 if there is a `min_score`, else 1
     ):
-        store = AnswerFiles(path)
-        super().__init__(store, personas, questions, keep, min_score, min_answers)
-        self.path = store.path
-        self._hash,self.order,self._outcomes = store.summary(self.rows)
-        given = None if personas is None else self.prompts
-        self.source = dict(path=str(self.path), personas=given, questions=self.questions, keep=list(keep), min_score=min_score, min_answers=0) # makes this again
+        super().__init__(AnswerFiles(path), personas, questions, keep=keep, min_score=min_score, min_answers=min_answers)
+        self.checked(questions is None)
+        self.path = self.store.path
+        self._hash,self.order,self._outcomes = self.store.settle(self.rows)
+        self.source = dict(path=str(self.path), personas=None if personas is None else self.prompts, questions=self.questions,
+            keep=list(keep), min_score=min_score, min_answers=0)
     def hash(self): return self._hash
     @property
     def outcomes(self): return self._outcomes
     @property
-    def size(self): return self.store.size                                     # Bytes of each answer, with its question and prompt
+    def size(self): return self.store.size # bytes of each answer, its question and prompt

@@ -1,7 +1,7 @@
 "Do the intervals cover where it is hard: few questions, few coordinates, heavy tails, interactions? At least 200 data sets each"
 import numpy as np, pytest, torch
 from persona_vectors.analysis.simulation import planted
-from persona_vectors.analysis.uncertainty import Gram, _t_interval, axis_strength, rank_intervals, reliability, replicates, resample
+from persona_vectors.analysis.uncertainty import Gram, axis_strength, bootstrap_interval, rank_intervals, reliability, replicates, resample
 from persona_vectors.extraction.vectors import PersonaVectors
 
 def heavy(seed, **kw):
@@ -18,7 +18,7 @@ def kinds(v, over, n=200, level=.95, **kw):
     "The estimate's percentile, basic, and t intervals, from the same resamples"
     value,reps,g = replicates(v, lambda g: g.squared_axis, n, over, **kw)
     lo,hi = np.quantile(reps, [.025,.975])
-    return dict(percentile=(lo,hi), basic=(2*value-hi,2*value-lo), ours=_t_interval(value, reps, g, over, level)[:2])
+    return dict(percentile=(lo,hi), basic=(2*value-hi,2*value-lo), ours=bootstrap_interval(value, reps, g, over, level)[:2])
 
 Q,QP = ('questions',),('questions','personas')
 settings = [(usual, Q, 9, dict(d=5, noise_sd=1.8)),

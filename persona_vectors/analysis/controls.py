@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['pseudo_defaults', 'random_directions', 'contrasts', 'against_nulls', 'text_baselines', 'matched_length',
-           'random_parts', 'UntrainedTwin', 'untrained_twin', 'FirstTokens', 'first_tokens']
+           'untrained_twin', 'first_tokens']
 
 # %% ../../nbs/analysis/33_controls.ipynb #76ac473a
 import tempfile
@@ -14,31 +14,17 @@ from pathlib import Path
 from fastcore.basics import patch
 from jaxtyping import Float
 from ..config import content_hash
-from .axis import Direction, assistant_axis, centred, split_personas, tfidf_vectors
+from .axis import assistant_axis, centred, text_vectors, tfidf_vectors
+from .uncertainty import cross_products, p_value
 from ..extraction.blocks import empty_model, find_blocks
 from ..extraction.extractor import ActivationExtractor
 from ..models import ModelSource, quiet
 from ..responses import Responses
-from ..extraction.vectors import PersonaVectors, Row
+from ..extraction.vectors import Direction, PersonaVectors
 import numpy as np, pandas as pd, torch
 from torch import nn
 
 # %% ../../nbs/analysis/33_controls.ipynb #35dca671
-def _deviations(v, neutral=None)->tuple: # 'persona question d_model', float64; places of the neutrals; of the roles
-    "Each persona's mean answer to each question, minus the roles' mean on that question"
-    if len(v.layers)!=1: raise ValueError(f"these vectors have layers {v.layers}: choose one with v.at(layer)")
-    v = v.complete()
-    ns,rs = ([list(v).index(p) for p in o] for o in split_personas(v, neutral))
-    x = v.by_question().double().numpy()
-    if x.shape[1]<2: raise ValueError("one question cannot be held against another: at least two are needed")
-    return x-x[rs].mean(0),ns,rs
-
-def _crossed(x): # 'persona question d_model'
-    "Inner products 'persona persona' on one question with another, averaged over all such pairs"
-    q = x.shape[1]
-    return (x.sum(1)@x.sum(1).T - np.tensordot(x, x, ((1,2),(1,2))))/(q*(q-1))
-
-# %% ../../nbs/analysis/33_controls.ipynb #9de1cfd9
 def _contrast(n, a, b):
     "Weights of `n` personas: the mean of those at `a` minus the mean of those at `b`"
     w = np.zeros(n)
@@ -46,21 +32,22 @@ def _contrast(n, a, b):
     w[a] = 1/len(a)
     return w
 
-def _root(x): return np.sign(x)*np.sqrt(abs(x))
-
-def _gaps(M, ws): return _root(np.einsum('cp,pr,cr->c', np.array(ws), M, np.array(ws)))
+def _gaps(M, ws):
+    "Signed roots of the squared lengths of contrasts, from products 'persona persona' and weights 'contrast persona'"
+    square = np.einsum('cp,pr,cr->c', np.array(ws), M, np.array(ws))
+    return np.sign(square)*np.sqrt(abs(square))
 
 # %% ../../nbs/analysis/33_controls.ipynb #6cb7237e
 def pseudo_defaults(
-    v:PersonaVectors, # At one layer
-    neutral=None # Names of the neutral personas; None: the built-in ones
+    v:PersonaVectors # At one layer
 )->pd.DataFrame: # Who stands for the neutral: kind, gap (in units of the residual stream), p (of the neutrals; by rank among the roles)
-    "Each role in turn as the default: how far it lies from the mean of the other roles, by cross-validated length, beside the real one"
-    x,ns,rs = _deviations(v, neutral)
-    names,n = list(v),len(v)
+    "Each role in turn as the default: its cross-validated distance from the mean of the other roles, beside the real one's"
+    v.split()
+    g = v.complete().grid()
+    names,ns,rs = g.personas,g.ns,g.rs
     who = [('neutral, together', ns, rs)]*(len(ns)>1) + [(names[p], [p], rs) for p in ns] + [(names[p], [p], [o for o in rs if o!=p]) for p in rs]
-    gap,k = _gaps(_crossed(x), [_contrast(n, a, b) for _,a,b in who]),len(who)-len(rs)
-    p = [(1+(gap[k:]>=g).sum())/(1+len(rs)) for g in gap[:k]] + [np.nan]*len(rs)
+    gap,k = _gaps(cross_products(g.centred), [_contrast(len(names), a, b) for _,a,b in who]),len(who)-len(rs)
+    p = np.r_[p_value(gap[:k], gap[k:,None]), np.full(len(rs), np.nan)]
     df = pd.DataFrame(dict(kind=['neutral']*k+['role']*len(rs), gap=gap, p=p), index=[o for o,*_ in who])
     return df.sort_values('gap', ascending=False, kind='stable').rename_axis('as default')
 
@@ -68,22 +55,22 @@ def pseudo_defaults(
 def random_directions(
     v:PersonaVectors, # At one layer
     n:int=1000, # Directions
-    seed:int=0,
-    neutral=None # Names of the neutral personas; None: the built-in ones
+    seed:int=0
 )->Float[np.ndarray, 'direction d_model']: # Unit vectors
     "Directions drawn from the normal distribution that has the covariance of the roles' vectors about their mean"
-    r = centred(v, neutral).loc[split_personas(v, neutral)[1]].values
+    r = centred(v).loc[v.split()[1]].values
     x = np.random.default_rng(seed).normal(size=(n,len(r)))@r
     return x/np.linalg.norm(x, axis=1, keepdims=True)
 
 def contrasts(
-    v:PersonaVectors, # At one layer
-    neutral=None # Names of the neutral personas; None: the built-in ones
+    v:PersonaVectors # At one layer
 )->list: # `Direction`s, one for each pair of roles
     "Role A minus role B, for all pairs"
-    rs = split_personas(v, neutral)[1]
-    if len(v.layers)!=1: raise ValueError(f"these vectors have layers {v.layers}: choose one with v.at(layer)")
-    return [Direction(v[a]-v[b], f'{a} minus {b}', v.layers[0], v.meta.get('model', 'not recorded')) for i,a in enumerate(rs) for b in rs[i+1:]]
+    rs = v.split()[1]
+    def pair(a, b):
+        made_of = dict(kind='difference', plus=[a], minus=[b], responses=v.meta.get('responses'))
+        return Direction(v[a]-v[b], f'{a} minus {b}', v.layer, v.model, made_of)
+    return [pair(a, b) for i,a in enumerate(rs) for b in rs[i+1:]]
 
 # %% ../../nbs/analysis/33_controls.ipynb #58373777
 def against_nulls(
@@ -91,37 +78,38 @@ def against_nulls(
     v:PersonaVectors, # At one layer
     n:int=1000, # Random directions
     direction:Direction=None, # What is tried; None: the assistant axis of `v`
-    neutral=None, # Names of the neutral personas; None: the built-in ones
     seed:int=0
 )->pd.DataFrame: # For each null: value, low, median, high (95 % of the null), p, n
     "The score of a direction beside those of random directions with the roles' covariance, and of all differences of two roles"
-    value = float(score((direction or assistant_axis(v, neutral)).unit.double().numpy()))
-    nulls = {'random directions': random_directions(v, n, seed, neutral), 'role A − role B': [o.unit.double().numpy() for o in contrasts(v, neutral)]}
+    value = float(score((direction or assistant_axis(v)).unit.double().numpy()))
+    nulls = {'random directions': random_directions(v, n, seed), 'role A − role B': [o.unit.double().numpy() for o in contrasts(v)]}
     def row(xs):
         s = np.array([score(o) for o in xs], float)
         if not np.isfinite(s).all(): raise ValueError("the score of a random direction is not a finite number")
         low,median,high = np.quantile(s, [.025,.5,.975])
-        return dict(value=value, low=low, median=median, high=high, p=(1+(s>=value).sum())/(1+len(s)), n=len(s))
+        return dict(value=value, low=low, median=median, high=high, p=p_value(value, s), n=len(s))
     return pd.DataFrame({k: row(xs) for k,xs in nulls.items()}).T.astype(dict(n=int)).rename_axis('null')
 
 # %% ../../nbs/analysis/33_controls.ipynb #f1fc1720
-def _of_text(responses, x, name):
-    rows = [Row(r.persona, r.question, r.prompt, r.sample, len(r.text.split())) for r in responses.rows]
-    return PersonaVectors(torch.tensor(x, dtype=torch.float32)[:,None], rows, [None], {'model': name})
-
 def text_baselines(
     responses:Responses
 )->dict: # Name to `PersonaVectors` of one 'layer': 'TF-IDF', 'length', 'characters', 'function words'
-    "What the texts alone tell apart: words, log number of words, character pairs and triples (at most 2,000), English function words (scikit-learn)"
+    "What the texts alone tell apart: words, log number of words, character pairs and triples (at most 2,000), English function words"
     from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, TfidfVectorizer
     texts = [r.text for r in responses.rows]
     chars = TfidfVectorizer(analyzer='char_wb', ngram_range=(2,3), min_df=2, max_features=2000, sublinear_tf=True)
     function = TfidfVectorizer(vocabulary=sorted(ENGLISH_STOP_WORDS), token_pattern=r'(?u)\b\w+\b', sublinear_tf=True, use_idf=False)
-    x = {'length': np.log1p([[len(t.split())] for t in texts]), 'characters': chars.fit_transform(texts).toarray(), 'function words': function.fit_transform(texts).toarray()}
-    return {'TF-IDF': tfidf_vectors(responses)} | {k: _of_text(responses, o, k) for k,o in x.items()}
+    x = {'length': np.log1p([[len(t.split())] for t in texts]), 'characters': chars.fit_transform(texts).toarray(),
+         'function words': function.fit_transform(texts).toarray()}
+    return {'TF-IDF': tfidf_vectors(responses)} | {k: text_vectors(responses, o, k) for k,o in x.items()}
 
 # %% ../../nbs/analysis/33_controls.ipynb #ed34c599
-def _dummies(xs): return np.array([[o==k for k in dict.fromkeys(xs)] for o in xs], float)
+def _within(*factors): # Of each, the level of every answer
+    "A function that takes off what constants for the levels of the factors explain"
+    dummies = np.hstack([np.array([[o==k for k in dict.fromkeys(xs)] for o in xs], float) for xs in factors])
+    U,s,_ = np.linalg.svd(dummies, full_matrices=False)
+    U = U[:,s>1e-9*s[0]]
+    return lambda o: o-U@(U.T@o)
 
 def matched_length(
     v:PersonaVectors
@@ -129,47 +117,43 @@ def matched_length(
     "The vectors with the log of the token count regressed out, its slope estimated within personas and questions"
     n = np.array([r.n_tokens for r in v.rows], float)
     if not (n>0).all(): raise ValueError("some rows do not say how many tokens were averaged, so lengths cannot be matched")
-    x,D = v.means.double().flatten(1).numpy(),np.hstack([_dummies([(r.persona,r.prompt) for r in v.rows]), _dummies([r.question for r in v.rows])])
-    Q = np.linalg.svd(D, full_matrices=False)
-    Q = Q[0][:,Q[1]>1e-9*Q[1][0]]
-    def within(o): return o-Q@(Q.T@o)
-    l = np.log(n)
+    x,l,within = v.means.double().flatten(1).numpy(),np.log(n),_within([(r.persona,r.prompt) for r in v.rows], [r.question for r in v.rows])
     inner,rest = within(l),within(x)
     if inner@inner<1e-9*len(n): return PersonaVectors(v.means, v.rows, v.layers, {**v.meta, 'length': 'the same everywhere'})
     beta = inner@rest/(inner@inner)
     share = (inner@inner)*(beta@beta)/(rest**2).sum()
     y = torch.tensor(x-np.outer(l-l.mean(), beta), dtype=torch.float32).view_as(v.means)
-    return PersonaVectors(y, v.rows, v.layers, {**v.meta, 'length': f'log token count regressed out within personas and questions ({share:.1%} of the variance there)'})
+    said = f'log token count regressed out within personas and questions ({share:.1%} of the variance there)'
+    return PersonaVectors(y, v.rows, v.layers, {**v.meta, 'length': said})
 
 # %% ../../nbs/analysis/33_controls.ipynb #37183748
-def _draw(model, part, seed, but=()):
+def _initialise(model, part, seed, but=()):
     "Give the weights of `part` their values, by the initialiser of `model`; those of the modules `but` stay as they are"
     but = {id(o) for m in but for o in m.modules()}
     own = [m for m in part.modules() if id(m) not in but]
     todo = [(m, k, p.dtype) for m in own for k,p in m._parameters.items() if p is not None]
-    for m in own: m._is_hf_initialized = False                    # drawn on `meta`, it thinks that it has its values
-    for m,k,_ in todo: m._parameters[k] = nn.Parameter(torch.full_like(m._parameters[k], float('nan'), dtype=torch.float32, device='cpu'), requires_grad=False)
+    def put(m, k, p): m._parameters[k] = nn.Parameter(p, requires_grad=False)
+    for m in own: m._is_hf_initialized = False                    # created on `meta`, it thinks that it has its values
+    for m,k,_ in todo: put(m, k, torch.full_like(m._parameters[k], float('nan'), dtype=torch.float32, device='cpu'))
     with torch.random.fork_rng(devices=[]), torch.no_grad(), quiet():
         torch.manual_seed(seed)
         part.apply(model._initialize_weights)
     for m,k,dtype in todo:
-        if m._parameters[k].isnan().any(): raise ValueError(f"the initialiser of {type(model).__name__} leaves {k} of {type(m).__name__} alone, so there is no untrained twin")
-        m._parameters[k] = nn.Parameter(m._parameters[k].to(dtype), requires_grad=False)
+        if m._parameters[k].isnan().any():
+            raise ValueError(f"the initialiser of {type(model).__name__} leaves {k} of {type(m).__name__} alone, so there is no untrained twin")
+        put(m, k, m._parameters[k].to(dtype))
 
-def random_parts(
-    cfg, # Configuration of a text model, a fresh one, for it is changed
-    k:int, # Blocks
-    dtype:str='float32', # 'float32', 'bfloat16', 'float16'
-    blocks:str=None, # As `find_blocks` takes it
-    seed:int=0
-): # Yields (base model, block that now has its weights), the last time (base model, base model)
-    "The embedding and the first `max(k,1)` blocks with the initialiser's random weights, as they are drawn"
+# %% ../../nbs/analysis/33_controls.ipynb #ddcd9068
+def random_parts(cfg, k, dtype='float32', blocks=None, seed=0):
+    """The first `max(k,1)` blocks and the embedding with random weights, as they are drawn: yields (base model, block that now has its weights),
+    the last time (base model, base model). `cfg`, of a text model, is changed"""
     model,n = empty_model(cfg, dtype),cfg.num_hidden_layers
     found = find_blocks(model, blocks)
     del found[max(k,1):]
     for i,part in enumerate([*found, model]):                     # some initialisers go by the number of blocks, so it is changed afterwards
-        _draw(model, part, int(content_hash([seed, i if part is not model else 'rest']), 16)%2**63, found if part is model else ())
-        if part is model: model.config.num_hidden_layers = len(found)
+        whole = part is model
+        _initialise(model, part, int(content_hash([seed, 'rest' if whole else i]), 16)%2**63, found if whole else ())
+        if whole: model.config.num_hidden_layers = len(found)
         yield model,part
 
 # %% ../../nbs/analysis/33_controls.ipynb #963308dc
@@ -187,7 +171,8 @@ class UntrainedTwin(ActivationExtractor):
         if hasattr(cfg, 'quantization_config'): del cfg.quantization_config
         cfg.save_pretrained(self._folder.name)
         self.of.tokenizer.save_pretrained(self._folder.name)
-        return ModelSource(f'{src.label} (untrained, seed {self.seed})', self._folder.name, content_hash(['untrained', src.fingerprint, self.seed, torch.__version__, transformers.__version__]))
+        made = content_hash(['untrained', src.fingerprint, self.seed, torch.__version__, transformers.__version__])
+        return ModelSource(f'{src.label} (untrained, seed {self.seed})', self._folder.name, made)
     @cached_property
     def tokenizer(self): return self.of.tokenizer
     def blocks(self, k:int):
@@ -214,10 +199,13 @@ def _write(self:UntrainedTwin, k):
         tensors = {full[id(p)]: p.contiguous() for p in part.parameters() if not p.is_meta}
         save_file(tensors, folder/f'part-{i}.safetensors', metadata=dict(format='pt'))
         at |= dict.fromkeys(tensors, f'part-{i}.safetensors')
-        for m in part.modules(): m._parameters.update({n: nn.Parameter(torch.empty_like(p, device='meta'), requires_grad=False) for n,p in m._parameters.items() if p is not None})
+        for m in part.modules():
+            here = {n: nn.Parameter(torch.empty_like(p, device='meta'), requires_grad=False) for n,p in m._parameters.items() if p is not None}
+            m._parameters.update(here)
     (folder/'model.safetensors.index.json').write_text(json.dumps(dict(metadata={}, weight_map=at)), encoding='utf-8')
     self._written = k
 
+# %% ../../nbs/analysis/33_controls.ipynb #890451bc
 def untrained_twin(
     extractor:ActivationExtractor,
     seed:int=0 # Of the weights
@@ -246,6 +234,7 @@ class FirstTokens(ActivationExtractor):
         d = self.of.cache_key(*args, **kw)
         return dict(d, span=f"{d['span']}, first {self.n} tokens")
 
+# %% ../../nbs/analysis/33_controls.ipynb #7e7185ed
 def first_tokens(
     extractor:ActivationExtractor,
     n:int # Tokens of each answer that are averaged; an answer that is shorter keeps all of its own

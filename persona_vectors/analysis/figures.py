@@ -14,7 +14,7 @@ from unicodedata import east_asian_width
 from ..config import atomic_write
 from ..personas import category_of
 from ..extraction.vectors import PersonaVectors
-from .axis import assistant_axis, cosine_matrix, project, role_pca, side_by_side
+from .axis import assistant_axis, cosine_matrix, project, role_pca, compare_rankings
 from .uncertainty import p_value, variance_table
 import numpy as np, pandas as pd
 import plotly.graph_objects as go, plotly.io as pio
@@ -343,7 +343,7 @@ def _bars(g, first):
 # %% ../../nbs/analysis/37_figures.ipynb #101439f7
 def _headings(rankings):
     "Name of each ranking over its bars or, from the second on, its rank correlation with the first"
-    rho = side_by_side(rankings)[1]
+    rho = compare_rankings(rankings)[1]
     bars = '95 % interval' if 'low' in next(iter(rankings.values())) else '± 2 se'
     below = [bars, *(f'ρ = {o:.2f}'.replace('-', '−') for o in rho.iloc[1:])]
     return ['<br>'.join(wrap(_safe(o), 17)) + f'<br><span style="color:#555">{b}</span>' for o,b in zip(rankings, below)]

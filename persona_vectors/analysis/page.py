@@ -16,34 +16,31 @@ from .readings import along, kind_of, same_space
 from .report import Report, num, span
 import numpy as np, pandas as pd
 
-# %% ../../nbs/analysis/40_page.ipynb #a68e8ffd
-def _ranking(y):
-    "Mean position of each persona, and its standard error"
-    return pd.DataFrame(dict(category=[category_of(p) for p in y.index], projection=y.mean(axis=1), se=y.sem(axis=1)), index=y.index)
-
+# %% ../../nbs/analysis/40_page.ipynb #139c082a
 def _columns(e):
     "The ranking, and one reading of each kind beside it"
     v,first = e.vectors,'here' if e.vectors.layer is None else f'layer {e.vectors.layer}'
-    kinds,out = {kind_of(e.readings[k]): k for k in reversed(list(e.readings))},{first: e.tables['ranking']}
+    kinds,out = {kind_of(o): k for k,o in reversed(e.readings.items())},{first: e.tables['ranking']}
     for k in (kinds[o] for o in ('prompt','words','text','untrained') if o in kinds):
         o = e.readings[k]
         if e.direction is not None and not same_space(v, o): continue
         try: o = o.only(list(v), v.questions).as_neutral(v.neutral)
         except ValueError: continue                            # its row says what is wrong with it
-        out[k] = _ranking(along(v, e.direction, o) if e.direction is not None else along(o))
+        y = along(o) if e.direction is None else along(v, e.direction, o)
+        out[k] = pd.DataFrame(dict(category=[category_of(p) for p in y.index], projection=y.mean(axis=1), se=y.sem(axis=1)), index=y.index)
     return out
 
-# %% ../../nbs/analysis/40_page.ipynb #bc2b684d
-_SWEPT = dict(reliability='reliability of the axis', cos_pc1='cosine of axis and PC1', effect='held-out effect', se='± se', answers='of single answers', behind='behind the best', behind_se='± se of that')
+# %% ../../nbs/analysis/40_page.ipynb #1927935d
+_LAYER_HEADS = dict(reliability='reliability of the axis', cos_pc1='cosine of axis and PC1', effect='held-out effect', se='± se',
+                    answers='of single answers', behind='behind the best', behind_se='± se of that')
+_SHARE_HEADS = dict(norm='of the squared norm', variance='of the roles’ variance', axis='of the axis')
 
 def _nulls(e):
     "What chance gives: each role in the place of the neutrals, and random directions"
-    t = e.tables['pseudo_defaults']
+    t,first = e.tables['pseudo_defaults'],'distance of the neutrals; of each role'
+    if e.direction is None: first = 'length of the axis; each role in turn as the default'
     roles,real = (t[o].gap for o in (t.kind=='role', t.kind!='role'))
-    first = 'length of the axis; each role in turn as the default' if e.direction is None else 'distance of the neutrals; of each role'
     return {first: (float(real.get('neutral, together', real.iloc[0])), roles.values)} | {f'{k}; random directions': o for k,o in e.nulls.items()}
-
-def _shares(t): return t.iloc[:10].rename(columns=dict(norm='of the squared norm', variance='of the roles’ variance', axis='of the axis'))
 
 # %% ../../nbs/analysis/40_page.ipynb #6f1c463a
 def report_figures(
@@ -51,14 +48,15 @@ def report_figures(
 )->dict: # Name to figure
     "The figures of the page"
     v,t = e.vectors,e.tables
-    title,how = ('Personas along the assistant axis','cross-fitted') if e.direction is None else ('Personas along the direction',e.direction.orientation)
+    title,how = 'Personas along the assistant axis','cross-fitted'
+    if e.direction is not None: title,how = 'Personas along the direction',e.direction.orientation
     out = dict(ranking=plot_ranking(_columns(e), v=v, title=title, how=how), similarity=plot_cosine(v, cosines=crossvalidated_cosine(v)),
         nulls=plot_nulls(_nulls(e), subtitle='Full line: the real value. Dotted: 95 % of what came by chance.'),
-        variance=plot_variance(v), coordinates=plot_dominant(_shares(t['coordinates'])))
+        variance=plot_variance(v), coordinates=plot_dominant(t['coordinates'].iloc[:10].rename(columns=_SHARE_HEADS)))
     if len(v.roles)>2: out['pca'] = plot_pca(v)
-    if 'over_layers' in t:
-        s = t['over_layers']
-        out['layers'] = plot_sweep(s[[k for k in ('effect','reliability','cos_pc1') if k in s]].rename(columns=_SWEPT), s.attrs.get('layer'))
+    if (s := t.get('over_layers')) is not None:
+        drawn = [k for k in ('effect','reliability','cos_pc1') if k in s]
+        out['layers'] = plot_sweep(s[drawn].rename(columns=_LAYER_HEADS), s.attrs.get('layer'))
     return out
 
 # %% ../../nbs/analysis/40_page.ipynb #2e523094
@@ -81,59 +79,38 @@ def _with_interval(df):
     return df.assign(low=both).drop(columns='high').rename(columns={'low': '95 % interval'})
 
 def _rows(df, names=None):
-    "What the template shows of a frame: the index's name, the headings, the rows; with each text whether it is a number"
+    "What the template shows of a frame: name of the index, headings, rows; with each text whether it is a number"
     df = _with_interval(df).rename(columns=names or {})
     number = {c: all(isinstance(x, (int,float,np.number)) or ' to ' in str(x) for x in df[c]) for c in df}
-    rows = [(': '.join(map(str, i)) if isinstance(i, tuple) else str(i), [(_cell(r[c], c), number[c]) for c in df]) for i,r in zip(df.index, df.to_dict('records'))]
+    def name(i): return ': '.join(map(str, i)) if isinstance(i, tuple) else str(i)
+    rows = [(name(i), [(_cell(r[c], c), number[c]) for c in df]) for i,r in zip(df.index, df.to_dict('records'))]
     return dict(corner=str(df.index.name or ''), heads=[(str(c), number[c]) for c in df], rows=rows)
 
-# %% ../../nbs/analysis/40_page.ipynb #62bd0cb3
-_READ = dict(measured='measured on', rho='ρ', ceiling='noise ceiling', left='left')
-
-def _along(e):
-    "The gap, and the squared length of the axis"
-    names = {'length without noise': 'length of the axis, without noise', 'squared length without noise': 'its square', 'neutrals minus roles along it': 'neutrals minus roles, along it'}
-    return _rows(e.tables['gap'].rename(index=names).rename_axis('in units of the residual stream'))
-
-def _reliability(e):
+# %% ../../nbs/analysis/40_page.ipynb #76ec8784
+def _reliabilities(e):
     "Reliability of the axis, of the personas and of the order of the roles"
     r = e.tables['reliability'].reliability
     low = r.drop('axis', errors='ignore')
-    return _rows(pd.Series({'axis': r.get('axis', np.nan), 'personas, median': low.median(), f'personas, least ({low.idxmin()})': low.min(),
-                            'order of the roles': e.order.reliability}, name='reliability').to_frame())
+    values = {'axis': r.get('axis', np.nan), 'personas, median': low.median(), f'personas, least ({low.idxmin()})': low.min(),
+              'order of the roles': e.order.reliability}
+    return pd.DataFrame(dict(reliability=values))
 
-def _in_their_place(e):
-    t = e.tables['pseudo_defaults'].head(8).rename_axis('in the place of the default' if e.direction is None else 'persona')
-    return _rows(t, dict(gap='distance', kind=''))
+# %% ../../nbs/analysis/40_page.ipynb #84a0f0e6
+_META = dict(prompt_format='prompt format', span='span', dtype='precision', fingerprint='hash of the model', personas='hash of the prompts',
+             responses='hash of the answers', versions='versions')
 
-# %% ../../nbs/analysis/40_page.ipynb #c5c57920
-_MADE = dict(prompt_format='prompt format', span='span', dtype='precision', fingerprint='hash of the model', personas='hash of the prompts', responses='hash of the answers', versions='versions')
-
-def _made(e):
+def _made_from(e):
     "What the report was made from"
     v,m = e.vectors,e.vectors.meta
-    t = {'in question': e.name, 'model': e.model, 'personas': f'{len(v.neutral)} neutral ({", ".join(v.neutral)}), {len(v.roles)} roles', 'questions': str(len(v.questions)),
-         'answers': f'{len(v.rows)}, {sum(r.n_tokens for r in v.rows):,} tokens averaged'}
-    t |= {name: ', '.join(f'{a} {b}' for a,b in m[k].items()) if isinstance(m[k], dict) else str(m[k]) for k,name in _MADE.items() if k in m}
-    return _rows(pd.DataFrame({'': t}))
-
-# %% ../../nbs/analysis/40_page.ipynb #bd196482
-def _page_tables(e):
-    "Every table of the page, by name"
-    t = e.tables
-    def columns(df, *names): return _rows(df[list(names)], _READ)
-    out = dict(along=_along(e), readings=_rows(t['readings'].assign(left=t['readings'].left.clip(0, 1)), _READ), variants=columns(t['variants'], 'measured','rho','low','high'),
-               in_their_place=_in_their_place(e), reliability=_reliability(e), made=_made(e), **{k: _rows(t[k]) for k in ('variance_parts','needed','probes') if k in t})
-    out['coordinates'] = _rows(t['coordinates_scaled']) if e.direction is None else columns(t['coordinates_scaled'], 'measured','rho','low','high')
-    if 'behaviour' in t: out |= dict(behaviour=_rows(t['behaviour'].drop(columns='value')), adherence=_rows(t['adherence'].sort_values('adherence', ascending=False)))
-    if 'over_layers' in t: out['over_layers'] = _rows(t['over_layers'], _SWEPT)
-    out['parts'] = {k.removeprefix('prompt_and_text: '): _rows(o) for k,o in t.items() if k.startswith('prompt_and_text')}
-    out['extras'] = {k: _rows(o) for k,o in e.extras.items()}
-    return out
+    def shown(o): return ', '.join(f'{a} {b}' for a,b in o.items()) if isinstance(o, dict) else str(o)
+    t = {'in question': e.name, 'model': e.model, 'personas': f'{len(v.neutral)} neutral ({", ".join(v.neutral)}), {len(v.roles)} roles',
+         'questions': str(len(v.questions)), 'answers': f'{len(v.rows)}, {sum(r.n_tokens for r in v.rows):,} tokens averaged'}
+    return pd.DataFrame({'': t | {name: shown(m[k]) for k,name in _META.items() if k in m}})
 
 # %% ../../nbs/analysis/40_page.ipynb #b2c7882c
 _BLOCKS = '''
-{% macro table(t, caption='') %}
+{% macro table(df, caption='', names={}) %}
+{% set t = rows(df, names) %}
 {% if caption %}<p class=soft>{{ caption }}</p>{% endif %}
 <div class="wide"><table><thead><tr><th>{{ t.corner }}</th>
 {%- for name,number in t.heads %}<th{{ ' class=n' if number }}>{{ name }}</th>{% endfor %}</tr></thead><tbody>
@@ -142,7 +119,6 @@ _BLOCKS = '''
 {% endfor %}
 </tbody></table></div>
 {% endmacro %}
-
 {% macro findings(all) %}
 <div class="wide"><table><thead><tr><th>question</th><th>answer</th><th>what was found</th></tr></thead><tbody>
 {% for o in all %}
@@ -152,6 +128,97 @@ _BLOCKS = '''
 {% endfor %}
 </tbody></table></div>
 {% endmacro %}
+'''
+
+# %% ../../nbs/analysis/40_page.ipynb #96c83a54
+def _templates(**pieces):
+    "The macros and `pieces`, by name"
+    env = Environment(loader=DictLoader(dict(blocks=_BLOCKS, **pieces)), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    env.globals |= dict(rows=_rows, num=num, span=span)
+    return env
+
+# %% ../../nbs/analysis/40_page.ipynb #3aca372b
+_EVIDENCE = '''
+{% call section('along', 'Along the ' ~ this) %}
+<p>{% if axis %}Each persona was measured on answers that had no part in making the axis. {% endif %}The bars are 95 % intervals over questions.
+Beside them are the same personas where no persona was in the model, or no model at all. Where the columns look alike, the first has shown
+nothing that is not in the text.</p>
+{{ table(t.gap.rename(index=heads.gap).rename_axis('in units of the residual stream'), 'The intervals are over ' ~ t.gap.attrs.get('over', like) ~ '.') }}
+{{ fig('ranking') }}
+{% endcall %}
+{% call section('text', 'What could explain it away') %}
+<p>Does the same order of the {{ roles }} roles come from something simpler? ρ is the rank correlation with the order here; its interval speaks
+of roles like these. The noise ceiling is what two orders measured this roughly could reach at best (from the upper ends of their reliabilities).
+“Left” is the share of the order that does not follow linearly from the reading, the noise of both taken out.</p>
+{% if t.readings.empty %}<p>No reading was given.</p>
+{% else %}{{ table(t.readings.assign(left=t.readings.left.clip(0, 1)), names=heads.reading) }}{% endif %}
+{% for k,parts in t.items() if k.startswith('prompt_and_text') %}
+<h3>What the prompt adds, and what the text{{ k.removeprefix('prompt_and_text') }}</h3>
+<p>The same answers, along the same {{ this }}; the difference is the prompt. The order is that of the roles.</p>
+{{ table(parts, 'Intervals over questions (jackknife)') }}
+{% endfor %}
+{% endcall %}
+{% call section('holds', 'Does it hold?') %}
+<p>The same order, where it should still be there.</p>
+{% if t.variants.empty %}<p>No variant was given.</p>{% else %}{{ table(t.variants[compared], names=heads.reading) }}{% endif %}
+{% endcall %}
+{% call section('chance', 'What chance would have given') %}
+<p>The neutral prompts are near-paraphrases, so shuffling the labels would always reject. Instead each role takes the place of the default in
+turn. Random directions are drawn with the covariance of the roles, and the spread of the roles along them says whether it is one of their main
+directions. (How far the neutrals stick out along their own axis is not compared with random directions: along its own axis, any persona sticks
+out.)</p>
+{{ fig('nulls') }}
+{{ table(t.pseudo_defaults.head(8).rename_axis('in the place of the default' if axis else 'persona'), 'The furthest eight.', heads.place) }}
+{% endcall %}
+'''
+
+# %% ../../nbs/analysis/40_page.ipynb #1e881a49
+_MEASUREMENT = '''
+{% call section('measured', 'How well is it measured, and what would measure it better?') %}
+<p>Reliability says that the same would come out again. It is not validity: SmolLM2 135M with random weights, reading answers under the
+personas’ prompts, reaches 0.98.</p>
+{{ table(reliability, 'Halves of ' ~ questions ~ ' questions, Spearman–Brown; order of the roles: Cronbach’s α, 95 % ' ~ span(e.order.low, e.order.high)) }}
+{% if 'variance_parts' in t %}{% set of = t.needed.attrs %}
+<h3>Where the variance comes from</h3>{{ table(t.variance_parts, 'Whole vectors, and along the axis') }}
+<h3>How many questions and wordings?</h3>
+{{ table(t.needed, 'Reliability of persona vectors; needed: questions for ' ~ of.get('target', 0.9) ~ '. It speaks of ' ~ of.get('over', like) ~ '.') }}
+{% endif %}
+{% endcall %}
+{% call section('space', 'The space of the roles') %}
+<p>{{ roles }} roles have at most {{ roles-1 }} dimensions. Numbers of dimensions can only be compared between sets of as many roles. What is
+said of other questions is without noise, so a share there may be larger. A cosine without noise of a persona that is hardly reliable is nearly
+nothing divided by nearly nothing, and ends at ±1.</p>
+{{ fig('variance') }}{{ fig('pca') }}{{ fig('similarity') }}
+{% endcall %}
+{% call section('coordinates', 'Single coordinates') %}
+<p>In some models a few coordinates hold most of the norm, and what is found should not depend on them. Whitened: by how a persona’s answers
+vary over questions.</p>
+{% if not axis %}{{ fig('coordinates') }}{{ table(t.coordinates_scaled[compared], names=heads.reading) }}{% else %}
+<p>{{ e['coordinates'].because }}</p>{{ fig('coordinates') }}
+{{ table(t.coordinates_scaled, 'Ranking: rank correlation of all personas with the plain one. Similarities: correlation of the centred cosines.') }}
+{{ table(t.probes, 'The mean difference beside probes: how well they tell neutral from role answers that had no part in them (AUC), and whether '
+    'another half of the questions gives the same direction.') }}
+{% endif %}
+{% endcall %}
+'''
+
+# %% ../../nbs/analysis/40_page.ipynb #e07aaedf
+_MORE = '''
+{% if 'behaviour' in t %}{% call section('behaviour', 'What the prompts change') %}
+<p>Adherence is how much more probable an answer is under its own persona’s prompt than under the default one, in nats a token. Where the model
+wrote the answers itself it is positive on average whatever the prompt (a Kullback–Leibler divergence), so it says how far a prompt moves what
+is said, and not that an answer is in character. Two things are asked. Is there a relation? Then the correlation is larger than with the
+adherence shuffled over the roles. Is it this direction’s? Then it is larger than that of random directions; which by itself shows nothing, for
+where the roles differ mainly in one dimension, random directions are nearly one direction.</p>
+{{ table(t.behaviour.drop(columns='value'), 'Correlation of the position with adherence over the roles: ' ~ num(t.behaviour.attrs.value)
+    ~ '. In absolute value, beside its nulls:') }}
+{{ table(t.adherence.sort_values('adherence', ascending=False), 'Adherence, nats a token') }}
+{% endcall %}{% endif %}
+{% if 'over_layers' in t %}{% call section('layers', 'Over layers') %}
+<p>{{ t.over_layers.attrs.reason }}</p>{{ fig('layers') }}{{ table(t.over_layers, names=heads.layers) }}
+{% endcall %}{% endif %}
+{% for name,extra in e.extras.items() %}{% call section('more-' ~ loop.index0, name) %}{{ table(extra) }}{% endcall %}{% endfor %}
+{% call section('made', 'How this was made') %}{{ table(made) }}{% endcall %}
 '''
 
 # %% ../../nbs/analysis/40_page.ipynb #a6498333
@@ -171,97 +238,12 @@ thead th{border-bottom:1.5px solid var(--ink);font-weight:600} tbody th{font-wei
 .fig{overflow-x:auto;margin:.6rem 0 1rem} @media print{nav{display:none} .fig,table{break-inside:avoid}}
 '''
 
-# %% ../../nbs/analysis/40_page.ipynb #54bdc162
-def _environment(**templates):
-    return Environment(loader=DictLoader(dict(blocks=_BLOCKS, style=_STYLE, **templates)), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-
-# %% ../../nbs/analysis/40_page.ipynb #3aca372b
-_EVIDENCE = '''
-{% call section('along', 'Along the ' ~ this) %}
-<p>{% if axis %}Each persona was measured on answers that had no part in making the axis. {% endif %}
-The bars are 95 % intervals over questions. Beside them are the same personas where no persona was in the model, or no model at all.
-Where the columns look alike, the first has shown nothing that is not in the text.</p>
-{{ table(t.along, 'The intervals are over ' ~ over ~ '.') }}{{ fig('ranking') }}
-{% endcall %}
-{% call section('text', 'What could explain it away') %}
-<p>Does the same order of the {{ roles }} roles come from something simpler? ρ is the rank correlation with the order here;
-its interval speaks of roles like these. The noise ceiling is what two orders measured this roughly could reach at best
-(from the upper ends of their reliabilities). “Left” is the share of the order that does not follow linearly from the reading,
-the noise of both taken out.</p>
-{% if t.readings.rows %}{{ table(t.readings) }}{% else %}<p>No reading was given.</p>{% endif %}
-{% for name,parts in t.parts.items() %}
-<h3>What the prompt adds, and what the text: {{ name }}</h3>
-<p>The same answers, along the same {{ this }}; the difference is the prompt. The order is that of the roles.</p>
-{{ table(parts, 'Intervals over questions (jackknife)') }}
-{% endfor %}
-{% endcall %}
-{% call section('holds', 'Does it hold?') %}
-<p>The same order, where it should still be there.</p>
-{% if t.variants.rows %}{{ table(t.variants) }}{% else %}<p>No variant was given.</p>{% endif %}
-{% endcall %}
-{% call section('chance', 'What chance would have given') %}
-<p>The neutral prompts are near-paraphrases, so shuffling the labels would always reject. Instead each role takes the place
-of the default in turn. Random directions are drawn with the covariance of the roles, and the spread of the roles along them says
-whether it is one of their main directions. (How far the neutrals stick out along their own axis is not compared with
-random directions: along its own axis, any persona sticks out.)</p>
-{{ fig('nulls') }}{{ table(t.in_their_place, 'The furthest eight.') }}
-{% endcall %}
-'''
-
-# %% ../../nbs/analysis/40_page.ipynb #1e881a49
-_MEASUREMENT = '''
-{% call section('measured', 'How well is it measured, and what would measure it better?') %}
-<p>Reliability says that the same would come out again. It is not validity: SmolLM2 135M with random weights,
-reading answers under the personas’ prompts, reaches 0.98.</p>
-{{ table(t.reliability, 'Halves of ' ~ questions ~ ' questions, Spearman–Brown; order of the roles: Cronbach’s α, 95 % ' ~ order) }}
-{% if 'variance_parts' in t %}
-<h3>Where the variance comes from</h3>{{ table(t.variance_parts, 'Whole vectors, and along the axis') }}
-<h3>How many questions and wordings?</h3>
-{{ table(t.needed, 'Reliability of persona vectors; needed: questions for ' ~ needed.target ~ '. It speaks of ' ~ needed.over ~ '.') }}
-{% endif %}
-{% endcall %}
-{% call section('space', 'The space of the roles') %}
-<p>{{ roles }} roles have at most {{ roles-1 }} dimensions. Numbers of dimensions can only be compared between sets of as many roles.
-What is said of other questions is without noise, so a share there may be larger. A cosine without noise of a persona that is
-hardly reliable is nearly nothing divided by nearly nothing, and ends at ±1.</p>
-{{ fig('variance') }}{{ fig('pca') }}{{ fig('similarity') }}
-{% endcall %}
-{% call section('coordinates', 'Single coordinates') %}
-<p>In some models a few coordinates hold most of the norm, and what is found should not depend on them.
-Whitened: by how a persona’s answers vary over questions.</p>
-{% if axis %}<p>{{ e['coordinates'].because }}</p>{% endif %}
-{{ fig('coordinates') }}
-{{ table(t.coordinates, axis and 'Ranking: rank correlation of all personas with the plain one. Similarities: correlation of the centred cosines.') }}
-{% if axis %}{{ table(t.probes, 'The mean difference beside probes: how well they tell neutral from role answers that had no part in them (AUC), '
-    'and whether another half of the questions gives the same direction.') }}{% endif %}
-{% endcall %}
-'''
-
-# %% ../../nbs/analysis/40_page.ipynb #0c56fb91
-_REST = '''
-{% if 'behaviour' in t %}
-{% call section('behaviour', 'What the prompts change') %}
-<p>Adherence is how much more probable an answer is under its own persona’s prompt than under the default one, in nats a token.
-Where the model wrote the answers itself it is positive on average whatever the prompt (a Kullback–Leibler divergence),
-so it says how far a prompt moves what is said, and not that an answer is in character. Two things are asked. Is there a relation?
-Then the correlation is larger than with the adherence shuffled over the roles. Is it this direction’s? Then it is larger than
-that of random directions; which by itself shows nothing, for where the roles differ mainly in one dimension,
-random directions are nearly one direction.</p>
-{{ table(t.behaviour, 'Correlation of the position with adherence over the roles: ' ~ correlation ~ '. In absolute value, beside its nulls:') }}
-{{ table(t.adherence, 'Adherence, nats a token') }}
-{% endcall %}
-{% endif %}
-{% if 'over_layers' in t %}
-{% call section('layers', 'Over layers') %}<p>{{ reason }}</p>{{ fig('layers') }}{{ table(t.over_layers) }}{% endcall %}
-{% endif %}
-{% for name,extra in t.extras.items() %}{% call section('more-' ~ loop.index0, name) %}{{ table(extra) }}{% endcall %}{% endfor %}
-{% call section('made', 'How this was made') %}{{ table(t.made) }}{% endcall %}
-'''
-
 # %% ../../nbs/analysis/40_page.ipynb #cae1e327
 _PAGE = '''
 {%- from 'blocks' import table, findings %}
-{% macro section(id, title) %}{% set _ = nav.append((id, title)) %}<section id="{{ id }}"><h2>{{ title }}</h2>{{ caller() }}</section>{% endmacro %}
+{% macro section(id, title) %}
+{% set _ = nav.append((id, title)) %}<section id="{{ id }}"><h2>{{ title }}</h2>{{ caller() }}</section>
+{% endmacro %}
 {% macro fig(k) %}{% if k in figs %}<div class="fig">{{ figs[k]|safe }}</div>{% endif %}{% endmacro %}
 {% set body %}SECTIONS{% endset %}
 <!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -271,19 +253,23 @@ _PAGE = '''
 <nav>{% for id,title in nav %}<a href="#{{ id }}">{{ title }}</a> {% endfor %}</nav>
 <section><h2>Questions and answers</h2>{{ findings(e.findings) }}</section>{{ body }}
 <footer><p>Every number is in {{ table_file }}. Made by persona_vectors.</p></footer></main></body></html>
-'''.replace('SECTIONS', _EVIDENCE+_MEASUREMENT+_REST)
+'''.replace('SECTIONS', _EVIDENCE+_MEASUREMENT+_MORE)
 
-# %% ../../nbs/analysis/40_page.ipynb #5341ac40
+# %% ../../nbs/analysis/40_page.ipynb #398526bf
+_HEADS = dict(
+    reading=dict(measured='measured on', rho='ρ', ceiling='noise ceiling', left='left'), layers=_LAYER_HEADS, place=dict(gap='distance', kind=''),
+    gap={'length without noise': 'length of the axis, without noise', 'squared length without noise': 'its square',
+         'neutrals minus roles along it': 'neutrals minus roles, along it'})
+
 def _render(e, figs, plotly, table_file):
     "The page as text"
-    t,needed = e.tables,e.tables['needed'].attrs if 'needed' in e.tables else {}
-    said = dict(order=span(e.order.low, e.order.high), over=t['gap'].attrs.get('over', 'questions like these'),
-                needed=dict(target=needed.get('target', .9), over=needed.get('over', 'questions like these')),
-                correlation=num(t['behaviour'].attrs['value']) if 'behaviour' in t else '', reason=t['over_layers'].attrs['reason'] if 'over_layers' in t else '')
     axis = e.direction is None
-    return _environment(page=_PAGE).get_template('page').render(e=e, t=_page_tables(e), figs=figs, plotly=plotly, table_file=table_file, nav=[], axis=axis,
-        this='axis' if axis else 'direction', roles=len(e.vectors.roles), questions=len(e.vectors.questions), **said)
+    return _templates(page=_PAGE, style=_STYLE).get_template('page').render(
+        e=e, t=e.tables, figs=figs, plotly=plotly, table_file=table_file, nav=[], heads=_HEADS, compared=['measured','rho','low','high'],
+        axis=axis, this='axis' if axis else 'direction', like='questions like these', roles=len(e.vectors.roles),
+        questions=len(e.vectors.questions), reliability=_reliabilities(e), made=_made_from(e))
 
+# %% ../../nbs/analysis/40_page.ipynb #03a279ab
 def save_page(
     e:Report, # From `evidence`
     path # Ends in .html; the table goes beside it as .csv
@@ -292,7 +278,7 @@ def save_page(
     from plotly.offline import get_plotlyjs
     path = Path(path)
     if path.suffix!='.html': raise ValueError(f'{path}: give a name that ends in .html')
-    table = path.with_suffix('.csv')
-    figs = {k: f.to_html(full_html=False, include_plotlyjs=False, div_id=f'fig-{k}', config=dict(displaylogo=False)) for k,f in report_figures(e).items()}
+    table,how = path.with_suffix('.csv'),dict(full_html=False, include_plotlyjs=False, config=dict(displaylogo=False))
+    figs = {k: f.to_html(div_id=f'fig-{k}', **how) for k,f in report_figures(e).items()}
     with atomic_write(path) as f: f.write(_render(e, figs, get_plotlyjs(), table.name))
     with atomic_write(table) as f: f.write(e.table.to_csv(index=False))

@@ -20,11 +20,27 @@ def _who(rng, n_roles, n_neutral, d, axis, dims, role_sd, centre):
     if centre: scores -= scores.mean(0)
     return basis,np.concatenate([np.tile(axis*basis[0], (n_neutral,1)), scores@basis])
 
-def _turn(rotate, d):
+def _rotation(rotate, d):
     "The matrix 'd e' that `rotate` stands for"
     if rotate is None: return np.eye(d)
     if np.ndim(rotate): return np.asarray(rotate, float)
     return np.linalg.qr(np.random.default_rng(rotate).normal(size=(d,d)))[0]
+
+# %% ../../nbs/analysis/31_simulation.ipynb #fad28f68
+def _add_outliers(x, n, size, rng):
+    "Make `n` coordinates of `x` huge, in place; returns which"
+    huge = np.sort(rng.choice(x.shape[-1], n, replace=False))
+    x[...,huge] += size*(1 + .1*rng.normal(size=(*x.shape[:-1],n)))
+    return huge.tolist()
+
+def _rows(names, wordings, questions, samples, rng):
+    at = [(p,w,q,s) for p in names for w in range(wordings) for q in range(questions) for s in range(samples)]
+    return [Row(p, f'question_{q:02}', w, s, int(k)) for (p,w,q,s),k in zip(at, rng.integers(40, 200, len(at)))]
+
+def _truth(names, n_neutral, basis, means, said, huge):
+    along = (means-means[n_neutral:].mean(0)) @ basis[0]
+    return dict(axis=basis[0], gap=float(along[:n_neutral].mean()), positions=dict(zip(names, along.tolist())),
+                means=means, wordings=said, basis=basis, outliers=huge)
 
 # %% ../../nbs/analysis/31_simulation.ipynb #18ddffe1
 def planted(
@@ -48,23 +64,19 @@ def planted(
     noise_seed:int=None, # Another model of the same truth has noise and offset of its own
     interaction_sd:float=0., # What a question adds for one persona alone, the same in all its samples and wordings
     centre:bool=True # The roles' mean is exactly the origin; False: they are drawn around it, as a sample of all roles
-)->tuple[PersonaVectors,dict]: # Vectors at layer 1; the truth: axis, gap, positions, means, wordings, basis, outliers
+)->tuple[PersonaVectors,dict]: # At layer 1; the truth: axis, gap, positions, means, wordings, basis, outliers
     "Persona vectors with a known truth"
     if not 1<=n_neutral<=len(NEUTRAL): raise ValueError(f"n_neutral is {n_neutral}: from 1 to {len(NEUTRAL)}")
     if not 1<=dims<=d: raise ValueError(f"{dims} dimensions do not fit a width of {d}: dims goes from 1 to d")
     rng,noise = np.random.default_rng(seed),np.random.default_rng([seed if noise_seed is None else noise_seed, 1])
     names = list(NEUTRAL)[:n_neutral] + [f'role_{i:02}' for i in range(n_roles)]
-    n,R = len(names),_turn(rotate, d)
+    n,R = len(names),_rotation(rotate, d)
     basis,means = _who(rng, n_roles, n_neutral, d, axis, dims, role_sd, centre)
-    said = means[:,None] + wording_sd*rng.normal(size=(n,wordings,d))                                              # persona wording d
-    asked = question_sd*rng.normal(size=(n_questions,d)) + interaction_sd*rng.normal(size=(n,n_questions,d))       # persona question d
+    said = means[:,None] + wording_sd*rng.normal(size=(n,wordings,d))                 # persona wording d
+    asked = question_sd*rng.normal(size=(n_questions,d)) + interaction_sd*rng.normal(size=(n,n_questions,d))
     x = said[:,:,None,None] + asked[:,None,:,None] + noise_sd*noise.normal(size=(n,wordings,n_questions,samples,d))
     x = x@R + offset*_unit(noise.normal(size=R.shape[1]))
-    huge = np.sort(noise.choice(R.shape[1], outliers, replace=False))
-    x[...,huge] += outlier_size*(1 + .1*noise.normal(size=(*x.shape[:-1],outliers)))
-    at = [(p,w,q,s) for p in range(n) for w in range(wordings) for q in range(n_questions) for s in range(samples)]
-    rows = [Row(names[p], f'question_{q:02}', w, s, int(k)) for (p,w,q,s),k in zip(at, noise.integers(40, 200, len(at)))]
-    v = PersonaVectors(torch.tensor(x.reshape(-1,1,R.shape[1]), dtype=torch.float32), rows, [1], dict(model='planted', num_layers=2, d_model=R.shape[1]))
-    basis,means,said = basis@R,means@R,said@R
-    along = (means-means[n_neutral:].mean(0)) @ basis[0]
-    return v,dict(axis=basis[0], gap=float(along[:n_neutral].mean()), positions=dict(zip(names, along.tolist())), means=means, wordings=said, basis=basis, outliers=huge.tolist())
+    huge = _add_outliers(x, outliers, outlier_size, noise)
+    rows,meta = _rows(names, wordings, n_questions, samples, noise),dict(model='planted', num_layers=2, d_model=R.shape[1])
+    v = PersonaVectors(torch.tensor(x.reshape(-1,1,R.shape[1]), dtype=torch.float32), rows, [1], meta)
+    return v,_truth(names, n_neutral, basis@R, means@R, said@R, huge)

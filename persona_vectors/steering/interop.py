@@ -8,12 +8,11 @@ __all__ = ['export_direction', 'import_file', 'load_direction', 'export_roles']
 # %% ../../nbs/steering/55_interop.ipynb #7cf0d314
 import json, re, tempfile
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from ..analysis.readings import difference
-from ..config import atomic_write
+from ..config import atomic_write, check_kind, file_kind
 from ..models import find_model, same_model
-from ..extraction.vectors import DIRECTION_FORMAT, Direction, PersonaVectors, Row, VECTORS_FORMAT, load_pt
+from ..extraction.vectors import Direction, PersonaVectors, Row, load_pt, save_pt
 import numpy as np, torch
 from torch import Tensor
 
@@ -103,10 +102,6 @@ def layer_rows(vectors, n, format, m):
     for k,v in vectors.items(): x[their_index(k, format, m.num_layers)] = plain_float(v)
     return x
 
-def save_pt(o, path):
-    torch.save(o, b := BytesIO())
-    with atomic_write(path, 'wb') as f: f.write(b.getbuffer())
-
 # %% ../../nbs/steering/55_interop.ipynb #35af9dc6
 def export_direction(
     directions, # A `Direction`, several, or a dict of layer to `Direction`
@@ -124,7 +119,7 @@ def export_direction(
     if format=='assistant-axis' and (ds[0].made_of or {}).get('kind')!='axis':
         raise ValueError(f"an assistant-axis file holds mean(default) - mean(roles), and this is {ds[0].orientation!r}: "
                          "export what `assistant_axis` returns, or say made_of=dict(kind='axis') of a direction that is one")
-    save_pt(layer_rows({d.layer: d.vector for d in ds}, n, format, m), path)
+    save_pt(path, layer_rows({d.layer: d.vector for d in ds}, n, format, m))
 
 # %% ../../nbs/steering/55_interop.ipynb #25f829d0
 def read_control_vector(path):
@@ -257,45 +252,40 @@ def import_file(
     except ValueError as e: raise ValueError(f"{path}: {e}") from None
 
 # %% ../../nbs/steering/55_interop.ipynb #dcfed504
-def read_plain(path):
-    "What is in a .npy, .pt or .safetensors file, and the format it names; None for other files"
-    if path.suffix=='.npy':
-        try: return torch.tensor(np.load(path, allow_pickle=False)),None
-        except ValueError: raise ValueError(f"{path} is damaged or no .npy file of numbers") from None
-    if path.suffix=='.pt': return load_pt(path),None
-    if path.suffix!='.safetensors': return None,None
-    from safetensors import safe_open
+def read_vector(path):
+    "The only vector in a .npy, .pt or .safetensors file; None if it holds something else"
     try:
-        with safe_open(path, 'pt') as f: return {k: f.get_tensor(k) for k in f.keys()},(f.metadata() or {}).get('format')
-    except Exception as e: raise ValueError(f"{path} is damaged or no safetensors file ({type(e).__name__})") from None
-
-def one_vector(x):
-    "The only vector in `x`, a tensor or a dict of one; None if it holds something else"
+        if path.suffix=='.npy': x = torch.tensor(np.load(path, allow_pickle=False))
+        elif path.suffix=='.safetensors':
+            from safetensors.torch import load_file
+            x = load_file(path)
+        else: x = load_pt(path) if path.suffix=='.pt' else None
+    except Exception as e:
+        if path.suffix=='.pt': raise
+        raise ValueError(f"{path} is damaged or no {path.suffix[1:]} file ({type(e).__name__})") from None
     if isinstance(x, dict) and len(x)==1: x = next(iter(x.values()))
     if isinstance(x, Tensor) and x.squeeze().dim()==1: return x.squeeze().float()
 
 # %% ../../nbs/steering/55_interop.ipynb #849acbae
 def choose_direction(found, layer, v, path):
     "The direction of `layer`, of `v`, or the only one, of those that a file has by layer"
-    if isinstance(found, PersonaVectors):
-        raise ValueError(f"{path} holds persona vectors and no direction: import them, and take 'a,b' or `assistant_axis` of them")
+    if isinstance(found, PersonaVectors): raise ValueError(f"{path} holds persona vectors, not a direction: import them")
     k = layer if layer is not None else next(iter(found)) if len(found)==1 else v.layer if v is not None else None
     if k in found: return found[k]
     raise ValueError(f"{path} has {'several directions' if k is None else f'no direction for layer {k}'}: "
                      f"it has layers {', '.join(map(str, found))}; choose one with layer=")
 
-def from_file(path, v, model, layer, format, orientation):
+def from_file(path, v, model, layer, **kw):
     "The direction in a file"
-    x,kind = read_plain(path)
-    if kind==VECTORS_FORMAT: raise ValueError(f"{path} holds persona vectors and no direction: load them, and take 'a,b' or `assistant_axis` of them")
-    if kind==DIRECTION_FORMAT: return Direction.load(path)
-    if (one := one_vector(x)) is not None:
+    if (kind := file_kind(path))=='a direction': return Direction.load(path)
+    if kind!='a control vector': check_kind(path, 'a direction')
+    if (one := read_vector(path)) is not None:
         if v is None and layer is None: raise ValueError(f"{path} does not say of which layer its vector is: give layer=, or the vectors it belongs to")
         label = v.model if v is not None else str(getattr(model, 'label', model or 'not recorded'))
         return Direction(one, path.name, v.layer if layer is None else layer, label)
     if path.suffix in ('.npy','.safetensors'): raise ValueError(f"{path} does not hold one vector")
     if not (model or v is not None): raise ValueError(f"{path} does not say of which model it is: give model=, or the vectors it belongs to")
-    return choose_direction(import_file(path, model or v.model, format, orientation), layer, v, path)
+    return choose_direction(import_file(path, model or v.model, **kw), layer, v, path)
 
 # %% ../../nbs/steering/55_interop.ipynb #8ef1fe58
 def load_direction(
@@ -310,7 +300,7 @@ def load_direction(
     pair,path = [o.strip() for o in str(text).split(',')],Path(text)
     if len(pair)==2 and v is not None and all(o in v for o in pair): return difference(v, *pair)
     if not path.is_file(): raise ValueError(f"direction {str(text)!r} is neither a file nor two of the personas {', '.join(v or [])} with a comma between")
-    d = from_file(path, v, model, layer, format, orientation)
+    d = from_file(path, v, model, layer, format=format, orientation=orientation)
     if layer not in (None, d.layer): raise ValueError(f"{path} is a direction of layer {d.layer}, not {layer}")
     if not d.vector.isfinite().all() or not d.vector.any(): raise ValueError(f"{path}: the vector is zero, or not finite, so it has no direction")
     return d
@@ -330,4 +320,4 @@ def export_roles(
     for p in v:
         xs = dict(zip(v.layers, v[p].reshape(len(v.layers), -1)))
         rows = layer_rows({k: xs[k] for k in ks}, m.num_layers, 'assistant-axis', m)
-        save_pt(dict(vector=rows, type='mean' if p in ns else 'pos_3', role=p), Path(folder)/f'{p}.pt')
+        save_pt(Path(folder)/f'{p}.pt', dict(vector=rows, type='mean' if p in ns else 'pos_3', role=p))

@@ -6,14 +6,14 @@
 __all__ = ['TRAITS', 'Trait', 'keep_judged', 'trait_direction', 'trait_strength', 'projection_difference']
 
 # %% ../../nbs/steering/52_traits.ipynb #f1ebcf37
-from dataclasses import dataclass
-from ..analysis.axis import Direction
+from dataclasses import dataclass, replace
+from ..analysis.readings import difference
+from ..analysis.uncertainty import Interval, half_width, reliability, resample
+from ..extraction.vectors import Direction, PersonaVectors
 from ..generation.judging import Rubric, trait_rubric
 from ..responses import Responses
 from ..selection import Selection, select
-from ..analysis.uncertainty import Interval, reliability, resample
-from ..extraction.vectors import PersonaVectors
-import numpy as np, pandas as pd, torch
+import numpy as np
 
 # %% ../../nbs/steering/52_traits.ipynb #fccb76bf
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ class Trait:
     def __post_init__(self):
         for o in ('positive','negative','questions'):
             if isinstance(getattr(self, o), str): raise TypeError(f"trait {self.name!r}: {o} is one text: give a list of them")
-        if not len(self.positive)==len(self.negative)>0: raise ValueError(f"trait {self.name!r} has {len(self.positive)} positive and {len(self.negative)} negative prompts: give pairs")
+        n,m = len(self.positive),len(self.negative)
+        if not n==m>0: raise ValueError(f"trait {self.name!r} has {n} positive and {m} negative prompts: give pairs")
     @property
     def poles(self): return f'{self.name}, positive',f'{self.name}, negative' # Names of its two personas
     @property
@@ -36,21 +37,35 @@ class Trait:
     def rubric(self)->Rubric: return trait_rubric(self.name, self.description)
 
 # %% ../../nbs/steering/52_traits.ipynb #705db48c
-TRAITS = {o.name: o for o in (
-    Trait('formality', 'the answer is worded formally, as in an official letter, and not casually, as among friends.',
-        ('Answer in a formal register: whole sentences, no contractions, courteous and impersonal wording.', 'You draft official correspondence. Word every reply as it would stand in a letter from an institution.'),
-        ('Answer casually: contractions, everyday words, the way people text each other.', "You're chatting with an old friend. Keep every reply loose and colloquial."),
-        ('How do I ask my neighbour to turn the music down?', 'What should I bring to a dinner party?', 'Why is the sky blue?', 'How can I get better at cooking?',
-         'What is a good way to spend a rainy Sunday?', 'How do I return something I bought?', 'Should I learn to ride a bicycle as an adult?', 'How does a library work?')),
-    Trait('pessimism', 'the answer expects things to go badly, and dwells on risks and losses.',
-        ('Answer as someone who expects the worse outcome and says why it is likely.', 'You have seen many plans fail. Let every reply point out what will go wrong.'),
-        ('Answer as someone who expects the better outcome and says why it is likely.', 'You have seen many plans succeed. Let every reply point out what will go right.'),
-        ('I am starting a small bakery next month. What should I expect?', 'Will I manage to learn the piano at forty?', 'We are moving to another town. How will it be?', 'How will trains have changed in twenty years?',
-         'I planted an apple tree. What will come of it?', 'My team has a new project. How will it go?', 'Is it worth keeping a diary?', 'What will the weather be like on my holiday?')),
-    Trait('curiosity', 'the answer asks about the other person and about the matter, and wonders.',
-        ('Be curious: in every reply wonder about something and ask the other person about it.', 'You love to find things out. Let your replies lead to questions of your own.'),
-        ('State what you know and stop. Never ask anything in return.', 'You keep to the matter. Let your replies end with a full stop, not with a question.'),
-        ('I just came back from a walk by the river.', 'Tell me about bees.', 'I am reading a book about maps.', 'What is salt good for?', 'I found an old key in the attic.', 'How are bridges built?', 'I bake my own bread.', 'Why do cats purr?')))}
+formality = Trait('formality', 'the answer is worded formally, as in an official letter, and not casually, as among friends.',
+    ('Answer in a formal register: whole sentences, no contractions, courteous and impersonal wording.',
+     'You draft official correspondence. Word every reply as it would stand in a letter from an institution.'),
+    ('Answer casually: contractions, everyday words, the way people text each other.',
+     "You're chatting with an old friend. Keep every reply loose and colloquial."),
+    ('How do I ask my neighbour to turn the music down?', 'What should I bring to a dinner party?', 'Why is the sky blue?',
+     'How can I get better at cooking?', 'What is a good way to spend a rainy Sunday?', 'How do I return something I bought?',
+     'Should I learn to ride a bicycle as an adult?', 'How does a library work?'))
+
+pessimism = Trait('pessimism', 'the answer expects things to go badly, and dwells on risks and losses.',
+    ('Answer as someone who expects the worse outcome and says why it is likely.',
+     'You have seen many plans fail. Let every reply point out what will go wrong.'),
+    ('Answer as someone who expects the better outcome and says why it is likely.',
+     'You have seen many plans succeed. Let every reply point out what will go right.'),
+    ('I am starting a small bakery next month. What should I expect?', 'Will I manage to learn the piano at forty?',
+     'We are moving to another town. How will it be?', 'How will trains have changed in twenty years?',
+     'I planted an apple tree. What will come of it?', 'My team has a new project. How will it go?',
+     'Is it worth keeping a diary?', 'What will the weather be like on my holiday?'))
+
+curiosity = Trait('curiosity', 'the answer asks about the other person and about the matter, and wonders.',
+    ('Be curious: in every reply wonder about something and ask the other person about it.',
+     'You love to find things out. Let your replies lead to questions of your own.'),
+    ('State what you know and stop. Never ask anything in return.',
+     'You keep to the matter. Let your replies end with a full stop, not with a question.'),
+    ('I just came back from a walk by the river.', 'Tell me about bees.', 'I am reading a book about maps.', 'What is salt good for?',
+     'I found an old key in the attic.', 'How are bridges built?', 'I bake my own bread.', 'Why do cats purr?'))
+
+# %% ../../nbs/steering/52_traits.ipynb #7d11988b
+TRAITS = {o.name: o for o in (formality, pessimism, curiosity)} # Name to `Trait`
 
 # %% ../../nbs/steering/52_traits.ipynb #7c22b4a9
 def keep_judged(
@@ -58,29 +73,34 @@ def keep_judged(
     trait:Trait,
     threshold:float=50 # Positive answers are kept from here on, negative ones below
 )->Selection: # For `extract_persona_vectors`
-    "The answers that show the trait, or do not, as they were asked to"
+    "The positive answers that show the trait and the negative ones that do not"
     def score(r): return (r.scores or {}).get(trait.name)
-    if not any(score(r) is not None for r in responses.rows): raise ValueError(f"no answer has a score for {trait.name!r}: judge them first with judge_responses(responses, trait.rubric, config)")
     def fits(r): return score(r) is not None and ((score(r)>=threshold)==(r.persona==trait.poles[0]))
+    if all(score(r) is None for r in responses.rows):
+        raise ValueError(f"no answer has a score for {trait.name!r}: judge them first with judge_responses(responses, trait.rubric, config)")
     kept = {r.persona for r in responses.rows if fits(r)}
-    if lacking := [p for p in trait.poles if p not in kept]: raise ValueError(f"the judge left no answer of {lacking[0]!r}: the model may not show this trait")
+    if lacking := [p for p in trait.poles if p not in kept]:
+        raise ValueError(f"the judge left no answer of {lacking[0]!r}: the model may not show this trait")
     return select(responses, trait.personas, unless=lambda r: None if fits(r) else f'not {r.persona}')
 
 # %% ../../nbs/steering/52_traits.ipynb #6e5afb64
+def poles_of(v, trait):
+    "The vectors of the trait's two personas, on questions that both have answered"
+    v.layer                                                     # ValueError if there are several
+    if lacking := [p for p in trait.poles if p not in v]:
+        raise ValueError(f"persona {lacking[0]!r} is not in these vectors: they have {', '.join(v)}; answer and extract trait.personas")
+    return v.only(trait.poles).complete()
+
+# %% ../../nbs/steering/52_traits.ipynb #39b224bb
 def trait_direction(
     v:PersonaVectors, # Of the trait's two personas, at one layer
     trait:Trait
 )->Direction:
     "mean(positive) − mean(negative) of response means (Chen et al. 2025, arXiv 2507.21509)"
-    v = _of(v, trait)
-    pos,neg = trait.poles
-    return Direction(v[pos]-v[neg], f'{trait.name}: mean of its positive prompts minus mean of its negative prompts', v.layers[0], v.meta.get('model', 'not recorded'))
+    said = f'{trait.name}: mean of its positive prompts minus mean of its negative prompts'
+    return replace(difference(poles_of(v, trait), *trait.poles), orientation=said)
 
-def _of(v, trait):
-    if len(v.layers)!=1: raise ValueError(f"these vectors have layers {v.layers}: choose one with v.at(layer)")
-    if lacking := [p for p in trait.poles if p not in v]: raise ValueError(f"persona {lacking[0]!r} is not in these vectors: they have {', '.join(v)}; answer and extract trait.personas")
-    return v.only(trait.poles).complete()
-
+# %% ../../nbs/steering/52_traits.ipynb #e466d414
 def trait_strength(
     v:PersonaVectors, # Of the trait's two personas, at one layer
     trait:Trait,
@@ -88,8 +108,8 @@ def trait_strength(
     seed:int=0
 )->tuple[Interval,float]: # Squared length, in squared units of the residual stream; reliability, 0 to 1
     "Unbiased squared length of the trait's direction with its interval over questions, and its split-half reliability (Spearman–Brown)"
-    v = _of(v, trait)
-    return resample(v, lambda g: g.distances[:,0,1], n, seed=seed), float(reliability(v, seed=seed).reliability[trait.poles[0]])
+    v = poles_of(v, trait)
+    return resample(v, lambda g: g.distances[:,0,1], n=n, seed=seed), float(reliability(v, seed=seed).reliability[trait.poles[0]])
 
 # %% ../../nbs/steering/52_traits.ipynb #965d1151
 def projection_difference(
@@ -99,13 +119,14 @@ def projection_difference(
     level:float=.95
 )->Interval: # In units of the residual stream
     "Mean projection of a data set's answers minus that of the model's own (Chen et al. 2025)"
-    from scipy.stats import t
     for o in (data,own):
-        if o.layers!=[direction.layer] or len(o)!=1: raise ValueError(f"give vectors of one persona at layer {direction.layer}: these have {', '.join(o)} at {o.layers}")
+        if o.layers!=[direction.layer] or len(o)!=1:
+            raise ValueError(f"give vectors of one persona at layer {direction.layer}: these have {', '.join(o)} at {o.layers}")
     both = [q for q in data.questions if q in own.questions]
     if len(both)<2: raise ValueError(f"{len(both)} prompts have an answer in both: the model must have answered the data set's own prompts, two at least")
-    def along(v): return (v.only(questions=both).by_question()[0].double()@direction.unit.double()).numpy()
-    x,order = along(data),[own.only(questions=both).questions.index(q) for q in data.only(questions=both).questions]
-    x = x-along(own)[order]
-    half = t.ppf((1+level)/2, len(x)-1)*(se := x.std(ddof=1)/len(x)**.5)
+    def along(v): return dict(zip(v.questions, v.grid().x[0]@direction.unit.double().numpy()))
+    a,b = along(data),along(own)
+    x = np.array([a[q]-b[q] for q in both])
+    se = x.std(ddof=1)/len(x)**.5
+    half = half_width(se, len(x)-1, level=level)
     return Interval(x.mean(), x.mean()-half, x.mean()+half, level, f'other prompts like these {len(x)}', se)
