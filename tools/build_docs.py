@@ -6,12 +6,22 @@ plotly.js that lies beside the pages, so that the site works offline."""
 import html, json, os, re, shutil, subprocess, sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
-import plotly
+import plotly, yaml
 from latex2mathml.converter import convert
 from nbdev.config import get_config
 from nbdev.doclinks import _nbpath2html
-from nbdev.quarto import nbdev_sidebar, refresh_quarto_yml
+from nbdev.quarto import refresh_quarto_yml
 from nbdev.serve import proc_nbs
+
+CHAPTERS = ['generation', 'extraction', 'analysis', 'steering', 'experiments']      # in reading order
+
+def sidebar(nbs):
+    "The site's sidebar in reading order: the index, the ground floor, the chapters, and what stands on all of them"
+    def of(folder): return sorted(o.relative_to(nbs).as_posix() for o in (nbs/folder).glob('[0-9]*.ipynb'))
+    ground,top = ([o for o in of('.') if (o>='9')==up and not o.startswith('00')] for up in (False,True))
+    sections = [('Ground floor', ground), *((o.capitalize(), of(o)) for o in CHAPTERS[:-1]), ('On top', top), (CHAPTERS[-1].capitalize(), of(CHAPTERS[-1]))]
+    return yaml.safe_dump(dict(website=dict(sidebar=dict(contents=['index.ipynb', *(o for o in of('.') if o.startswith('00')),
+        *(dict(section=k, contents=v) for k,v in sections)]))), sort_keys=False)
 
 def page_name(path): return _nbpath2html(Path(path)).with_suffix('.ipynb').as_posix()
 
@@ -80,7 +90,7 @@ def main():
     cfg = get_config()
     os.chdir(cfg.config_path)
     refresh_quarto_yml()                    # nbs/nbdev.yml from settings.ini
-    nbdev_sidebar.__wrapped__()             # nbs/sidebar.yml from the notebooks' order
+    (cfg.nbs_path/'sidebar.yml').write_text(sidebar(cfg.nbs_path))      # tracked, so that nbdev_docs makes the same
     proc = proc_nbs(cfg.nbs_path, force=True)
     with TemporaryDirectory() as tmp:
         tmp = Path(tmp).resolve()/'site'

@@ -52,12 +52,8 @@ def project(
     return pd.Series(centred(v).values @ direction.unit.double().numpy(), index=list(v))
 
 # %% ../../nbs/analysis/30_axis.ipynb #5337d12c
-def leave_one_out_axes(
-    half, # Mean answers 'persona d_model' over some of the questions
-    ns, # Indices of the neutrals
-    rs # Indices of the roles
-):
-    "Unit axes 'persona d_model', each made without the persona itself"
+def leave_one_out_axes(half, ns, rs):
+    "Unit axes 'persona d_model', each made without the persona itself, from mean answers 'persona d_model' over `half` of the questions"
     n,total = len(half),half[rs].sum(0)
     out = np.empty_like(half)
     for p in range(n):
@@ -69,14 +65,7 @@ def leave_one_out_axes(
     return out/length
 
 # %% ../../nbs/analysis/30_axis.ipynb #f09139bb
-def cross_fitted(
-    x, # Answers 'persona question d_model' that the axes are made from
-    o, # The same of the answers that are measured
-    ns, # Indices of the neutrals
-    rs, # Indices of the roles
-    splits, # Random halvings of the questions
-    rng
-): # 'persona question'
+def cross_fitted(x, o, ns, rs, splits, rng): # 'persona question d_model' each; gives 'persona question'
     "Projection of every answer of `o` on axes made from `x` without its persona and without its question"
     if x.shape[1]<2: raise ValueError("one question cannot be split in halves: a cross-fitted ranking needs at least two")
     total,n = np.zeros(x.shape[:2]),np.zeros(x.shape[1])
@@ -87,8 +76,6 @@ def cross_fitted(
             total[:,measured] += np.einsum('pqd,pd->pq', o[:,measured], axes)
             n[measured] += 1
     return total/n
-
-_axes,_crossfitted = leave_one_out_axes,cross_fitted
 
 # %% ../../nbs/analysis/30_axis.ipynb #7303d2a0
 def held_out(
@@ -136,12 +123,8 @@ def role_pca(
     return RolePCA(scores, pca.explained_variance_ratio_, comps, comps@a)
 
 # %% ../../nbs/analysis/30_axis.ipynb #75d15d5f
-def text_vectors(
-    responses:Responses,
-    x, # 'response feature'
-    name # In place of a model
-)->PersonaVectors: # One 'layer'
-    "Features of the answers' text in the form of persona vectors"
+def text_vectors(responses, x, name)->PersonaVectors:
+    "Features 'response feature' of the answers' text in the form of persona vectors; `name` stands in place of a model"
     rows = [Row(r.persona, r.question, r.prompt, r.sample, len(r.text.split())) for r in responses.rows]
     return PersonaVectors(torch.tensor(x, dtype=torch.float32)[:,None], rows, [None], {'model': name})
 
@@ -164,9 +147,3 @@ def compare_rankings(
     ranks = pd.DataFrame({k: r.projection.rank(ascending=False).astype(int) for k,r in rankings.items()}).loc[first.index]
     rho = pd.Series({k: spearmanr(first.projection, r.projection.loc[first.index]).statistic for k,r in rankings.items()})
     return ranks,rho
-
-# %% ../../nbs/analysis/30_axis.ipynb #354b3d60
-def split_personas(v, neutral=None): return (v if neutral is None else v.as_neutral(neutral)).split()
-
-# %% ../../nbs/analysis/30_axis.ipynb #42e002eb
-side_by_side = compare_rankings

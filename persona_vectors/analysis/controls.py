@@ -144,14 +144,9 @@ def _initialise(model, part, seed, but=()):
         put(m, k, m._parameters[k].to(dtype))
 
 # %% ../../nbs/analysis/33_controls.ipynb #ddcd9068
-def random_parts(
-    cfg, # Configuration of a text model, a fresh one, since it is changed
-    k:int, # Blocks
-    dtype:str='float32', # 'float32', 'bfloat16', 'float16'
-    blocks:str=None, # As `find_blocks` takes it
-    seed:int=0
-): # Yields (base model, block that now has its weights), the last time (base model, base model)
-    "The first `max(k,1)` blocks and the embedding with the initialiser's random weights, as they are drawn"
+def random_parts(cfg, k, dtype='float32', blocks=None, seed=0):
+    """The first `max(k,1)` blocks and the embedding with random weights, as they are drawn: yields (base model, block that now has its weights),
+    the last time (base model, base model). `cfg`, of a text model, is changed"""
     model,n = empty_model(cfg, dtype),cfg.num_hidden_layers
     found = find_blocks(model, blocks)
     del found[max(k,1):]

@@ -132,6 +132,7 @@ def compare_orders(
     ceiling = np.nan if one else np.sqrt(max(alpha(y)[2], 0)*max(most, 0))
     return dict(measured=measured, rho=rho, low=low, high=high, p=_rank_p(a, b), ceiling=ceiling, left=left)
 
+# %% ../../nbs/analysis/38_readings.ipynb #1cfd2ec1
 def _rank_p(a, b, n=2000):
     "How often shuffled roles correlate at least as well"
     from scipy.stats import rankdata
@@ -200,6 +201,7 @@ def kind_of(
     if v.meta.get('read_under') is not None: return 'prompt'
     return {None: 'text', 0: 'words'}.get(v.layers[0], 'other')
 
+# %% ../../nbs/analysis/38_readings.ipynb #471b2c03
 def reading_name(
     v:PersonaVectors,
     name:str # If nothing better is known
@@ -228,6 +230,7 @@ def _one_out(x, o, ns, rs):
     axes = [leave_one_out_axes((total-x[:,i])/(q-1), ns, rs) for i in range(q)]
     return np.stack([np.einsum('pd,pd->p', o[:,i], u) for i,u in enumerate(axes)], 1)
 
+# %% ../../nbs/analysis/38_readings.ipynb #9e6cf69c
 def _split_parts(a, b, ns, rs, u=None):
     "Gap: total, text, prompt, shares of text and prompt; order: total, shares of text and prompt. Along `u`, or the axis of `a`"
     t,y = (_one_out(a, z, ns, rs) if u is None else z@u for z in (a,b))

@@ -16,12 +16,15 @@ from ..selection import Selection, select
 from ..extraction.extractor import ActivationExtractor, cached_vectors, on_shared_questions
 from ..extraction.vectors import Direction, PersonaVectors
 from .axis import assistant_axis, centred, rank_personas
-from .uncertainty import axis_strength, half_width, d_study, jackknife, p_value, permute_roles, rank_intervals, reliability, variance_components
-from .controls import against_nulls, first_tokens, matched_length, pseudo_defaults, random_directions, text_baselines, untrained_twin
+from .uncertainty import axis_strength, d_study, half_width, jackknife, p_value, permute_roles
+from .uncertainty import rank_intervals, reliability, variance_components
+from .controls import against_nulls, matched_length, pseudo_defaults, random_directions, text_baselines
+from .controls import first_tokens, untrained_twin
 from .coordinates import massive_activations, sensitivity, separation
 from .likelihood import extreme_answers, log_likelihood_ratio, logit_lens
 from .layers import choose_layer, layer_sweep
-from .readings import CONTROLS, SAME_ORDER, along, compare_orders, compare_readings, contributions, gaps, kind_of, order_of, same_space
+from .readings import CONTROLS, SAME_ORDER, along, alpha, compare_orders, compare_readings, contributions
+from .readings import gaps, kind_of, order_of, same_space
 import numpy as np, pandas as pd
 
 # %% ../../nbs/analysis/39_report.ipynb #f355125a
@@ -74,7 +77,7 @@ class Report:
     def order(self): return order_of(self.positions.loc[self.vectors.roles], self.n, self.seed)
     @cached_property
     def compared(self): return compare_readings(self.vectors, self.readings, self.direction)
-    def __getitem__(self, key): return next(o for o in self.findings if o.key==key)
+    def __getitem__(self, key): return {o.key: o for o in self.findings}[key]
     @property
     def verdict(self): return f'{self.headline}. ' + ' '.join(self.sentences)
     def __repr__(self): return f'{self.headline}\n' + '\n'.join(f'  {s}' for s in self.sentences)
@@ -89,6 +92,7 @@ def _gap(e):
     name = 'length without noise' if e.direction is None else 'neutrals minus roles along it'
     return pd.DataFrame([map(float, jackknife(gap, len(g.questions)))], columns=['value','low','high'], index=[name])
 
+# %% ../../nbs/analysis/39_report.ipynb #c9d41f6c
 def _difference(e):
     t = e.tables['gap'] = _gap(e)
     if e.direction is None:
@@ -105,8 +109,8 @@ def _difference(e):
 # %% ../../nbs/analysis/39_report.ipynb #e578f5be
 def _measured(e):
     t = e.tables['reliability'] = reliability(e.vectors)
-    r = float(t.reliability['axis'] if e.direction is None else max(0, order_of(e.positions, n=1).reliability))
-    of = 'of the axis' if e.direction is None else 'of the positions'
+    if e.direction is None: of,r = 'of the axis',float(t.reliability['axis'])
+    else: of,r = 'of the positions',max(0, alpha(e.positions)[0])
     answer = 'not tested' if np.isnan(r) else 'yes' if r>=.8 else 'partly' if r>=.5 else 'no'
     because = 'Too few questions to split.' if np.isnan(r) else f'Reliability {of} {num(r)} (halves of the questions; 1 is best).'
     return _found('measured', 'Is it measured well?', answer, because, '≥ 0.8 well, ≥ 0.5 roughly', yes='for', no='against')
@@ -130,24 +134,26 @@ def _in_their_place(e):
     t = pd.DataFrame(dict(kind=['neutral']+['role']*len(rs), gap=[at,*roles]), index=['neutral, together',*roles.index])
     return t.sort_values('gap', ascending=False),float(p_value(at, roles)),roles.index[0]
 
+# %% ../../nbs/analysis/39_report.ipynb #2437441f
 def _special(e):
     e.tables['pseudo_defaults'],p,furthest = _in_their_place(e)
-    k,how = len(e.vectors.roles),'Each role in turn as the default' if e.direction is None else 'Distance along it, among those of the roles'
-    answer,because = 'not tested',f'With {k} roles the smallest possible p is {num(1/(k+1), 3)}.'
-    if k>=19:
-        answer = 'yes' if p<=.05 else 'no'
-        because = f'{how}: p = {num(p)} (smallest possible {num(1/(k+1))}); the role furthest out is {furthest}.'
-    return _found('special', 'Are the neutrals further out than any role would be?', answer, because, 'p ≤ 0.05 by rank among the roles', yes='for')
+    least,how = 1/(len(e.vectors.roles)+1),'Each role in turn as the default'
+    if e.direction is not None: how = 'Distance along it, among those of the roles'
+    answer = 'not tested' if least>.05 else 'yes' if p<=.05 else 'no'
+    because = f'{how}: p = {num(p)} (smallest possible {num(least)}); the role furthest out is {furthest}.'
+    if least>.05: because = f'With {len(e.vectors.roles)} roles the smallest possible p is {num(least, 3)}.'
+    rule = 'p ≤ 0.05 by rank among the roles'
+    return _found('special', 'Are the neutrals further out than any role would be?', answer, because, rule, yes='for')
 
 # %% ../../nbs/analysis/39_report.ipynb #182194e2
 def _random(e):
     "How far the roles spread along it, and along directions with their covariance"
     v,qs = e.vectors,e.vectors.questions
-    halves = [(v.only(questions=qs[a::2]),v.only(questions=qs[b::2])) for a,b in ((0,1),(1,0))] if e.direction is None else [(v,v)]
+    halves = [v.only(questions=qs[i::2]) for i in (0,1)] if e.direction is None else [v]
     def spread(made, measured):
         u = (e.direction or assistant_axis(made)).unit.double().numpy()
         return (centred(measured).loc[v.roles].values @ np.vstack([u, random_directions(made, n=e.n, seed=e.seed)]).T).std(0, ddof=1)
-    sd = np.mean([spread(*o) for o in halves], 0)
+    sd = np.mean([spread(*o) for o in zip(halves, halves[::-1])], 0)
     e.nulls['standard deviation of the roles along it'] = float(sd[0]),sd[1:]
 
 # %% ../../nbs/analysis/39_report.ipynb #71d37e3a
@@ -165,6 +171,7 @@ _KIND_QUESTIONS = dict(
     prompt='Is the order there without the personas’ prompts?', untrained='Does an untrained model give it?',
     other='Does another reading that was given give it?')
 
+# %% ../../nbs/analysis/39_report.ipynb #d11b4e6f
 def _shares(e):
     "What prompt and text contribute, for every reading under one prompt that has the same answers"
     for k,o in e.readings.items():
@@ -178,13 +185,15 @@ def _of_kind(e, kind):
     t = e.tables['readings'] = e.compared
     return t.loc[[k for k in t.index if kind_of(e.readings[k])==kind and not pd.isna(t.rho[k])]]
 
+# %% ../../nbs/analysis/39_report.ipynb #61dfcafb
 def _best(e, t):
     "The reading nearest to the order, whether it gives the order, and why"
     best = t.rho.idxmax()
     r,parts = t.loc[best],e.tables.get(f'prompt_and_text: {best}')
     possible = 1 if np.isnan(r.ceiling) else min(1, r.ceiling)
     without = parts is not None and parts.loc[('order','share of the text'),'high']<.5
-    answer = 'yes' if r.rho>=SAME_ORDER and r.p*len(t)<=.05 else 'no' if without or possible>=.6 and r.high<SAME_ORDER*possible else 'unclear'
+    answer = 'no' if without or possible>=.6 and r.high<SAME_ORDER*possible else 'unclear'
+    if r.rho>=SAME_ORDER and r.p*len(t)<=.05: answer = 'yes'
     left = '' if np.isnan(r.left) else f'; {percent(min(1, max(0, r.left)))} of the order is left'
     return answer,f'{best}: ρ = {num(r.rho)} ({span(r.low, r.high)}){left}.'
 
@@ -196,9 +205,11 @@ def _explained(e, kind):
             'no if its interval ends below 0.7 of what the noise leaves possible, which must be 0.6 or more')
     if kind=='prompt': rule += ', or less than half of the order comes with the text'
     if e.order.p>.05: answer,because = 'not tested','There is no order of the roles to explain.'
-    elif not len(t): answer,because = 'not tested','No further reading was given.' if kind=='other' else f'No reading of {CONTROLS[kind]} was given.'
-    else: answer,because = _best(e, t)
+    elif len(t): answer,because = _best(e, t)
+    else: answer,because = 'not tested',f'No {"further reading" if kind=="other" else f"reading of {CONTROLS[kind]}"} was given.'
     return _found(kind, _KIND_QUESTIONS[kind], answer, because, rule, yes='against', no='for')
+
+_EXPLAINED = [partial(_explained, kind=k) for k in CONTROLS]
 
 # %% ../../nbs/analysis/39_report.ipynb #f6b61510
 def _matched(v):
@@ -206,6 +217,7 @@ def _matched(v):
     try: return {'answers matched in length': matched_length(v)}
     except ValueError: return {}
 
+# %% ../../nbs/analysis/39_report.ipynb #1acf94c9
 def _by_wording(v):
     "The first wording of each persona, and the others; None where a role has but one. A neutral with one wording is in both"
     prompts = {p: sorted({r.prompt for r in v.rows if r.persona==p}) for p in v}
@@ -215,6 +227,7 @@ def _by_wording(v):
         return PersonaVectors(v.means[at], [v.rows[i] for i in at], v.layers, v.meta).complete()
     return only(lambda i: i==0),only(lambda i: i>0)
 
+# %% ../../nbs/analysis/39_report.ipynb #58b4bd73
 def _varied(e):
     "The order in each variant; and in one wording beside the others, where there are others"
     t,two = compare_readings(e.vectors, e.variants, e.direction),_by_wording(e.vectors)
@@ -229,12 +242,13 @@ def _variants(e):
     q = 'Is it still there with length matched, in parts of the answers, in other wordings?'
     rule = 'yes if the rank correlation over the roles is at least 0.7 in all, no if an interval ends below'
     t = t[t.rho.notna()]
-    if not len(t): return _found('variants', q, 'not tested', 'No variant was given.', rule)
-    if e.order.p>.05: return _found('variants', q, 'not tested', 'There is no order of the roles that could still be there.', rule)
+    lacking = 'No variant was given.' if not len(t) else 'There is no order of the roles that could still be there.' if e.order.p>.05 else ''
+    if lacking: return _found('variants', q, 'not tested', lacking, rule)
     worst = t.high.idxmin() if (t.high<SAME_ORDER).any() else t.rho.idxmin()
     r,of = t.loc[worst],f' of {len(t)}' if len(t)>1 else ''
     answer = 'yes' if t.rho.min()>=SAME_ORDER else 'no' if r.high<SAME_ORDER else 'unclear'
-    return _found('variants', q, answer, f'Least alike{of}: {worst}, ρ = {num(r.rho)} ({span(r.low, r.high)}).', rule, yes='for', no='against')
+    because = f'Least alike{of}: {worst}, ρ = {num(r.rho)} ({span(r.low, r.high)}).'
+    return _found('variants', q, answer, because, rule, yes='for', no='against')
 
 # %% ../../nbs/analysis/39_report.ipynb #c0d75b22
 def _scaled(e):
@@ -244,25 +258,36 @@ def _scaled(e):
     y,masked = (along(e.vectors, o).loc[e.vectors.roles] for o in (e.direction, Direction(u, '', e.direction.layer)))
     return pd.DataFrame([compare_orders(y, masked, 'without its ten largest coordinates')], index=['masked']).rename_axis('reading')
 
+# %% ../../nbs/analysis/39_report.ipynb #9e09e31b
+def _of_axis(e):
+    "For the assistant axis: yes?, against it?, held by few?, why, rule"
+    t = e.tables['coordinates_scaled'] = sensitivity(e.vectors)
+    e.tables['probes'] = separation(e.vectors)
+    against,many = t.ranking.drop('whitened').min()<SAME_ORDER,t.attrs['matters']
+    rule = ('two coordinates hold over 30 % of variance or axis, or the analysis changes where they are masked or standardised '
+            '(agreement < 0.8); against it where the ranking does (< 0.7)')
+    return many,against,many,t.attrs['words'],rule
+
+# %% ../../nbs/analysis/39_report.ipynb #496575c3
+def _of_direction(e):
+    "The same for a given direction"
+    t = e.tables['coordinates_scaled'] = _scaled(e)
+    share,rho = float(e.direction.unit.double().square().sort().values[-10:].sum()),t.rho.iloc[0]
+    because = f'Its ten largest coordinates hold {percent(share)} of it; without them the order agrees to {num(rho)}.'
+    rule = 'half of the squared length in ten coordinates; against it where the order without them is another (ρ < 0.7)'
+    return share>=.5 or rho<SAME_ORDER,rho<SAME_ORDER,share>=.5,because,rule
+
+# %% ../../nbs/analysis/39_report.ipynb #73730b86
 def _coordinates(e):
-    q,v,key = 'Does it depend on a few coordinates?',e.vectors,'coordinates'
-    e.tables[key] = massive_activations(v)
-    if e.direction is None:
-        t,e.tables['probes'] = sensitivity(v),separation(v)
-        bad,many,because = t.ranking.drop('whitened').min()<SAME_ORDER,t.attrs['matters'],t.attrs['words']
-        yes,rule = many,('two coordinates hold over 30 % of variance or axis, or the analysis changes where they are masked or standardised '
-                         '(agreement < 0.8); against it where the ranking does (< 0.7)')
-    else:
-        t,share = _scaled(e),float(e.direction.unit.double().square().sort().values[-10:].sum())
-        bad,many = t.rho.iloc[0]<SAME_ORDER,share>=.5
-        because = f'Its ten largest coordinates hold {percent(share)} of it; without them the order agrees to {num(t.rho.iloc[0])}.'
-        yes,rule = many or bad,'half of the squared length in ten coordinates; against it where the order without them is another (ρ < 0.7)'
-    e.tables['coordinates_scaled'] = t
-    return Finding(key, q, 'yes' if yes else 'no', 'against' if bad else 'open' if many else 'for', because, rule)
+    e.tables['coordinates'] = massive_activations(e.vectors)
+    yes,against,many,because,rule = _of_axis(e) if e.direction is None else _of_direction(e)
+    counts = 'against' if against else 'open' if many else 'for'
+    return Finding('coordinates', 'Does it depend on a few coordinates?', 'yes' if yes else 'no', counts, because, rule)
 
 # %% ../../nbs/analysis/39_report.ipynb #7086e5b9
-def _against_chance(e, x, y):
-    "Correlation of the roles' positions with `y`, beside those of random directions; attrs: value, p and shuffled, its p with `y` shuffled"
+def _against_chance(e, m):
+    "Correlation of positions with `m`, a number a role, beside random directions; attrs: value, p, and shuffled, its p with `m` shuffled"
+    x,y = centred(e.vectors).loc[m.index].values,m.values-m.mean()
     def score(u):
         p = x@u-(x@u).mean()
         return abs(p@y)/np.sqrt((p@p)*(y@y))
@@ -272,18 +297,20 @@ def _against_chance(e, x, y):
     t.attrs = dict(value=float(np.corrcoef(p, y)[0,1]), p=float(t.p['random directions']), shuffled=float(p_value(real*(1-1e-12), null)))
     return t
 
+# %% ../../nbs/analysis/39_report.ipynb #21588e4d
 def _behaviour(e):
     key,q = 'behaviour','Does it go with how much the prompts change what the model says?'
     rule = ('p ≤ 0.05 with the adherence shuffled over the roles (is there a relation?) and among directions with the roles’ covariance '
             '(is it this direction’s?)')
     m = pd.Series(dtype=float) if e.adherence is None else e.adherence.groupby('persona').difference.mean()
-    rs = [p for p in e.vectors.roles if p in m.index]
-    if len(rs)<5 or not m[rs].std()>0:
+    roles = m[[p for p in e.vectors.roles if p in m.index]]
+    if len(roles)<5 or not roles.std()>0:
         return _found(key, q, 'not tested', 'No adherence of at least five roles was given: the axis may be there and do nothing.', rule)
-    t = e.tables[key] = _against_chance(e, centred(e.vectors).loc[rs].values, m[rs].values-m[rs].mean())
-    e.tables['adherence'],a,k = m.rename('adherence').to_frame(),t.attrs,int(t.n['random directions'])
-    return _found(key, q, 'yes' if max(a['p'], a['shuffled'])<=.05 else 'no', f'Correlation with adherence over the roles {num(a["value"])}; '
-        f'with the adherence shuffled over the roles p = {num(a["shuffled"], 3)}, among {k} random directions p = {num(a["p"], 3)}.', rule, yes='for')
+    t = e.tables[key] = _against_chance(e, roles)
+    e.tables['adherence'],value,p,shuffled = m.rename('adherence').to_frame(),*(t.attrs[k] for k in ('value','p','shuffled'))
+    because = (f'Correlation with adherence over the roles {num(value)}; with the adherence shuffled over the roles p = {num(shuffled, 3)}, '
+               f'among {int(t.n["random directions"])} random directions p = {num(p, 3)}.')
+    return _found(key, q, 'yes' if max(p, shuffled)<=.05 else 'no', because, rule, yes='for')
 
 # %% ../../nbs/analysis/39_report.ipynb #b813ab2a
 def _lower(s): return s[0].lower()+s[1:]
@@ -292,18 +319,18 @@ def _about(f, a):
     "What the readings leave of a reproducible axis `a`: a headline, and sentences"
     def because(keys): return ' '.join(f[k].because for k in keys)
     by,unclear,tested = ([k for k in CONTROLS if f[k].answer in o] for o in (('yes',), ('unclear',), ('yes','no','unclear')))
-    lacking = [CONTROLS[k] for k in CONTROLS if k not in (*tested,'other')]
+    lacking = listed([CONTROLS[k] for k in CONTROLS if k not in (*tested,'other')])
+    lacking = [f'Not tested: {lacking}.']*bool(lacking)
     if by:
         names = listed([CONTROLS[k] for k in by])
-        return f'{a}, explained by {names}',[f'But the same order comes from {names}. {because(by)}',
-            'So it may show how the answers are written. From this order nothing can be concluded about how the model represents who it is being.']
+        return f'{a}, explained by {names}',[f'But the same order comes from {names}. {because(by)}', 'So it may show how the answers are written. '
+            'From this order nothing can be concluded about how the model represents who it is being.']
     if unclear or {'prompt','text'}-set(tested):
-        return f'{a}; what it is about is open',[*[f'Not tested: {listed(lacking)}.']*bool(lacking),
-            *[f'It is unclear whether {" or ".join(CONTROLS[k] for k in unclear)} would give the same order. {because(unclear)}']*bool(unclear),
-            'Until that is known, it may be how the answers are written.']
-    return f'{a} that its controls do not explain',[f'Neither {" nor ".join(CONTROLS[k] for k in tested)} gives this order.'
-        + f' Not tested: {listed(lacking)}.'*bool(lacking) + ' This is what can be concluded: the order of the roles along it is not that of their words. '
-        'It does not follow that this is what a name given to it says.']
+        either = f'It is unclear whether {" or ".join(CONTROLS[k] for k in unclear)} would give the same order. {because(unclear)}'
+        return f'{a}; what it is about is open',[*lacking, *[either]*bool(unclear), 'Until that is known, it may be how the answers are written.']
+    neither = f'Neither {" nor ".join(CONTROLS[k] for k in tested)} gives this order.'
+    return f'{a} that its controls do not explain',[' '.join([neither, *lacking, 'This is what can be concluded: the order of the roles along it '
+        'is not that of their words. It does not follow that this is what a name given to it says.'])]
 
 # %% ../../nbs/analysis/39_report.ipynb #86b23b99
 def conclude(
@@ -313,24 +340,43 @@ def conclude(
     f,this = {o.key: o for o in e.findings},'axis' if e.direction is None else 'direction'
     differ,order = f['difference'].because,_lower(f['order'].because)
     if f['difference'].answer=='no':
-        return 'Nothing but noise to be seen',[f'Nothing here is more than chance gives. {differ} What is built on this {this} has nothing to stand on so far, '
-            'however the personas happen to be ranked; if there is something weak, more questions would show it.']
+        return 'Nothing but noise to be seen',[f'Nothing here is more than chance gives. {differ} What is built on this {this} has nothing to stand on '
+            'so far, however the personas happen to be ranked; if there is something weak, more questions would show it.']
     if f['order'].answer=='no':
-        return 'A difference, but no order of the roles',[f'{differ} But along it the roles have no order that is the same in other questions: {order} '
-            'A ranking of the roles means nothing.']
+        return 'A difference, but no order of the roles',[f'{differ} But along it the roles have no order that is the same in other questions: '
+            f'{order} A ranking of the roles means nothing.']
     strong = f['order'].answer=='yes'
     same = 'The roles have the same order in other questions' if strong else 'The order of the roles is not chance, but weak'
     head,said = _about(f, f'A {"" if strong else "weakly "}reproducible {this}')
     return head,[f'It is no accident: {_lower(differ)} {same}: {order}', *said, *_qualified(e, f)]
 
 # %% ../../nbs/analysis/39_report.ipynb #0ada6e1c
+def _split(e):
+    "What comes with the prompt, from the first reading under another prompt"
+    for parts in [o for k,o in e.tables.items() if k.startswith('prompt_and_text')][:1]:
+        gap,order = (parts.loc[(k,'share of the prompt')] for k in ('gap','order'))
+        def said(o): return f'{percent(o.value)} ({percent(o.low)} to {percent(o.high)})'
+        yield (f'Of the gap between neutrals and roles, {said(gap)} comes with the prompt and the rest with the text; of the order of the roles, '
+               f'{said(order)}. Only the prompt’s part is not in the text, and it may still be no more than the trace of the prompt’s words.')
+
+# %% ../../nbs/analysis/39_report.ipynb #9041f9d9
+def _made_here(direction, v):
+    "Was the direction made of two personas of these answers?"
+    made = direction is not None and direction.made_of or {}
+    return made.get('kind')=='difference' and made.get('responses')==v.meta.get('responses')
+
+# %% ../../nbs/analysis/39_report.ipynb #0b386192
+def _reach(v):
+    "What the numbers generalise over, in words"
+    n = min(len({r.prompt for r in v.rows if r.persona==p}) for p in v.roles)
+    of = f'{n} wordings' if n>1 else 'one wording, so nothing tells the persona from the words of its prompt'
+    return (f'Intervals of lengths, gaps and shares speak of other questions like these {len(v.questions)}; those of rank correlations and of the '
+            f'reliability of the order, of other roles like these {len(v.roles)}. All speak of this model; each role had {of}.')
+
+# %% ../../nbs/analysis/39_report.ipynb #a8b35c81
 def _qualified(e, f):
     "What qualifies the conclusion"
-    parts = next((o for k,o in e.tables.items() if k.startswith('prompt_and_text')), None)
-    if parts is not None:
-        gap,order = (f'{percent(o.value)} ({percent(o.low)} to {percent(o.high)})' for o in (parts.loc[(k,'share of the prompt')] for k in ('gap','order')))
-        yield (f'Of the gap between neutrals and roles, {gap} comes with the prompt and the rest with the text; of the order of the roles, {order}. '
-               'Only the prompt’s part is not in the text, and it may still be no more than the trace of the prompt’s words.')
+    yield from _split(e)
     special,measured,variants,coordinates,does = (f[k] for k in ('special','measured','variants','coordinates','behaviour'))
     if special.answer=='no' and e.direction is None:
         yield (f'The neutrals are not seen to be further out than a role may be. {special.because} '
@@ -340,47 +386,35 @@ def _qualified(e, f):
         yield f'{"It does not hold" if variants.answer=="no" else "It is unclear whether it holds"} in every variant. {variants.because}'
     if coordinates.counts=='against': yield f'It depends on a few coordinates. {coordinates.because}'
     if does.answer=='yes': yield f'It goes with how much the prompts change what the model says. {does.because}'
-    if does.answer=='no': yield f'{_no_relation(e)} {does.because}'
+    if does.answer=='no':
+        related = e.tables['behaviour'].attrs['shuffled']<=.05
+        so = 'Random directions go as well with' if related else 'It is not seen to go with'
+        yield f'{so} how much the prompts change what the model says. {does.because}'
     if _made_here(e.direction, e.vectors):
         yield (f'The direction {e.direction.orientation!r} was made from the answers of two personas, and these are left out of all of this: '
                'along it, their accidents would look like an order.')
     yield _reach(e.vectors)
 
-# %% ../../nbs/analysis/39_report.ipynb #8933c650
-def _no_relation(e):
-    if e.tables['behaviour'].attrs['shuffled']>.05: return 'It is not seen to go with how much the prompts change what the model says.'
-    return 'Random directions go as well with how much the prompts change what the model says.'
-
-def _made_here(direction, v):
-    "Was the direction made of two personas of these answers, or perhaps of these?"
-    made = direction is not None and direction.made_of or {}
-    return made.get('kind')=='difference' and made.get('responses')==v.meta.get('responses')
-
-def _reach(v):
-    "What the numbers generalise over, in words"
-    wordings = min(len({r.prompt for r in v.rows if r.persona==p}) for p in v.roles)
-    of = f'each role had {wordings} wordings' if wordings>1 else 'each role had one wording, so nothing tells the persona from the words of its prompt'
-    return (f'Intervals of lengths, gaps and shares speak of other questions like these {len(v.questions)}; those of rank correlations and of the reliability '
-            f'of the order, of other roles like these {len(v.roles)}. All speak of this model; {of}.')
-
 # %% ../../nbs/analysis/39_report.ipynb #e778b3eb
-_ASKED = [_difference, _measured, _special, _order, *[partial(_explained, kind=k) for k in CONTROLS], _variants, _coordinates, _behaviour]
-
 def _ranked(e):
     "The ranking with 95 % intervals over questions"
     if e.direction is None: return rank_intervals(e.vectors, n=e.n, seed=e.seed)
     y = e.positions
-    m,se,half = y.mean(axis=1),y.sem(axis=1),half_width(y.sem(axis=1), y.shape[1]-1)
+    m,se = y.mean(axis=1),y.sem(axis=1)
+    half = half_width(se, y.shape[1]-1)
     df = pd.DataFrame(dict(category=[category_of(p) for p in y.index], projection=m, se=se, low=m-half, high=m+half), index=y.index)
     return df.sort_values('projection', ascending=False).rename_axis('persona')
 
+# %% ../../nbs/analysis/39_report.ipynb #72fcdcfb
 def _checked(v, direction, n):
     "The vectors that a report is about; ValueError if it cannot be made"
-    if direction is not None and not isinstance(direction, Direction): raise TypeError(f"direction is a {type(direction).__name__}: give a Direction, as load_direction makes one")
+    if not isinstance(direction, Direction|None):
+        raise TypeError(f"direction is a {type(direction).__name__}: give a Direction, as load_direction makes one")
     if n<20: raise ValueError(f"n={n}: with fewer than 20 resamples no p can be 0.05")
     v = v.complete()
     if _made_here(direction, v): v = v.only([p for p in v if p not in direction.made_of['plus']+direction.made_of['minus']])
-    if len(v.questions)<4: raise ValueError(f"a report needs at least four questions that every persona answered, and there are {len(v.questions)} (a .pt file has means only, and no questions)")
+    if (k := len(v.questions))<4:
+        raise ValueError(f"a report needs at least four questions that every persona answered, and there are {k} (a .pt file has means only, and no questions)")
     v.split()
     return v
 
@@ -404,21 +438,23 @@ def evidence(
     e.tables['ranking'] = _ranked(e)
     if sweep is not None: e.tables['over_layers'] = sweep
     for f in (_variance, _random, _shares): f(e)
-    e.findings = [ask(e) for ask in _ASKED]
+    e.findings = [f(e) for f in (_difference, _measured, _special, _order, *_EXPLAINED, _variants, _coordinates, _behaviour)]
     e.headline,e.sentences = conclude(e)
     return e
 
 # %% ../../nbs/analysis/39_report.ipynb #ece1a63c
-_SECTIONS = ('ranking','readings','variants','coordinates_scaled','coordinates','probes','pseudo_defaults','reliability','variance_parts','needed','adherence','over_layers')
+_SECTIONS = ['ranking','readings','variants','coordinates_scaled','coordinates','probes','pseudo_defaults','reliability','variance_parts','needed',
+             'adherence','over_layers']
 
 def _frames(e):
     "The tables that are written, by name"
-    null = {k: dict(value=x, null_median=np.median(o), null_95=np.quantile(o, .95), p=p_value(x, o)) for k,(x,o) in e.nulls.items()}
+    def chance(x, null): return dict(value=x, null_median=np.median(null), null_95=np.quantile(null, .95), p=p_value(x, null))
     out = {'findings': pd.DataFrame([{k: o for k,o in vars(f).items() if k!='key'} for f in e.findings]).set_index('question')}
     out |= {k: e.tables.get(k) for k in (*_SECTIONS, *[k for k in e.tables if k.startswith('prompt_and_text')])}
-    out |= dict(nulls=pd.DataFrame(null).T, order=e.tables['order'], gap=e.tables['gap'], **e.extras)
+    out |= dict(nulls=pd.DataFrame({k: chance(*o) for k,o in e.nulls.items()}).T, order=e.tables['order'], gap=e.tables['gap'], **e.extras)
     return {k: o for k,o in out.items() if o is not None and len(o)}
 
+# %% ../../nbs/analysis/39_report.ipynb #deea2138
 @patch(as_prop=True)
 def table(self:Report)->pd.DataFrame: # section, item, quantity, value
     "Every number of the report, one a row"
@@ -434,11 +470,13 @@ def name(self:Report):
     if self.direction is not None: return f'the direction {self.direction.orientation!r}'
     return f"the assistant axis: mean of {', '.join(self.vectors.neutral)} minus mean of {len(self.vectors.roles)} roles"
 
+# %% ../../nbs/analysis/39_report.ipynb #7a9a076e
 @patch(as_prop=True)
 def model(self:Report):
     "The model and its layer"
     m,k = self.vectors.meta,self.vectors.layer
-    return m.get('model', 'model not recorded') + ('' if k is None else f", layer {k}" + (f" of {m['num_layers']}" if 'num_layers' in m else ''))
+    where = '' if k is None else f', layer {k}' + (f" of {m['num_layers']}" if 'num_layers' in m else '')
+    return m.get('model', 'model not recorded') + where
 
 # %% ../../nbs/analysis/39_report.ipynb #2916ba4d
 def _read_again(read, extractor, both, v, under):
@@ -448,6 +486,7 @@ def _read_again(read, extractor, both, v, under):
     return {'layer 0': both.at(0), **{f'read under {p!r}': read(extractor, [k], p) for p in (default,far)},
             'an untrained twin': read(twin, [k]), f'an untrained twin, read under {default!r}': read(twin, [k], default)}
 
+# %% ../../nbs/analysis/39_report.ipynb #85de0c6b
 def _likelihoods(extractor, selection, default, folder):
     "How much more probable each answer is under its own persona's prompt than under `default`, from a file if it is there"
     what = extractor.cache_key(selection, [extractor.num_layers])
@@ -464,6 +503,7 @@ def _in_words(extractor, v, direction, responses):
     t = t.assign(text=[o[:240]+'…'*(len(o)>240) for o in t.text]).set_index('end')[['persona','question','projection','text']]
     return {'The words of the direction (logit lens)': logit_lens(direction or assistant_axis(v), extractor), 'The answers furthest along it': t}
 
+# %% ../../nbs/analysis/39_report.ipynb #6c4ce4c8
 def _over_layers(v, adherence, default):
     "Every layer of `v` by itself; attrs: the layer chosen, and the reason"
     t = layer_sweep(v, adherence)
