@@ -17,7 +17,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(__name__, submod_attrs={
     'analysis.uncertainty': ['axis_strength', 'rank_intervals', 'reliability'],
     'analysis.comparison': ['compare'],
     'analysis.report': ['evidence'],
-    'generation.local': ['LocalModel'],
+    'generation.local': ['LocalModel', 'load_local'],
     'steering.steer': ['Steer', 'steered'],
     'steering.monitoring': ['Monitor'],
     'steering.interop': ['export_direction', 'export_roles', 'import_file', 'load_direction'],
