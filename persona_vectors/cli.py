@@ -404,7 +404,7 @@ def steer(question:Annotated[str, typer.Argument(help='What to ask. Default: wha
     from persona_vectors.extraction.extractor import ActivationExtractor
     from persona_vectors.generation.local import load_local
     from persona_vectors.prompts import chat_messages
-    from persona_vectors.steering.slider import answers_at
+    from persona_vectors.steering.steer import answers_at
     coefs = list(dict.fromkeys([0.,*_numbers(coef)]))
     if temperature<0: raise ValueError(f"--temperature {temperature}: give 0 (greedy) or more")
     if max_tokens<1: raise ValueError(f"--max-tokens {max_tokens}: give at least 1")
