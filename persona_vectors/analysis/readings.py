@@ -70,7 +70,7 @@ class Order:
     p:float # By permutation of the roles within each question
 
 # %% ../../nbs/analysis/38_readings.ipynb #612cad12
-def alpha(
+def cronbach_alpha(
     y # Role × question
 )->tuple: # alpha, low, high
     "Cronbach's alpha of the roles' means, with its 95 % interval (Feldt 1965)"
@@ -94,7 +94,7 @@ def order_of(
     real,(r,q),rng = cross_covariance(y),y.shape,np.random.default_rng(seed)
     if n*r*q<2e7: null = cross_covariance(rng.permuted(np.broadcast_to(y, (n,r,q)), axis=1))
     else: null = np.array([cross_covariance(rng.permuted(y, axis=0)) for _ in range(n)])
-    return Order(float(real), *alpha(y), float(p_value(real-1e-12, null)))
+    return Order(float(real), *cronbach_alpha(y), float(p_value(real-1e-12, null)))
 
 # %% ../../nbs/analysis/38_readings.ipynb #41c9e838
 def spearman(a, b): # Two sequences in the same order
@@ -110,7 +110,7 @@ def left_over(
     y, # Role × question
     reading # Role × question, the same questions; or one number a role, taken to be without noise
 )->float:
-    "Share of the variance between roles that does not follow linearly from a reading, without noise; NaN where a variance is not positive"
+    "Share of the roles' variance, without noise, that does not follow linearly from a reading; NaN where a variance is not positive"
     y,m = np.asarray(y, float),np.asarray(reading, float)
     if m.ndim==1: m = np.broadcast_to(m[:,None], y.shape)
     a,b,c = cross_covariance(y),cross_covariance(y, m),cross_covariance(m)
@@ -126,10 +126,10 @@ def compare_orders(
     a,b = y.mean(axis=1),other.mean(axis=1)
     rho,low,high = spearman(a, b)
     one,both = other.shape[1]==1,[q for q in y if q in other]
-    own,_,most = (np.nan,)*3 if one else alpha(other)
+    own,_,most = (np.nan,)*3 if one else cronbach_alpha(other)
     if one: left = left_over(y, b)
     else: left = left_over(y[both], other[both]) if own>.3 else np.nan      # with less, there is nothing to divide by
-    ceiling = np.nan if one else np.sqrt(max(alpha(y)[2], 0)*max(most, 0))
+    ceiling = np.nan if one else np.sqrt(max(cronbach_alpha(y)[2], 0)*max(most, 0))
     return dict(measured=measured, rho=rho, low=low, high=high, p=_rank_p(a, b), ceiling=ceiling, left=left)
 
 # %% ../../nbs/analysis/38_readings.ipynb #1cfd2ec1

@@ -23,8 +23,8 @@ from .controls import first_tokens, untrained_twin
 from .coordinates import massive_activations, sensitivity, separation
 from .likelihood import extreme_answers, log_likelihood_ratio, logit_lens
 from .layers import choose_layer, layer_sweep
-from .readings import CONTROLS, SAME_ORDER, along, alpha, compare_orders, compare_readings, contributions
-from .readings import gaps, kind_of, order_of, same_space
+from .readings import CONTROLS, SAME_ORDER, along, compare_orders, compare_readings, contributions
+from .readings import cronbach_alpha, gaps, kind_of, order_of, same_space
 import numpy as np, pandas as pd
 
 # %% ../../nbs/analysis/39_report.ipynb #f355125a
@@ -110,7 +110,7 @@ def _difference(e):
 def _measured(e):
     t = e.tables['reliability'] = reliability(e.vectors)
     if e.direction is None: of,r = 'of the axis',float(t.reliability['axis'])
-    else: of,r = 'of the positions',max(0, alpha(e.positions)[0])
+    else: of,r = 'of the positions',max(0, cronbach_alpha(e.positions)[0])
     answer = 'not tested' if np.isnan(r) else 'yes' if r>=.8 else 'partly' if r>=.5 else 'no'
     because = 'Too few questions to split.' if np.isnan(r) else f'Reliability {of} {num(r)} (halves of the questions; 1 is best).'
     return _found('measured', 'Is it measured well?', answer, because, '≥ 0.8 well, ≥ 0.5 roughly', yes='for', no='against')

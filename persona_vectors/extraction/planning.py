@@ -20,10 +20,8 @@ import torch
 from torch.nn import functional as F
 
 # %% ../../nbs/extraction/24_planning.ipynb #ab5a8030
-def count_tokens(
-    seqs:list # `Tokens` of each conversation
-): # (tokens, distinct tokens, tokens of context of all distinct tokens)
-    "How many tokens there are, with shared prefixes and without, and how many each looks back at, in all"
+def count_tokens(seqs:list):
+    "(tokens of `seqs`, distinct tokens, tokens of context of all distinct tokens)"
     n,context,before = 0,0,[]
     for s in sorted((s.ids for s in seqs)):
         k = shared_prefix(before, s)
@@ -51,10 +49,8 @@ def _container_free(group):
         return int((group/'memory.max').read_text())-int((group/'memory.current').read_text())+cached
     except (OSError, ValueError, TypeError): return math.inf
 
-def free_memory(
-    device:str='cpu' # 'cpu', 'cuda', 'mps', 'auto' (all GPUs)
-)->int: # Bytes
-    "Free memory of `device`"
+def free_memory(device:str='cpu')->int:
+    "Free bytes of `device`: 'cpu', 'cuda', 'mps', 'auto' (all GPUs)"
     import psutil
     if device=='auto' and torch.cuda.is_available(): return sum(torch.cuda.mem_get_info(i)[0] for i in range(torch.cuda.device_count()))
     if str(device).startswith('cuda'): return torch.cuda.mem_get_info(device)[0]
@@ -62,11 +58,8 @@ def free_memory(
     return min(free, torch.mps.recommended_max_memory()-torch.mps.current_allocated_memory()) if device=='mps' else free
 
 # %% ../../nbs/extraction/24_planning.ipynb #e97aee54
-def matmul_rate(
-    weights:list, # Weight matrices, each 'd_out d_in', on their device
-    tokens:int=512 # Rows of what they are multiplied with
-)->float: # FLOP a second
-    "How fast these matrices are multiplied, one after the other: the median of five, after two to warm up"
+def matmul_rate(weights:list, tokens:int=512)->float:
+    "FLOP a second of multiplying the matrices 'd_out d_in' with so many tokens, one after the other: the median of five, after two to warm up"
     xs = {w.shape[1]: torch.randn(tokens, w.shape[1], device=w.device, dtype=w.dtype) for w in weights}
     def once():
         t = time.perf_counter()
@@ -121,8 +114,8 @@ def __str__(self:Plan):
         where = dict(device='memory' if self.device=='cpu' else self.device, memory='memory', file='a temporary file')[self.place]
         out.append(f'{_gb(self.reads)} to read from files, {_gb(self.block)} a block; '
                    f'hidden states {_gb(self.states/self.chunks)}, waiting in {where}{parts}')
-    time = f', about {_duration(t)}' + (f', if the files give {_gb(self.reads/t)} a second' if self.stream else '') if t else ''
-    return '\n  '.join([*out, f'{self.tokens:,} tokens, {self.distinct:,} of them distinct: {self.flop/1e12:,.1f} TFLOP{time}'])
+    about = f', about {_duration(t)}' + (f', if the files give {_gb(self.reads/t)} a second' if self.stream else '') if t else ''
+    return '\n  '.join([*out, f'{self.tokens:,} tokens, {self.distinct:,} of them distinct: {self.flop/1e12:,.1f} TFLOP{about}'])
 
 # %% ../../nbs/extraction/24_planning.ipynb #d7bcfd81
 @patch
@@ -174,7 +167,7 @@ def plan_reading(
 class Device:
     "A kind of device, as its vendor describes it"
     peak:float  # FLOP a second: bfloat16 matrix products, sums in float32, no sparsity
-    memory:int  # Bytes
+    memory:int  # Bytes; a vendor's gigabyte is 2^30
 
 DEVICES = {k: Device(tflops*1e12, gb<<30) for k,tflops,gb in [('h100',989,80), ('h200',989,141), ('b200',2250,180), ('a100',312,80), ('a100-40gb',312,40),
                                                               ('l40s',362,48), ('l4',121,24), ('rtx4090',165,24), ('mi300x',1307,192)]}

@@ -89,17 +89,6 @@ def complete(self:PersonaVectors)->PersonaVectors:
     if not common: raise ValueError(f"no question has an answer of every persona; {min(have, key=lambda p: len(have[p]))!r} has the fewest: leave it out")
     return self if len(common)==len(self.questions) else self.only(questions=common)
 
-# %% ../../nbs/extraction/20_vectors.ipynb #f2429b7c
-@patch
-def by_question(self:PersonaVectors)->Tensor: # 'persona question d_model', or 'persona question layer d_model'
-    "The mean answer of each persona to each question; ValueError if one is missing"
-    at = {}
-    for i,r in enumerate(self.rows): at.setdefault((r.persona,r.question), []).append(i)
-    lacking = [(p,q) for p in self.personas for q in self.questions if (p,q) not in at]
-    if lacking: raise ValueError(f"{len(lacking)} persona-question pairs have no answer, the first {lacking[0]}")
-    x = torch.stack([torch.stack([self.means[at[p,q]].mean(0) for q in self.questions]) for p in self.personas])
-    return x[:,:,0] if len(self.layers)==1 else x
-
 # %% ../../nbs/extraction/20_vectors.ipynb #524e8441
 @patch(as_prop=True)
 def neutral(self:PersonaVectors)->list:
@@ -287,7 +276,8 @@ def describe(self:PersonaVectors)->dict:
     k = m.get('answers', None if self.questions==['(not recorded)'] else len(self.rows))
     answers = 'answers not recorded' if k is None else f'{k} answers'
     layers = ', '.join('not recorded' if k is None else str(k) for k in self.layers)
-    return dict(model=self.model, layers=layers + (f" of {m['num_layers']}" if 'num_layers' in m else ''), vectors=f'{len(self)} personas × {self.means.shape[-1]}',
+    if 'num_layers' in m: layers += f" of {m['num_layers']}"
+    return dict(model=self.model, layers=layers, vectors=f'{len(self)} personas × {self.means.shape[-1]}',
                 answers=f"{answers}, {tokens}" + (f", read under {m['read_under']!r}" if m.get('read_under') else ''),
                 made=f"{m.get('prompt_format','?')} format, span {m.get('span','?')}, {m.get('dtype','?')}")
 
