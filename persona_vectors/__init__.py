@@ -12,7 +12,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(__name__, submod_attrs={
     'generation.answers': ["generate_responses", "agenerate_responses", "estimate"],
     'extraction.vectors': ['PersonaVectors', 'Direction', 'load_vectors', 'shipped_vectors'],
     'extraction.extractor': ['ActivationExtractor', 'extract_persona_vectors'],
-    'analysis.axis': ['assistant_axis', 'cosine_matrix', 'project', 'rank_personas', 'role_pca', 'side_by_side', 'tfidf_vectors'],
+    'analysis.axis': ['assistant_axis', 'compare_rankings', 'cosine_matrix', 'project', 'rank_personas', 'role_pca', 'tfidf_vectors'],
     'analysis.figures': ['plot_cosine', 'plot_pca', 'plot_ranking', 'plot_variance', 'save_html'],
     'analysis.uncertainty': ['axis_strength', 'rank_intervals', 'reliability'],
     'analysis.comparison': ['compare'],
