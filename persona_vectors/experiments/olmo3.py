@@ -147,6 +147,10 @@ def run_variants(
         found[k] = read_model(replace(config, model_name=name, prompt_format='raw'), selection, out/'data/persona_vectors', layer, untrained)
     return _compared(found, f'untrained {first}', selection, n)
 
+# %% ../../nbs/experiments/001_olmo3_variants.ipynb #222d19b2
+@patch(as_prop=True)
+def same_depth(self:Variants): return len({v.meta.get('num_layers') for v in self.vectors.values()})==1
+
 # %% ../../nbs/experiments/001_olmo3_variants.ipynb #4deda66a
 @patch
 def over_layers(self:Variants,
@@ -178,6 +182,10 @@ def same_persona(self:Variants)->pd.DataFrame: # Persona × pair
     each = {f'{a} · {b}': cross_cosine(self.at(a), self.at(b), crossvalidated=True) for a,b in combinations(self.vectors, 2)}
     return pd.DataFrame({k: pd.Series(np.diag(o), o.index) for k,o in each.items()})
 
+# %% ../../nbs/experiments/001_olmo3_variants.ipynb #2dae59a2
+@patch
+def common_origin(self:Variants): return joint_pca({k: self.at(k) for k in self.vectors}, centre='joint')
+
 # %% ../../nbs/experiments/001_olmo3_variants.ipynb #605627d9
 @patch
 def tables(self:Variants)->dict: # Name to DataFrame
@@ -190,12 +198,6 @@ def tables(self:Variants)->dict: # Name to DataFrame
     variance = pd.DataFrame(dict(share=self.joint.variance_ratio, between_models=self.joint.between_models))
     return out | {'joint-scores': self.joint.scores, 'joint-variance': variance.set_axis([f'PC{i+1}' for i in variance.index]),
         'scores-origin-joint': self.common_origin().scores, 'same-persona': self.same_persona()}
-
-@patch(as_prop=True)
-def same_depth(self:Variants): return len({v.meta.get('num_layers') for v in self.vectors.values()})==1
-
-@patch
-def common_origin(self:Variants): return joint_pca({k: self.at(k) for k in self.vectors}, centre='joint')
 
 # %% ../../nbs/experiments/001_olmo3_variants.ipynb #9f99825e
 def _agreements(r):
