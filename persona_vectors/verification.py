@@ -28,21 +28,16 @@ import torch
 from torch import nn
 
 # %% ../nbs/91_verification.ipynb #15534aed
-def agreement(
-    v:PersonaVectors, # At one layer
-    ref:PersonaVectors # The references, same personas and layer
-)->dict: # Smallest and largest raw and centred cosine over the personas, and whose the smallest centred is
-    "How well `v` agrees with `ref`, persona by persona"
+def agreement(v:PersonaVectors, ref:PersonaVectors)->dict:
+    "Smallest and largest raw and centred cosine over the personas of `v` and `ref`, and whose the smallest centred is"
     if list(v)!=list(ref): raise ValueError(f"the personas differ: {', '.join(v)} against {', '.join(ref)}")
     a,b,roles = v.stacked().double(),ref.stacked().double(),[list(v).index(p) for p in v.roles]
     raw = torch.cosine_similarity(a, b)
     cen = torch.cosine_similarity(a-a[roles].mean(0), b-b[roles].mean(0))
     return dict(raw=raw.min().item(), raw_max=raw.max().item(), centred=cen.min().item(), centred_max=cen.max().item(), worst=list(v)[cen.argmin()])
 
-def swapped(
-    v:PersonaVectors
-)->PersonaVectors: # Each persona has its successor's vectors
-    "The control: the right numbers under the wrong names"
+def swapped(v:PersonaVectors)->PersonaVectors:
+    "The control, where each persona has its successor's vectors: the right numbers under the wrong names"
     successor = dict(zip(v, [*list(v)[1:], list(v)[0]]))
     at = {(r.persona,r.prompt,r.question,r.sample): i for i,r in enumerate(v.rows)}
     idx = [at[successor[r.persona],r.prompt,r.question,r.sample] for r in v.rows]
@@ -190,11 +185,8 @@ def compare_times(contestants, seqs, model, what, rounds)->Benchmark:
     apart = {k: ((v.squeeze(1)-want).norm()/want.norm()).item() for k,v in made.items() if v.squeeze(1).shape==want.shape and k!='last layer'}
     return Benchmark(dict(**what, answers=len(seqs), tokens=p.tokens, distinct=p.distinct, flop=p.flop, **machine()), seconds, limit, apart)
 
-def shipped_conversations(
-    ex, # ActivationExtractor
-    every:int=1 # Take one persona in `every`
-)->list: # `Tokens` of each conversation
-    "The answers that come with the package"
+def shipped_conversations(ex, every:int=1)->list:
+    "`Tokens`, by the extractor `ex`, of the answers that come with the package, of one persona in `every`"
     rs = shipped_responses()
     some = {k: o for i,(k,o) in enumerate(rs.prompts().items()) if i%every==0}
     return ex.conversations(select(rs, some).responses.rows)
@@ -219,12 +211,8 @@ def bench(
     return compare_times(contestants, seqs, models[k], dict(model=ex.source.label, layer=k, num_layers=n, dtype=dtype), rounds)
 
 # %% ../nbs/91_verification.ipynb #88aa74d7
-def random_model(
-    auto, # AutoModel or AutoModelForCausalLM
-    cfg, # Configuration of a text model
-    dtype:str='bfloat16', device:str='cpu'
-)->nn.Module:
-    "A model with random weights, made on the device"
+def random_model(auto, cfg, dtype:str='bfloat16', device:str='cpu')->nn.Module:
+    "A model of class `auto` and configuration `cfg` with random weights, made on the device"
     from accelerate import init_empty_weights
     def weight(p):
         made = torch.randn(p.shape, dtype=p.dtype, device=device)*.02 if p.dim()>1 else torch.ones(p.shape, dtype=p.dtype, device=device)

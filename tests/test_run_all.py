@@ -18,7 +18,8 @@ def jupyter(tmp_path_factory):
 def run_all(jupyter, nb, out):
     "Execute a notebook in its folder, from a fresh kernel; returns what went wrong, and the seconds it took"
     t = time.perf_counter()
-    env = {k: v for k,v in os.environ.items() if k not in ('OMP_NUM_THREADS', 'IN_TEST') and 'API_KEY' not in k}
+    env = {k: v for k,v in os.environ.items() if k not in ('OMP_NUM_THREADS', 'IN_TEST', 'PYTHONPATH') and 'API_KEY' not in k}
+    env['PATH'] = f"{Path(jupyter).parent}:{env['PATH']}"        # as in an activated environment: the kernel is the first python there
     r = subprocess.run([jupyter, 'nbconvert', '--execute', '--to', 'notebook', '--output-dir', out, nb], capture_output=True, text=True, env=env)
     return r.stderr if r.returncode else None, time.perf_counter()-t
 

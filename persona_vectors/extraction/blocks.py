@@ -27,11 +27,8 @@ def find_blocks(
                      f"say which one it is with blocks=... (--blocks). Its module lists: {there}")
 
 # %% ../../nbs/extraction/21_blocks.ipynb #a298f0e1
-def truncate(
-    cfg, # A text model's configuration; changed in place
-    n:int # Blocks to keep
-): # `cfg`
-    "Make `cfg` say `n` blocks"
+def truncate(cfg, n:int):
+    "The text model's configuration `cfg`, changed to say `n` blocks"
     total = cfg.num_hidden_layers
     for k,v in vars(cfg).items():
         if isinstance(v, list) and len(v)==total: setattr(cfg, k, v[:n])
@@ -45,12 +42,8 @@ def empty_model(cfg, dtype):
     from transformers import AutoModel
     with quiet(), init_empty_weights(): return AutoModel.from_config(cfg, dtype=getattr(torch, dtype)).eval().requires_grad_(False)
 
-def keep_blocks(
-    model:nn.Module, # A whole base model; changed in place
-    k:int, # Blocks to keep
-    blocks:str=None # As `find_blocks` takes it
-)->nn.Module:
-    "`model` with its first `max(k,1)` blocks only"
+def keep_blocks(model:nn.Module, k:int, blocks:str=None)->nn.Module:
+    "The base model `model`, changed to its first `max(k,1)` blocks"
     found = find_blocks(model, blocks)
     del found[max(k,1):]
     model.config.get_text_config().num_hidden_layers = len(found)

@@ -61,11 +61,8 @@ def check(self:Means, index, layer, means):
 
 # %% ../../nbs/extraction/23_engine.ipynb #a6e429a0
 @patch
-def add(self:Means,
-    index:list, # Which sequences
-    means:Float[Tensor, 'sequence layer d_model']
-):
-    "Keep the means of some sequences, in the file too; FloatingPointError if one is not finite"
+def add(self:Means, index:list, means:Float[Tensor, 'sequence layer d_model']):
+    "Keep the means of the sequences `index`, in the file too; FloatingPointError if one is not finite"
     means = means.float().cpu()
     for l,k in enumerate(self.layers): self.check(index, k, means[:,l])
     if self.path:
@@ -104,9 +101,7 @@ def _resume(self:Means):
     log.info(f"{self.done.sum()} of {len(self.seqs)} answers were read before: going on from {self.path.name}")
 
 # %% ../../nbs/extraction/23_engine.ipynb #d08871f7
-def default_batch_tokens(
-    device:str # 'cpu', 'cuda', 'mps'
-)->int:
+def default_batch_tokens(device:str)->int:
     "Tokens in a batch where nothing else is asked for"
     return 16384 if str(device).startswith('cuda') else 2048
 

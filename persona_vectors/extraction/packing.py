@@ -34,16 +34,12 @@ def slice_segments(
     return out
 
 # %% ../../nbs/extraction/22_packing.ipynb #b3028177
-def shared_prefix(
-    a:list, b:list # Token ids
-)->int:
-    "Length of the common prefix of `a` and `b`"
+def shared_prefix(a:list, b:list)->int:
+    "Length of the common prefix of the token ids `a` and `b`"
     return next((i for i,(x,y) in enumerate(zip(a, b)) if x!=y), min(len(a), len(b)))
 
-def pack_segments(
-    seqs:list # Lists of token ids, sorted
-)->list: # The segments of each
-    "Sequences end to end in one row, shared prefixes once"
+def pack_segments(seqs:list)->list:
+    "The segments of each of `seqs`, sorted lists of token ids, end to end in one row, shared prefixes once"
     out,n,before = [],0,[]
     for s in seqs:
         k = shared_prefix(before, s)
@@ -69,11 +65,8 @@ def _batch(seqs, index, ids, positions, where, packed):
     return Batch(index, ids, positions, where, spans, packed)
 
 # %% ../../nbs/extraction/22_packing.ipynb #4f49e8f9
-def pack(
-    seqs:list, # `Tokens` of every sequence
-    index:list # Which of them go into the batch
-)->Batch:
-    "One row, shared prefixes once"
+def pack(seqs:list, index:list)->Batch:
+    "The sequences `index` of `seqs` in one row, shared prefixes once"
     index = sorted(index, key=lambda i: seqs[i].ids)
     where = pack_segments([seqs[i].ids for i in index])
     n = max(r[-1][1] for r in where)
@@ -85,11 +78,8 @@ def pack(
     return _batch(seqs, index, ids[None], at[None], where, True)
 
 # %% ../../nbs/extraction/22_packing.ipynb #3d462541
-def pad(
-    seqs:list, # `Tokens` of every sequence
-    index:list # Which of them go into the batch
-)->Batch:
-    "A row a sequence, padded on the right"
+def pad(seqs:list, index:list)->Batch:
+    "The sequences `index` of `seqs`, a row each, padded on the right"
     n = max(len(seqs[i]) for i in index)
     ids = torch.tensor([seqs[i].ids + [0]*(n-len(seqs[i])) for i in index])
     return _batch(seqs, index, ids, torch.arange(n).expand(len(index), n), [[(j*n, j*n+len(seqs[i]))] for j,i in enumerate(index)], False)
@@ -197,10 +187,7 @@ def packed_attention(module, query, key, value, attention_mask, scaling=None, sl
 
 # %% ../../nbs/extraction/22_packing.ipynb #074c6441
 @contextmanager
-def batch_attention(
-    model:nn.Module, # A base model
-    batch:Batch # What it is called with in the block
-):
+def batch_attention(model:nn.Module, batch:Batch):
     "Within the block the model's attention is that of `batch`, if it is packed"
     from transformers import AttentionInterface
     if not batch.packed: yield; return
@@ -211,11 +198,8 @@ def batch_attention(
     finally: cfg._attn_implementation = own
 
 # %% ../../nbs/extraction/22_packing.ipynb #c30b97a0
-def forward(
-    model:nn.Module, # A base model
-    batch:Batch
-):
-    "Run `model` over `batch`; `residual_hooks` collect what is wanted of it"
+def forward(model:nn.Module, batch:Batch):
+    "Run the base model `model` over `batch`; `residual_hooks` collect what is wanted of it"
     device = next(model.parameters()).device
     with torch.no_grad(), batch_attention(model, batch):
         model(batch.ids.to(device), use_cache=False, **(dict(position_ids=batch.positions.to(device)) if batch.packed else {}))
@@ -223,25 +207,17 @@ def forward(
 # %% ../../nbs/extraction/22_packing.ipynb #7455463f
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: .1, torch.float16: .1}
 
-def largest_difference(
-    xs, ys # Hidden states of each layer and sequence, 'token d_model'
-)->float:
-    "The relative difference at the median token, in the layer and sequence where it is largest"
+def largest_difference(xs, ys)->float:
+    "The relative difference of hidden states 'token d_model' at the median token, in the layer and sequence where it is largest"
     return max(((x.float()-y.float()).norm(dim=-1)/y.float().norm(dim=-1)).median().item() for x,y in zip(xs, ys))
 
-def probe_sequences(
-    vocab_size:int
-)->list:
+def probe_sequences(vocab_size:int)->list:
     "Three short sequences, two of which share a prefix of three tokens"
     return [Tokens([(vocab_size//3+7*i)%vocab_size for i in o], 0, len(o), [], '') for o in (range(20), [0,1,2,*range(30,50)], range(50,70))]
 
 # %% ../../nbs/extraction/22_packing.ipynb #726bc1be
-def block_outputs(
-    model:nn.Module, # From `load_blocks`
-    batch:Batch,
-    blocks:str=None # As `find_blocks` takes it
-)->list: # 'row token d_model' each
-    "The output of every block"
+def block_outputs(model:nn.Module, batch:Batch, blocks:str=None)->list:
+    "The output of every block, 'row token d_model' each"
     got = []
     with residual_hooks(model, range(1, len(find_blocks(model, blocks))+1), lambda k,h: got.append(h), blocks): forward(model, batch)
     return got

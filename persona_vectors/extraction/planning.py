@@ -20,10 +20,8 @@ import torch
 from torch.nn import functional as F
 
 # %% ../../nbs/extraction/24_planning.ipynb #ab5a8030
-def count_tokens(
-    seqs:list # `Tokens` of each conversation
-): # (tokens, distinct tokens, tokens of context of all distinct tokens)
-    "How many tokens there are, with shared prefixes and without, and how many each looks back at, in all"
+def count_tokens(seqs:list):
+    "(tokens of `seqs`, distinct tokens, tokens of context of all distinct tokens)"
     n,context,before = 0,0,[]
     for s in sorted((s.ids for s in seqs)):
         k = shared_prefix(before, s)
@@ -51,10 +49,8 @@ def _container_free(group):
         return int((group/'memory.max').read_text())-int((group/'memory.current').read_text())+cached
     except (OSError, ValueError, TypeError): return math.inf
 
-def free_memory(
-    device:str='cpu' # 'cpu', 'cuda', 'mps', 'auto' (all GPUs)
-)->int: # Bytes
-    "Free memory of `device`"
+def free_memory(device:str='cpu')->int:
+    "Free bytes of `device`: 'cpu', 'cuda', 'mps', 'auto' (all GPUs)"
     import psutil
     if device=='auto' and torch.cuda.is_available(): return sum(torch.cuda.mem_get_info(i)[0] for i in range(torch.cuda.device_count()))
     if str(device).startswith('cuda'): return torch.cuda.mem_get_info(device)[0]
@@ -62,11 +58,8 @@ def free_memory(
     return min(free, torch.mps.recommended_max_memory()-torch.mps.current_allocated_memory()) if device=='mps' else free
 
 # %% ../../nbs/extraction/24_planning.ipynb #e97aee54
-def matmul_rate(
-    weights:list, # Weight matrices, each 'd_out d_in', on their device
-    tokens:int=512 # Rows of what they are multiplied with
-)->float: # FLOP a second
-    "How fast these matrices are multiplied, one after the other: the median of five, after two to warm up"
+def matmul_rate(weights:list, tokens:int=512)->float:
+    "FLOP a second of multiplying the matrices 'd_out d_in' with so many tokens, one after the other: the median of five, after two to warm up"
     xs = {w.shape[1]: torch.randn(tokens, w.shape[1], device=w.device, dtype=w.dtype) for w in weights}
     def once():
         t = time.perf_counter()

@@ -24,6 +24,7 @@ class Weights:
         self.source,self.model,self.device,self.files,self.open = source,model,torch.device(device),source.weights(),{}
         self.blocks = find_blocks(model, blocks)
         self.path = next(k for k,m in model.named_modules() if m is self.blocks)
+        self.copy_stream = torch.cuda.Stream(self.device) if self.device.type=='cuda' else None
     def slice(self, name):
         from safetensors import safe_open
         f = self.files[name]
@@ -32,21 +33,14 @@ class Weights:
 
 # %% ../../nbs/extraction/25_streaming.ipynb #677cc0fb
 @patch
-def names(self:Weights,
-    part:int # A block; None: all that is no block
-)->list:
-    "The names in the files of the tensors of `part`; a few more do no harm"
+def names(self:Weights, part:int)->list:
+    "The names in the files of the tensors of block `part`, or, for None, of what is no block; a few more do no harm"
     number = {o: re.search(rf'(?:^|\.){re.escape(self.path)}\.(\d+)\.', o) for o in self.files}
     if part is not None: return [o for o,m in number.items() if m and int(m[1])==part]
     own = {o.rsplit('.', 2)[-2] for o in self.model.state_dict() if not o.startswith(f'{self.path}.')}   # embed_tokens, norm, wte, ...
     return [o for o,m in number.items() if m is None and set(o.split('.')) & own]
 
 # %% ../../nbs/extraction/25_streaming.ipynb #3177d36e
-@patch(as_prop=True)
-def copy_stream(self:Weights):
-    if not hasattr(self, '_copy_stream'): self._copy_stream = torch.cuda.Stream(self.device)
-    return self._copy_stream
-
 @patch
 def to_device(self:Weights, params):
     "Send `params` to the device; returns what to call before they are used"
@@ -63,10 +57,8 @@ def to_device(self:Weights, params):
 
 # %% ../../nbs/extraction/25_streaming.ipynb #562fb400
 @patch
-def load(self:Weights,
-    part:int=None # A block; None: all that is no block
-): # What to call before the weights are used
-    "Load the weights of `part`; ValueError if the files lack one"
+def load(self:Weights, part:int=None):
+    "Load the weights of `part`, and return what to call before they are used; ValueError if the files lack one"
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import convert_and_load_state_dict_in_model
     from transformers.modeling_utils import LoadStateDictConfig

@@ -287,7 +287,8 @@ def describe(self:PersonaVectors)->dict:
     k = m.get('answers', None if self.questions==['(not recorded)'] else len(self.rows))
     answers = 'answers not recorded' if k is None else f'{k} answers'
     layers = ', '.join('not recorded' if k is None else str(k) for k in self.layers)
-    return dict(model=self.model, layers=layers + (f" of {m['num_layers']}" if 'num_layers' in m else ''), vectors=f'{len(self)} personas × {self.means.shape[-1]}',
+    if 'num_layers' in m: layers += f" of {m['num_layers']}"
+    return dict(model=self.model, layers=layers, vectors=f'{len(self)} personas × {self.means.shape[-1]}',
                 answers=f"{answers}, {tokens}" + (f", read under {m['read_under']!r}" if m.get('read_under') else ''),
                 made=f"{m.get('prompt_format','?')} format, span {m.get('span','?')}, {m.get('dtype','?')}")
 
