@@ -402,7 +402,7 @@ def steer(question:Annotated[str, typer.Argument(help='What to ask. Default: wha
           device:Device=None, dtype:Dtype=None, max_tokens:MaxTokens=64, temperature:Temperature=0., seed:Seed=0):
     "What the model says when it is moved along the assistant axis, beside what it says by itself."
     from persona_vectors.extraction.extractor import ActivationExtractor
-    from persona_vectors.generation.local import LocalModel
+    from persona_vectors.generation.local import load_local
     from persona_vectors.prompts import chat_messages
     from persona_vectors.steering.slider import answers_at
     coefs = list(dict.fromkeys([0.,*_numbers(coef)]))
@@ -410,7 +410,7 @@ def steer(question:Annotated[str, typer.Argument(help='What to ask. Default: wha
     if max_tokens<1: raise ValueError(f"--max-tokens {max_tokens}: give at least 1")
     ex = ActivationExtractor(config_from(model, prompt_format=prompt_format, device=device, dtype=dtype))
     d = direction_for(direction, vectors_for(vectors, ex.source, layer), ex.source)
-    lm,talks = LocalModel(ex.source, prompt_format, ex.device, ex.dtype),[chat_messages(system) for _ in coefs]
+    lm,talks = load_local(ex.source, prompt_format, ex.device, ex.dtype),[chat_messages(system) for _ in coefs]
     for q in [question] if question else _typed():
         for t in talks: t.append(dict(role='user', content=q))
         said = answers_at(lm, talks, d, coefs, at, max_tokens, temperature, seed)

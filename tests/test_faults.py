@@ -441,7 +441,7 @@ def test_asks_for_what_changed(tmp_path):
         def asked(c=base, ps=personas, qs=questions, **kw):
             n = size(log)
             rs = generate_responses(c, ps, qs, out, api=True, **kw)
-            assert all(r.text in (f'You said: {r.question}', f'You said: {endpoint.RawFormat.ask(r.system, r.question)}') for r in rs.rows)
+            assert all(r.text in (f'You said: {r.question}', f'You said: {endpoint.RawFormat.write(endpoint.chat_messages(r.system, r.question))[0]}') for r in rs.rows)
             return Counter(cells(lines(log)[n:]))
         whole = Counter((s,q) for s in personas.values() for q in questions)
         assert asked()==whole and asked()=={}

@@ -10,7 +10,7 @@ cells = len(who)*len(EVAL_QUESTIONS)
 
 driver = '''import json, os, sys, time
 from persona_vectors import EVAL_QUESTIONS, PERSONAS, PersonaVectorConfig, generate_responses
-from persona_vectors.generation.answers import LocalModel
+from persona_vectors.generation.local import LocalModel
 model,out,log = sys.argv[1:]
 answer = LocalModel.answer
 def logged(self, rows, *args):

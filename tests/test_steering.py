@@ -5,7 +5,7 @@ import transformers as tf
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, DynamicCache, StaticCache
 from persona_vectors.extraction.vectors import Direction
 from persona_vectors.extraction.blocks import find_blocks, residual_hooks
-from persona_vectors.generation.local import Batch
+from persona_vectors.generation.local import Decoding
 from persona_vectors.steering.steer import Steer, steered
 
 D,L,V,K = 32, 4, 99, 2                                                          # width, blocks, words, steered layer
@@ -163,7 +163,7 @@ def test_batch_of_local_model(cache):
     m,mk = made('llama'),mask('left')
     want = by_hand(m, ids, mk, 5, [Steer(d, coef=2, positions='answer')], torch.tensor(lengths))
     with torch.no_grad(), steered(m, Steer(d, coef=2, positions='answer')):
-        b = Batch(m, ids, mk, 20)
+        b = Decoding(m, [o[on==1].tolist() for o,on in zip(ids, mk)], 20)
         b.cache,got = cache(config=m.config, **(dict(max_cache_len=20) if cache is StaticCache else {})),[]
         for i in range(5):
             if i==2: b.keep([1])

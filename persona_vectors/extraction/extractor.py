@@ -130,6 +130,8 @@ def read_rest(self:ActivationExtractor,
     if p.stream:
         return read_streamed(self.source, seqs, layers, self.dtype, self.device, c.batch_tokens, progress, kept, c.blocks, p.place, p.chunks)
     return read(self.blocks(max(layers)), seqs, layers, c.batch_tokens, progress, kept, c.blocks)
+
+# %% ../../nbs/extraction/26_extractor.ipynb #7dc96685
 @patch
 def means(self:ActivationExtractor,
     seqs:list, # `Tokens` from `conversations`

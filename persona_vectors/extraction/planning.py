@@ -114,8 +114,8 @@ def __str__(self:Plan):
         where = dict(device='memory' if self.device=='cpu' else self.device, memory='memory', file='a temporary file')[self.place]
         out.append(f'{_gb(self.reads)} to read from files, {_gb(self.block)} a block; '
                    f'hidden states {_gb(self.states/self.chunks)}, waiting in {where}{parts}')
-    time = f', about {_duration(t)}' + (f', if the files give {_gb(self.reads/t)} a second' if self.stream else '') if t else ''
-    return '\n  '.join([*out, f'{self.tokens:,} tokens, {self.distinct:,} of them distinct: {self.flop/1e12:,.1f} TFLOP{time}'])
+    about = f', about {_duration(t)}' + (f', if the files give {_gb(self.reads/t)} a second' if self.stream else '') if t else ''
+    return '\n  '.join([*out, f'{self.tokens:,} tokens, {self.distinct:,} of them distinct: {self.flop/1e12:,.1f} TFLOP{about}'])
 
 # %% ../../nbs/extraction/24_planning.ipynb #d7bcfd81
 @patch
@@ -167,7 +167,7 @@ def plan_reading(
 class Device:
     "A kind of device, as its vendor describes it"
     peak:float  # FLOP a second: bfloat16 matrix products, sums in float32, no sparsity
-    memory:int  # Bytes
+    memory:int  # Bytes; a vendor's gigabyte is 2^30
 
 DEVICES = {k: Device(tflops*1e12, gb<<30) for k,tflops,gb in [('h100',989,80), ('h200',989,141), ('b200',2250,180), ('a100',312,80), ('a100-40gb',312,40),
                                                               ('l40s',362,48), ('l4',121,24), ('rtx4090',165,24), ('mi300x',1307,192)]}

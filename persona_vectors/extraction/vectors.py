@@ -89,17 +89,6 @@ def complete(self:PersonaVectors)->PersonaVectors:
     if not common: raise ValueError(f"no question has an answer of every persona; {min(have, key=lambda p: len(have[p]))!r} has the fewest: leave it out")
     return self if len(common)==len(self.questions) else self.only(questions=common)
 
-# %% ../../nbs/extraction/20_vectors.ipynb #f2429b7c
-@patch
-def by_question(self:PersonaVectors)->Tensor: # 'persona question d_model', or 'persona question layer d_model'
-    "The mean answer of each persona to each question; ValueError if one is missing"
-    at = {}
-    for i,r in enumerate(self.rows): at.setdefault((r.persona,r.question), []).append(i)
-    lacking = [(p,q) for p in self.personas for q in self.questions if (p,q) not in at]
-    if lacking: raise ValueError(f"{len(lacking)} persona-question pairs have no answer, the first {lacking[0]}")
-    x = torch.stack([torch.stack([self.means[at[p,q]].mean(0) for q in self.questions]) for p in self.personas])
-    return x[:,:,0] if len(self.layers)==1 else x
-
 # %% ../../nbs/extraction/20_vectors.ipynb #524e8441
 @patch(as_prop=True)
 def neutral(self:PersonaVectors)->list:

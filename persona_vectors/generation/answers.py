@@ -18,7 +18,7 @@ from fastcore.basics import patch
 from fastcore.meta import delegates
 from ..config import PersonaVectorConfig, content_hash, slug, log
 from .endpoint import answer_api, api_key, ask
-from .local import LocalModel
+from .local import load_local
 from ..models import ModelSource, default_dtype, find_device, find_model, quiet
 from ..prompts import get_format
 from ..responses import OUTCOMES, Response, Responses, as_json, load_responses, plan
@@ -241,7 +241,7 @@ def answer_batch(self:Generation, lm, rows, step)->list[Response]:
 def answer_here(self:Generation, batch_size, bar):
     "Answer what is left with the local model; a batch is on the disk before the next begins"
     c,left = self.config,sorted(self.left, key=lambda r: -sum(map(len, self.messages(r))))
-    lm = LocalModel(self.source, c.prompt_format, c.device, c.dtype)
+    lm = load_local(self.source, c.prompt_format, c.device, c.dtype)
     def step(n): bar.set_postfix_str(f'{n} tokens', refresh=n%16==0)
     for i in range(0, len(left), batch_size):
         rows = self.answer_batch(lm, left[i:i+batch_size], step)

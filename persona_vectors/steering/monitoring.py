@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from ..analysis.axis import Direction, assistant_axis
 from ..config import PersonaVectorConfig, data_dir, resolve_layers
 from ..extraction.blocks import find_blocks, residual_hooks
-from ..generation.local import Batch, pick
+from ..generation.local import Decoding, LocalModel
 from ..models import EMBEDDED
 from ..extraction.extractor import ActivationExtractor
 from ..personas import NEUTRAL
@@ -173,6 +173,14 @@ class Token:
     projections:dict
     z:dict # By the calibration's tokens; empty without one
 
+# %% ../../nbs/steering/53_monitoring.ipynb #0854753d
+@patch
+def _read(self:Monitor, steps):
+    "The next token of `steps`, None at the end, and the projections of the one that was read for it"
+    with torch.inference_mode(), self.watching() as seen: tok = next(steps, None)
+    return tok if tok is None else tok.item(), pd.DataFrame(seen[0][-1:].numpy(), columns=list(self.directions))
+
+# %% ../../nbs/steering/53_monitoring.ipynb #58d481aa
 @patch
 def stream(self:Monitor,
     messages, # That end with a question
@@ -181,34 +189,19 @@ def stream(self:Monitor,
     seed:int=0
 ): # Yields a `Token` for each as soon as it is read
     "Answer `messages`, token by token, with projections"
-    msgs = as_messages(messages)
+    msgs,lm = as_messages(messages),LocalModel(self.model, self.tokenizer, self.format)
     if msgs[-1]['role']=='assistant': raise ValueError("the conversation ends with the assistant's turn: end it with a question")
-    ids = torch.tensor([self._tokens_of(msgs)[0].ids], device=self.model.device)
-    b,out,whole = Batch(self.model, ids, torch.ones_like(ids), ids.shape[1]+max_tokens),[],''
-    u = torch.rand(max_tokens, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    logits,_ = self._step(b)
-    for i in range(max_tokens):
-        tok = pick(logits, u[[i]], temperature)
-        if self._over(out, tok.item()): return
-        b.add(tok)
-        logits,x = self._step(b)
-        now = self.tokenizer.decode([*out, tok.item()], skip_special_tokens=True)
-        text,out = '' if now.endswith('\ufffd') else now[len(whole):],[*out, tok.item()]
+    ids,out,whole = self._tokens_of(msgs)[0].ids,[],''
+    u = torch.rand(1, max_tokens, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    steps = Decoding(self.model, [ids], len(ids)+max_tokens).tokens(u, temperature, read_last=True)
+    new,_ = self._read(steps)
+    while new not in [None, *lm.ends] and not (out and lm.is_over(out)):
+        out.append(new)
+        new,x = self._read(steps)
+        now = self.tokenizer.decode(out, skip_special_tokens=True)
+        text = '' if now.endswith('\ufffd') else now[len(whole):]
         whole += text
         yield Token(out[-1], text, x.iloc[-1].to_dict(), {} if self.calibration is None else self.calibration.z(x, 'tokens').iloc[-1].to_dict())
-
-# %% ../../nbs/steering/53_monitoring.ipynb #40b49ae6
-@patch
-def _step(self:Monitor, b):
-    "The logits after what `b` has, and the projections of its last token"
-    with torch.inference_mode(), self.watching() as seen: logits = b.logits()
-    return logits,pd.DataFrame(seen[0][-1:].numpy(), columns=list(self.directions))
-
-@patch
-def _over(self:Monitor, out, new):
-    "Does the token `new` end the answer, or the tokens `out` before it?"
-    ends = self.model.generation_config.eos_token_id
-    return new in (ends if isinstance(ends, list) else [ends]) or any(o in self.tokenizer.decode(out[-16:]) for o in self.format.stop or [])
 
 # %% ../../nbs/steering/53_monitoring.ipynb #71e9541a
 def _shade(z):

@@ -7,9 +7,7 @@ __all__ = ['answers_at', 'slider']
 
 # %% ../../nbs/steering/57_slider.ipynb #616b0ade
 from ..analysis.axis import Direction
-from ..config import PersonaVectorConfig
-from ..generation.local import Batch, LocalModel, uniforms
-from ..models import EMBEDDED, find_model, quiet
+from ..generation.local import LocalModel, uniforms
 from ..prompts import as_messages
 from ..responses import Response
 from .steer import Steer, steered
@@ -31,13 +29,11 @@ def answers_at(
     if talks and isinstance(talks[0], dict): talks = [talks]*len(coefs)
     if any(as_messages(o)[-1]['role']=='assistant' for o in talks): raise ValueError("the conversation ends with the assistant's turn: end it with a question")
     if len(talks)!=len(coefs) or not coefs: raise ValueError(f"{len(talks)} conversations and {len(coefs)} coefficients: give one conversation for each, or one for all")
-    enc = lm.tokenizer([lm.format.conversation(as_messages(o))[0] for o in talks], add_special_tokens=False, padding=True, return_tensors='pt').to(lm.device)
-    us = uniforms(Response('', as_messages(talks[0])[-1]['content'], ''), max_tokens, seed).expand(len(coefs), -1)
-    b = Batch(lm.model, enc.input_ids, enc.attention_mask, enc.input_ids.shape[1]+max_tokens)
-    with torch.inference_mode(), quiet(), steered(lm.model, Steer(direction, coefs, positions=positions), prompt_len=enc.attention_mask.sum(-1)):
-        out = lm._generate(b, us, temperature, leave=False)
-    def asked(talk): return Response('', talk[-1]['content'], '', talk[0]['content'] if talk[0]['role']=='system' else '')
-    return [lm._finished(asked(as_messages(t)), o, 0).text.strip() for t,o in zip(talks, out)]        # up to the end token or the raw format's next turn
+    texts = [lm.format.conversation(as_messages(o))[0] for o in talks]
+    prompts,us = lm.encode(texts),uniforms(Response('', as_messages(talks[0])[-1]['content'], ''), max_tokens, seed).expand(len(coefs), -1)
+    with steered(lm.model, Steer(direction, coefs, positions=positions), prompt_len=torch.tensor([len(o) for o in prompts])):
+        out = lm.generate(prompts, us, temperature, leave=False)
+    return [lm.finished(o, t)['text'].strip() for o,t in zip(out, texts)]
 
 # %% ../../nbs/steering/57_slider.ipynb #33ae139c
 def slider(
