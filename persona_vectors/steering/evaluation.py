@@ -139,13 +139,6 @@ def word_scores(
     by = {q: trained(q) for q in {r.question for r in rows}}
     return [by[r.question].decision_function([r.text])[0] for r in rows]
 
-def auc(
-    scores, neutral # Of each answer
-)->float: # 1/2: no better than chance
-    "How often a neutral answer scores higher than a role's"
-    a,b = (np.array(scores)[np.array(neutral)==o] for o in (True,False))
-    return float(((a[:,None]>b)+.5*(a[:,None]==b)).mean())
-
 # %% ../../nbs/steering/54_evaluation.ipynb #ee72d2d5
 def repetition(
     text:str,
@@ -273,6 +266,7 @@ def evaluate_steering(
     progress:bool=True # Show bars
 )->SteeringEvaluation:
     "Steering along a direction at given doses, beside random directions, differences of roles, and prompting"
+    from sklearn.metrics import roc_auc_score
     made,held = split_halves(v, seed=seed)
     (ns,rs),d,lm = held.split(),direction(made),_local(extractor)
     prompts,qs = {p: v.meta['prompts'][p][0] for p in held},held.questions[:questions]
@@ -291,7 +285,7 @@ def evaluate_steering(
     if judge: read['judge'] = [judge(r.text, r.question) for r in rows]
     df = pd.concat([df.assign(question=[r.question for r in rows], text=[r.text for r in rows]), read], axis=1)
     about = dict(model=d.model, layer=d.layer, orientation=d.orientation, gap=d.vector.norm().item(), max_tokens=max_tokens,
-        temperature=temperature, seed=seed, dtype=extractor.dtype, words_auc=auc(word_scores(known, known, ns), [r.persona in ns for r in known]),
+        temperature=temperature, seed=seed, dtype=extractor.dtype, words_auc=float(roc_auc_score([r.persona in ns for r in known], word_scores(known, known, ns))),
         made=dict(roles=made.roles, questions=made.questions), held=dict(roles=rs, questions=held.questions))
     return SteeringEvaluation(df[['kind','name','sign','dose','coefficient','kl','question','text',*read]], curves, about)
 
