@@ -354,7 +354,7 @@ def report(vectors:Annotated[Path, typer.Argument(help='A vectors file; no model
         got = gather(ex, rs, personas, questions, layer=layer, neutral=names, under=under, first=first, quick=quick, sweep=sweep, out=out, direction=named)
     got['readings'] |= _further(reading or [], got['v'], got['direction'])
     e = evidence(**got, n=resamples)
-    page = _page_for(e, vectors, out, direction, neutral)
+    page = _page_for(e, vectors, out, direction, neutral and f'neutral-{neutral}')
     save_page(e, page)
     print(e)
     for p in (page, page.with_suffix('.csv')): print(p)
