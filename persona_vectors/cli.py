@@ -354,7 +354,7 @@ def report(vectors:Annotated[Path, typer.Argument(help='A vectors file; no model
         got = gather(ex, rs, personas, questions, layer=layer, neutral=names, under=under, first=first, quick=quick, sweep=sweep, out=out, direction=named)
     got['readings'] |= _further(reading or [], got['v'], got['direction'])
     e = evidence(**got, n=resamples)
-    page = _page_for(e, vectors, out, direction, neutral)
+    page = _page_for(e, vectors, out, direction, neutral and f'neutral-{neutral}')
     save_page(e, page)
     print(e)
     for p in (page, page.with_suffix('.csv')): print(p)
@@ -404,7 +404,7 @@ def steer(question:Annotated[str, typer.Argument(help='What to ask. Default: wha
     from persona_vectors.extraction.extractor import ActivationExtractor
     from persona_vectors.generation.local import load_local
     from persona_vectors.prompts import chat_messages
-    from persona_vectors.steering.slider import answers_at
+    from persona_vectors.steering.steer import answers_at
     coefs = list(dict.fromkeys([0.,*_numbers(coef)]))
     if temperature<0: raise ValueError(f"--temperature {temperature}: give 0 (greedy) or more")
     if max_tokens<1: raise ValueError(f"--max-tokens {max_tokens}: give at least 1")

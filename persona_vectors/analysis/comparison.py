@@ -25,11 +25,11 @@ def aligned(models)->dict:
     full,ns = {k: v.only(ps).complete() for k,v in models.items()},[p for p in ps if p in first.neutral]
     for k,v in full.items():
         if 'neutral' in v.meta and set(v.neutral)!=set(ns):
-            raise ValueError(f"{k} has the neutral personas {', '.join(v.neutral)}, the first model {', '.join(ns)}: name the same with as_neutral([...])")
+            raise ValueError(f"{k} has the neutral personas {', '.join(v.neutral)}, the first {', '.join(ns)}: name the same with as_neutral([...])")
     qs = [q for q in first.questions if all(q in v.questions for v in full.values())]
     n = len(ps)-len(ns)
     if n<5 or len(qs)<6:
-        raise ValueError(f"{', '.join(models)} have {n} roles and {len(qs)} questions in common: to compare them takes at least 5 roles and 6 questions")
+        raise ValueError(f"{', '.join(models)} have {n} roles and {len(qs)} questions in common: a comparison takes at least 5 and 6")
     first.only(ps).split()
     def one(v):
         x = v.grid().x[np.ix_([v.personas.index(p) for p in ps], [v.questions.index(q) for q in qs])]
@@ -37,6 +37,7 @@ def aligned(models)->dict:
         return PersonaVectors(means, [Row(p,q) for p in ps for q in qs], v.layers, {**v.meta, 'neutral': ns})
     return {k: one(v) for k,v in full.items()}
 
+# %% ../../nbs/analysis/41_comparison.ipynb #b1c88eb7
 def _role_answers(models):
     "Of each model 'role question d', the mean over roles taken from every question"
     return [g.centred[g.rs] for g in (v.grid() for v in models.values())]
@@ -54,6 +55,7 @@ def _correlations(C): # '… m m' covariances
     sd = np.sqrt(np.where(d>0, d, np.nan))
     return C/sd[...,:,None]/sd[...,None,:]
 
+# %% ../../nbs/analysis/41_comparison.ipynb #ea23620e
 def partial_covariance(C, given=()): # '… m m' covariances; gives '… m m' on the scale of correlations
     "What is left of the correlations when what goes through the readings at `given` is taken off"
     r,g = _correlations(np.asarray(C, float)),list(given)
@@ -83,6 +85,7 @@ class Agreement:
     over:str # What the interval speaks of, in words
     def at(self, *names): return [self.names.index(o) for o in names]
 
+# %% ../../nbs/analysis/41_comparison.ipynb #20ec0a17
 def _agreement(names, moments, R, Q, chance):
     "`moments(roles, questions)` gives `shared` and `seen` on some of the roles and questions"
     r,q = np.arange(R),np.arange(Q)
@@ -97,6 +100,7 @@ def _fisher(x, h, ceiling):
     low,high = np.tanh(np.arctanh(seen)+np.array([-h,h])*ceiling/(1-seen**2))/ceiling
     return float(low),float(high)
 
+# %% ../../nbs/analysis/41_comparison.ipynb #270f356a
 @patch
 def ceiling(self:Agreement, a:str, b:str)->float:
     "The largest correlation that could be seen with noise such as this"
@@ -122,6 +126,7 @@ def interval(self:Agreement,
     if g: return Interval(x, x-h, x+h, level, self.over, se)
     return Interval(x if se==se else np.nan, *_fisher(x, h, self.ceiling(a, b)), level, self.over, se)
 
+# %% ../../nbs/analysis/41_comparison.ipynb #ca82e1b1
 @patch
 def by_chance(self:Agreement, a:str, b:str)->tuple: # Mean with shuffled roles, on the scale of the interval; p
     "What the readings give where the role has another name in one of them, and p of no more agreement than that"
@@ -185,12 +190,14 @@ def _half_distances(D, half, pairs, r, q):
         o = D[:,keep]@(w/w.sum(1, keepdims=True)).T
         yield o-o.mean(1, keepdims=True)
 
+# %% ../../nbs/analysis/41_comparison.ipynb #caac22eb
 def _square(o, pairs, R):
     "'model pair split' → 'model R·R split', 0 on the diagonal"
     out = np.zeros((len(o),R,R,o.shape[-1]))
     out[:,pairs[0],pairs[1]] = out[:,pairs[1],pairs[0]] = o
     return out.reshape(len(o),R*R,-1)
 
+# %% ../../nbs/analysis/41_comparison.ipynb #50cb7ea6
 def _of_pairs(pi):
     "Permutations 'n R' of the roles as permutations 'n R·R' of all pairs"
     return (pi[:,:,None]*pi.shape[1]+pi[:,None]).reshape(len(pi),-1)
@@ -299,6 +306,7 @@ def _scores(A, B, folds, g, pi):
                 out[:,:,p] += [(x*y).sum(1), (x*x).sum(1), (y*y).sum(1)]
     return out
 
+# %% ../../nbs/analysis/41_comparison.ipynb #6f8977a4
 def _cosines(s):
     "From `_scores`: of all roles together 'n', and without each role 'role'"
     def cosine(o): return o[0]/np.sqrt(o[1]*o[2])
@@ -327,6 +335,7 @@ def procrustes_agreement(
 # %% ../../nbs/analysis/41_comparison.ipynb #aa63b089
 CENTRES = dict(model='each model centred on its own role mean', joint='all models centred on one common mean: offsets between models are in it')
 
+# %% ../../nbs/analysis/41_comparison.ipynb #b3bbbfdd
 def _one_space(models, centre):
     "Of each model 'persona question d' from the origin that `centre` names; and the grid of the first"
     if centre not in CENTRES: raise ValueError(f"centre={centre!r}: give 'model' (each by itself) or 'joint'")
@@ -425,6 +434,7 @@ def _increments(A, pairs, baselines):
             row = dict(through=A.interval(a, b).value-i.value, beyond=i.value, low=i.low, high=i.high, partial=A.interval(a, b, given).value)
             yield (a, b, given[0] if len(given)==1 else 'all of these'), row
 
+# %% ../../nbs/analysis/41_comparison.ipynb #4fbf2115
 def compare(
     models:dict, # Name to PersonaVectors at one layer, of any width
     texts=None, # Answers; readings of them such as an untrained twin's; or a dict of name to either

@@ -32,6 +32,7 @@ def _contrast(n, a, b):
     w[a] = 1/len(a)
     return w
 
+# %% ../../nbs/analysis/33_controls.ipynb #ea0fefe6
 def _gaps(M, ws):
     "Signed roots of the squared lengths of contrasts, from products 'persona persona' and weights 'contrast persona'"
     square = np.einsum('cp,pr,cr->c', np.array(ws), M, np.array(ws))
@@ -45,7 +46,8 @@ def pseudo_defaults(
     v.split()
     g = v.complete().grid()
     names,ns,rs = g.personas,g.ns,g.rs
-    who = [('neutral, together', ns, rs)]*(len(ns)>1) + [(names[p], [p], rs) for p in ns] + [(names[p], [p], [o for o in rs if o!=p]) for p in rs]
+    who = [('neutral, together', ns, rs)]*(len(ns)>1) + [(names[p], [p], rs) for p in ns]
+    who += [(names[p], [p], [o for o in rs if o!=p]) for p in rs]
     gap,k = _gaps(cross_products(g.centred), [_contrast(len(names), a, b) for _,a,b in who]),len(who)-len(rs)
     p = np.r_[p_value(gap[:k], gap[k:,None]), np.full(len(rs), np.nan)]
     df = pd.DataFrame(dict(kind=['neutral']*k+['role']*len(rs), gap=gap, p=p), index=[o for o,*_ in who])
@@ -62,6 +64,7 @@ def random_directions(
     x = np.random.default_rng(seed).normal(size=(n,len(r)))@r
     return x/np.linalg.norm(x, axis=1, keepdims=True)
 
+# %% ../../nbs/analysis/33_controls.ipynb #3d5c8dc4
 def contrasts(
     v:PersonaVectors # At one layer
 )->list: # `Direction`s, one for each pair of roles
@@ -111,6 +114,7 @@ def _within(*factors): # Of each, the level of every answer
     U = U[:,s>1e-9*s[0]]
     return lambda o: o-U@(U.T@o)
 
+# %% ../../nbs/analysis/33_controls.ipynb #22452956
 def matched_length(
     v:PersonaVectors
 )->PersonaVectors: # The same rows; meta['length'] says the share of the variance within personas and questions that went

@@ -18,10 +18,11 @@ def _shares(v):
                 axis=assistant_axis(v).vector.double().numpy()**2)
     return pd.DataFrame({k: o/o.sum() for k,o in sums.items()})
 
+# %% ../../nbs/analysis/34_coordinates.ipynb #9e3b9c7e
 def massive_activations(
     v:PersonaVectors, # At one layer
     top:int=10 # Coordinates to list
-)->pd.DataFrame: # Coordinate × share of the squared norm, of the roles' variance, of the squared axis; attrs: 'top' (their sums), 'top 2', 'effective'
+)->pd.DataFrame: # Coordinate × share of norm, variance, axis; attrs: 'top' (sums), 'top 2', 'effective'
     "The coordinates with the largest share in any of the three, and what they hold together"
     s = _shares(v)
     df = s.loc[s.max(axis=1).nlargest(min(top, len(s))).index].rename_axis('coordinate')
@@ -37,6 +38,7 @@ def _residuals(v):
     if x.shape[1]<2: raise ValueError("one question shows no scatter within a persona: at least two are needed")
     return r.reshape(-1, x.shape[-1]),(x.shape[0]-1)*(x.shape[1]-1)
 
+# %% ../../nbs/analysis/34_coordinates.ipynb #3234b4f1
 def _whitener(r, df, shrink):
     """Scale of each coordinate; eigenvectors 'rank d_model' and eigenvalues of the shrunk correlations of residuals `r`;
     the shrinkage, which is the eigenvalue of all other directions"""
@@ -58,6 +60,7 @@ def outlier_dimensions(
     s = _shares(v)[['norm','variance']]
     return [int(i) for i in s.index[(s>factor*s.median()).any(axis=1)]]
 
+# %% ../../nbs/analysis/34_coordinates.ipynb #3a191e07
 def _masked(v, x, top):
     shares = _shares(v)[['norm','variance']].max(axis=1)
     at = outlier_dimensions(v) if top is None else [int(i) for i in shares.nlargest(top).index]
@@ -96,7 +99,8 @@ def _groups(v):
     p,q = (o.ravel() for o in np.indices(g.n.shape))
     return g.centred.reshape(-1, g.x.shape[-1]),np.isin(p, g.ns),p,q
 
-def _fit(x, y, kind, C=1.):
+# %% ../../nbs/analysis/34_coordinates.ipynb #3d6e773f
+def _fit(x, y, kind):
     "A direction that tells y from not y, as a unit vector"
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
     from sklearn.linear_model import LogisticRegression
@@ -105,7 +109,8 @@ def _fit(x, y, kind, C=1.):
         sd = np.where(x.std(0)>0, x.std(0), 1.)
         V = np.linalg.svd((x-x.mean(0))/sd, full_matrices=False)[2][:min(len(x)-1, x.shape[1])]
         z = ((x-x.mean(0))/sd)@V.T
-        m = LinearDiscriminantAnalysis(solver='lsqr', shrinkage='auto') if kind=='lda' else LogisticRegression(C=C, class_weight='balanced', max_iter=2000)
+        if kind=='lda': m = LinearDiscriminantAnalysis(solver='lsqr', shrinkage='auto')
+        else: m = LogisticRegression(C=1., class_weight='balanced', max_iter=2000)
         w = m.fit(z, y).coef_[0]@V/sd
     return w/np.linalg.norm(w)
 
@@ -130,12 +135,13 @@ def _folds(y, p, q, folds, rng):
         fp[at] = np.arange(len(at))%folds if len(at)>1 else -1
     return fq,fp
 
+# %% ../../nbs/analysis/34_coordinates.ipynb #d304f595
 def separation(
     v:PersonaVectors, # At one layer
     kinds=('mean','lda','logistic'),
     folds:int=3, # Of questions, and of personas
     seed:int=0
-)->pd.DataFrame: # Kind × auc (held-out answers), cosine with the mean difference, reliability (cosine of the directions of two halves of the questions)
+)->pd.DataFrame: # Kind × auc (held-out answers), cosine with the mean difference, reliability (cosine of two halves of the questions)
     "How well directions tell neutral answers from role answers, on personas and questions that had no part in them"
     from sklearn.metrics import roc_auc_score
     (x,y,p,q),rng = _groups(v),np.random.default_rng(seed)
@@ -167,7 +173,7 @@ def _verdict(df, held, masked):
 # %% ../../nbs/analysis/34_coordinates.ipynb #9840e290
 def sensitivity(
     v:PersonaVectors # At one layer
-)->pd.DataFrame: # Scaling × effective coordinates, first component, its cosine with the axis, agreement with 'none'; attrs: 'words' (the verdict), 'matters'
+)->pd.DataFrame: # Scaling × effective coordinates, first component, agreement with 'none'; attrs: 'words' (the verdict), 'matters'
     "The same analysis in four kinds of coordinates, and whether it makes a difference"
     from scipy.stats import spearmanr
     ts,rows = {how: transform(v, how) for how in _SCALINGS},{}
@@ -175,7 +181,8 @@ def sensitivity(
     pairs = {how: cosine_matrix(t).values[np.triu_indices(len(v), 1)] for how,t in ts.items()}
     for how,t in ts.items():
         e,pca = massive_activations(t).attrs['effective'],role_pca(t)
-        rows[how] = {'effective, variance': e['variance'], 'effective, axis': e['axis'], 'PC1': pca.variance_ratio[0], 'cos(PC1, axis)': pca.axis_cosine[0],
+        rows[how] = {'effective, variance': e['variance'], 'effective, axis': e['axis'],
+                     'PC1': pca.variance_ratio[0], 'cos(PC1, axis)': pca.axis_cosine[0],
                      'ranking': spearmanr(ranks['none'], ranks[how]).statistic, 'similarities': np.corrcoef(pairs['none'], pairs[how])[0,1]}
     df = pd.DataFrame(rows).T.rename_axis('coordinates')
     df.attrs = _verdict(df, massive_activations(v).attrs, ts['masked'].meta['coordinates'])

@@ -46,6 +46,7 @@ def jackknife_se(*without): # Of each factor 'unit …': the statistic without e
     "Standard error from leave-one-out values, over all factors together"
     return np.sqrt(sum((len(o)-1)/len(o)*((o-o.mean(0))**2).sum(0) for o in map(np.asarray, without)))
 
+# %% ../../nbs/analysis/32_uncertainty.ipynb #aba7ac95
 def jackknife(
     f, # From the indices of the units kept to a number, or an array of them
     k:int, # Units
@@ -63,6 +64,7 @@ def permute_roles(n, k, seed=0)->np.ndarray: # 'n k': the role whose number each
     "`n` random permutations of `k` roles; `seed` may be a numpy Generator"
     return np.random.default_rng(seed).permuted(np.tile(np.arange(k), (n,1)), axis=1)
 
+# %% ../../nbs/analysis/32_uncertainty.ipynb #8f15f821
 def p_value(value, null): # '…' and 'n …', the same by chance
     "One-sided: how often chance does at least as well"
     null = np.asarray(null)
@@ -107,6 +109,7 @@ def _weigh(self:Gram, w, roles=None, over=('questions',), block=4_000_000):
     self.inner,self.same = (sums-np.tensordot(w**2, self.square, 1))/(n**2-n2),np.tensordot(w, self.square, 1)/n
     self.roles,self.over = np.ones((len(w),len(self.rs))) if roles is None else roles,over
 
+# %% ../../nbs/analysis/32_uncertainty.ipynb #88237109
 @patch
 def weighted(self:Gram, w, roles=None, over=('questions',))->Gram:
     "The same with other weights"
@@ -123,6 +126,7 @@ def centred(self:Gram):
     gm = np.einsum('npq,nq->np', self.inner, m)
     return self.inner - gm[:,:,None] - gm[:,None,:] + np.einsum('np,np->n', m, gm)[:,None,None]
 
+# %% ../../nbs/analysis/32_uncertainty.ipynb #e1420f9d
 @patch(as_prop=True)
 def distances(self:Gram):
     "Squared distances, 'resample persona persona'"
@@ -169,11 +173,13 @@ def crossvalidated(
     g = _across_wordings(v) if wordings else Gram(v, centre)
     return pd.DataFrame(g.inner[0], g.personas, g.personas)
 
+# %% ../../nbs/analysis/32_uncertainty.ipynb #9f3617c8
 def crossvalidated_distance(v, wordings=False)->pd.DataFrame:
     "Unbiased squared distances of personas: crossnobis without whitening (Walther et al. 2016)"
     g = crossvalidated(v, wordings=wordings)
     return pd.DataFrame(np.diag(g)[:,None] + np.diag(g) - 2*g.values, g.index, g.index)
 
+# %% ../../nbs/analysis/32_uncertainty.ipynb #a0da9b80
 def crossvalidated_cosine(v, centre='roles', wordings=False)->pd.DataFrame:
     "Cosines of personas with the noise taken out of the lengths; NaN where a squared length is not positive"
     g = crossvalidated(v, centre, wordings)
@@ -209,6 +215,7 @@ def _in_words(g, over):
     if over==('personas',): return f'{r}; questions and neutral prompts as they are'
     return f'{q}, and {r}; neutral prompts as they are'
 
+# %% ../../nbs/analysis/32_uncertainty.ipynb #a57513e1
 def _factors(over):
     "`over` as a tuple, in order"
     over = tuple(o for o in ('questions','personas') if o in ((over,) if isinstance(over, str) else over))
@@ -222,7 +229,7 @@ def replicates(v, statistic, n=1000, over=('questions',), seed=0)->tuple: # As `
     g = gs[0]
     if n<2: raise ValueError(f"n={n}: an interval needs resamples, a thousand say")
     if any((o.personas,o.questions)!=(g.personas,g.questions) for o in gs):
-        raise ValueError("the vectors have different personas or questions, so they cannot be resampled together: use only(...) to make them the same")
+        raise ValueError("the vectors have different personas or questions: use only(...) to make them the same, so that they can be resampled together")
     for what,k in (('questions',len(g.questions)),('personas',len(g.rs))):
         if what in over and k<4: raise ValueError(f"an interval over {what} needs at least 4 of them, and there are {k}")
     ones = np.ones((1,len(g.questions)))
@@ -268,6 +275,7 @@ def axis(self:Gram):
     c[:,self.rs] -= self.roles/self.roles.sum(1, keepdims=True)
     return c
 
+# %% ../../nbs/analysis/32_uncertainty.ipynb #ef63ad57
 @patch(as_prop=True)
 def squared_axis(self:Gram):
     "Unbiased squared length of the axis, 'resample'; over personas, role against other role"
@@ -331,6 +339,7 @@ def rank_intervals(
 # %% ../../nbs/analysis/32_uncertainty.ipynb #5dd06fa3
 def _spearman_brown(r): return 2*r.clip(0)/(1+r.clip(0))   # of halves that disagree: none
 
+# %% ../../nbs/analysis/32_uncertainty.ipynb #28806958
 def reliability(
     v:PersonaVectors, # At one layer
     splits:int=100, # Random halvings of the questions
@@ -356,6 +365,7 @@ def _mean_squares(x):
                    wq=(wq-w-pq+p, P*(W-1)*(Q-1)), s=(x-wq, P*W*Q*(S-1)))
     return {k: (o**2).sum()*(x[...,0].size/o[...,0].size)/df if df else None for k,(o,df) in effects.items()}
 
+# %% ../../nbs/analysis/32_uncertainty.ipynb #e3dbde80
 def _sources(x):
     "Variance by source of 'persona wording question sample d'"
     P,W,Q,S,_ = x.shape
@@ -404,7 +414,8 @@ def d_study(
     def row(w):
         fixed,spent = noise(w, np.inf),noise(w, 1)-noise(w, np.inf)
         room = signal*(1-target)/target-fixed
-        return {q: reliability(noise(w, q)) for q in questions} | {'at most': reliability(fixed), 'needed': np.ceil(spent/room-1e-9) if room>0 else np.inf}
+        needed = np.ceil(spent/room-1e-9) if room>0 else np.inf
+        return {q: reliability(noise(w, q)) for q in questions} | {'at most': reliability(fixed), 'needed': needed}
     df = pd.DataFrame({w: row(w) for w in (wordings if apart else (1,))}).T.rename_axis(index='wordings', columns='questions')
     df.attrs = dict(target=target, along=along, over='other questions and other wordings' if apart else 'other questions; wordings as they are')
     return df

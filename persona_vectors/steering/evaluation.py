@@ -102,7 +102,7 @@ def split_halves(
 def other_questions(v, question): return v.only(questions=[q for q in v.questions if q!=question])
 
 # %% ../../nbs/steering/54_evaluation.ipynb #8ae67b58
-def _local(ex): return LocalModel(ex.causal, ex.tokenizer, ex.format)   # answers with the model of an extractor
+def local_model(extractor): return LocalModel(extractor.causal, extractor.tokenizer, extractor.format) # Answers with the extractor's model
 
 # %% ../../nbs/steering/54_evaluation.ipynb #d5fa77db
 def answers_at_doses(
@@ -138,13 +138,6 @@ def word_scores(
     def trained(q): return word_classifier(*zip(*[(o.text, o.persona in neutral) for o in known if o.question!=q]))
     by = {q: trained(q) for q in {r.question for r in rows}}
     return [by[r.question].decision_function([r.text])[0] for r in rows]
-
-def auc(
-    scores, neutral # Of each answer
-)->float: # 1/2: no better than chance
-    "How often a neutral answer scores higher than a role's"
-    a,b = (np.array(scores)[np.array(neutral)==o] for o in (True,False))
-    return float(((a[:,None]>b)+.5*(a[:,None]==b)).mean())
 
 # %% ../../nbs/steering/54_evaluation.ipynb #ee72d2d5
 def repetition(
@@ -273,8 +266,9 @@ def evaluate_steering(
     progress:bool=True # Show bars
 )->SteeringEvaluation:
     "Steering along a direction at given doses, beside random directions, differences of roles, and prompting"
+    from sklearn.metrics import roc_auc_score
     made,held = split_halves(v, seed=seed)
-    (ns,rs),d,lm = held.split(),direction(made),_local(extractor)
+    (ns,rs),d,lm = held.split(),direction(made),local_model(extractor)
     prompts,qs = {p: v.meta['prompts'][p][0] for p in held},held.questions[:questions]
     known = truncate_answers(extractor, select(responses, prompts, held.questions).responses.rows, max_tokens)
     own,told = ([r for r in known if r.question in qs and (r.persona==ns[0])==o] for o in (True,False))
@@ -291,7 +285,7 @@ def evaluate_steering(
     if judge: read['judge'] = [judge(r.text, r.question) for r in rows]
     df = pd.concat([df.assign(question=[r.question for r in rows], text=[r.text for r in rows]), read], axis=1)
     about = dict(model=d.model, layer=d.layer, orientation=d.orientation, gap=d.vector.norm().item(), max_tokens=max_tokens,
-        temperature=temperature, seed=seed, dtype=extractor.dtype, words_auc=auc(word_scores(known, known, ns), [r.persona in ns for r in known]),
+        temperature=temperature, seed=seed, dtype=extractor.dtype, words_auc=float(roc_auc_score([r.persona in ns for r in known], word_scores(known, known, ns))),
         made=dict(roles=made.roles, questions=made.questions), held=dict(roles=rs, questions=held.questions))
     return SteeringEvaluation(df[['kind','name','sign','dose','coefficient','kl','question','text',*read]], curves, about)
 
