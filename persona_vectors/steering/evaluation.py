@@ -102,7 +102,7 @@ def split_halves(
 def other_questions(v, question): return v.only(questions=[q for q in v.questions if q!=question])
 
 # %% ../../nbs/steering/54_evaluation.ipynb #8ae67b58
-def _local(ex): return LocalModel(ex.causal, ex.tokenizer, ex.format)   # answers with the model of an extractor
+def local_model(extractor): return LocalModel(extractor.causal, extractor.tokenizer, extractor.format) # Answers with the extractor's model
 
 # %% ../../nbs/steering/54_evaluation.ipynb #d5fa77db
 def answers_at_doses(
@@ -268,7 +268,7 @@ def evaluate_steering(
     "Steering along a direction at given doses, beside random directions, differences of roles, and prompting"
     from sklearn.metrics import roc_auc_score
     made,held = split_halves(v, seed=seed)
-    (ns,rs),d,lm = held.split(),direction(made),_local(extractor)
+    (ns,rs),d,lm = held.split(),direction(made),local_model(extractor)
     prompts,qs = {p: v.meta['prompts'][p][0] for p in held},held.questions[:questions]
     known = truncate_answers(extractor, select(responses, prompts, held.questions).responses.rows, max_tokens)
     own,told = ([r for r in known if r.question in qs and (r.persona==ns[0])==o] for o in (True,False))
