@@ -354,7 +354,7 @@ def report(vectors:Annotated[Path, typer.Argument(help='A vectors file; no model
         got = gather(ex, rs, personas, questions, layer=layer, neutral=names, under=under, first=first, quick=quick, sweep=sweep, out=out, direction=named)
     got['readings'] |= _further(reading or [], got['v'], got['direction'])
     e = evidence(**got, n=resamples)
-    page = _page_for(e, vectors, out, direction, neutral)
+    page = _page_for(e, vectors, out, direction, neutral and f'neutral-{neutral}')
     save_page(e, page)
     print(e)
     for p in (page, page.with_suffix('.csv')): print(p)
@@ -404,7 +404,7 @@ def steer(question:Annotated[str, typer.Argument(help='What to ask. Default: wha
     from persona_vectors.extraction.extractor import ActivationExtractor
     from persona_vectors.generation.local import load_local
     from persona_vectors.prompts import chat_messages
-    from persona_vectors.steering.slider import answers_at
+    from persona_vectors.steering.steer import answers_at
     coefs = list(dict.fromkeys([0.,*_numbers(coef)]))
     if temperature<0: raise ValueError(f"--temperature {temperature}: give 0 (greedy) or more")
     if max_tokens<1: raise ValueError(f"--max-tokens {max_tokens}: give at least 1")
@@ -448,8 +448,12 @@ def monitor(file:Annotated[Path, typer.Argument(help="JSON file of messages with
             figure:Annotated[Path, _option('Write the drift over turns of the first conversation to this .html file.')]=None,
             layer:Layer=None, model:Model=EMBEDDED, prompt_format:Format='chat', device:Device=None, dtype:Dtype=None):
     "How far along the assistant axis a conversation is, token by token and turn by turn."
+    from persona_vectors.models import find_model
+    from persona_vectors.models import find_model
     from persona_vectors.steering.monitoring import monitor_file, plot_drift
-    readings = monitor_file(file, config_from(model, prompt_format=prompt_format, device=device, dtype=dtype), vectors, calibration, layer)
+    source = find_model(model)
+    d = direction_for(direction, vectors_for(vectors, source, layer), source) if direction else None
+    readings = monitor_file(file, config_from(model, prompt_format=prompt_format, device=device, dtype=dtype), vectors, calibration, layer, d)
     c = _console()
     for r in readings: c.print(r, '', r.table(), sep='\n')
     if figure:

@@ -102,10 +102,8 @@ def only(self:Responses,
     return Responses(filter(inside, self.rows), self.meta, self.path)
 
 # %% ../nbs/03_responses.ipynb #3f16c4ad
-def asked_of_all(
-    asked # Question to the set of personas it was put to
-)->list:
-    "The questions that were put to every persona; ValueError if there are none"
+def asked_of_all(asked)->list:
+    "The questions in `asked` (to the personas they were put to) that every persona was asked; ValueError if there are none"
     everyone = set().union(*asked.values())
     if found := [q for q,ps in asked.items() if ps==everyone]: return found
     raise ValueError("no question was put to every persona: name the questions, and the personas")
@@ -277,10 +275,8 @@ def _table(path, group=None):
             at += len(batch)
 
 # %% ../nbs/03_responses.ipynb #13824747
-def each_response(
-    path # A file that `response_files` names
-): # Iterator of (place, Response)
-    "The responses of a file, each with its place: the byte where its line begins, or its number. ValueError says what is wrong with the file"
+def each_response(path):
+    "(place, Response) of each in a file: the byte where its line begins, or its number. ValueError says what is wrong with the file"
     path,seen = Path(path),Counter()
     try:
         for at,r,numbered in (_lines if path.suffix=='.jsonl' else _table if path.suffix=='.parquet' else _listed)(path):
@@ -308,10 +304,8 @@ class _RowAt:
         self.rows,self.next = _table(self.path, g),self.end-n
 
 # %% ../nbs/03_responses.ipynb #bcc0b62a
-def response_at(
-    path # A file that `response_files` names
-): # A function of a place that `each_response` said
-    "Fetches single responses of a file; which sample it is, it says only where the file does"
+def response_at(path):
+    "A function that fetches the response at a place that `each_response` named; its sample is right only where the file records it"
     path = Path(path)
     if path.suffix=='.jsonl':
         f = open(path, 'rb')
@@ -322,9 +316,7 @@ def response_at(
 # %% ../nbs/03_responses.ipynb #4618eb46
 LARGE = ('.jsonl', '.parquet') # Files that are read one response at a time
 
-def response_files(
-    path # As `load_responses` takes it
-)->list[Path]:
+def response_files(path)->list[Path]:
     "The files that `path` stands for; FileNotFoundError if it is not there, ValueError if it is a folder without any"
     path = Path(path)
     if path.is_file(): return [path]

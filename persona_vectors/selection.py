@@ -49,10 +49,8 @@ def low_score(r, least)->str:
 
 # %% ../nbs/04_selection.ipynb #4e0e39e7
 @patch
-def settled(self:Rule,
-    rows # Iterable of `Response`
-)->Rule: # With a mapping for `min_score`, and a number for `min_answers`
-    "The rule for these answers; ValueError if they have no such scores"
+def settled(self:Rule, rows)->Rule:
+    "The rule for the answers `rows`: by rubric, and with a number for `min_answers`. ValueError if they have no such scores"
     if self.min_score is None: return replace(self, min_answers=1 if self.min_answers is None else self.min_answers)
     there,least = sorted({k for r in rows for k in r.scores or {}}),self.min_score
     def refuse(why): raise ValueError(f"min_score={self.min_score!r}{why}")
@@ -103,7 +101,7 @@ def which_questions(asked, questions=None)->list:
 
 # %% ../nbs/04_selection.ipynb #3f105a41
 class Selection:
-    "Which answers of a store are read, and why the others are not. An answer's number is its place in the store"
+    "Which answers of a store are read, and why the others are not, by number (the place in the store). `select` and `Answers` make it"
     def __init__(self,
         store, # Iterable of `Response` that also gives each by its number
         personas=None, # As `load_personas` takes them; None: those of the answers
@@ -229,10 +227,8 @@ def fetch(self:Selection,
         yield r if (r.system,r.sample)==(s,n) else replace(r, system=s, sample=n)
 
 @patch
-def grid_order(self:Selection,
-    numbers # Of answers
-)->np.ndarray: # Places in `numbers`
-    "What puts these answers into the order of the grid"
+def grid_order(self:Selection, numbers)->np.ndarray:
+    "The places in `numbers` that put these answers into the order of the grid: by persona, prompt, question, then as in the store"
     place = {o: k for k,o in enumerate((p,s,q) for p,ss in self.prompts.items() for s in ss for q in self.questions)}
     at = np.array([place.get((p, self.systems[p,i], q), -1) for p,i,q in self.cells], int)
     return np.lexsort((numbers, at[self.cell[numbers]]))

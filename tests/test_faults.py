@@ -10,6 +10,7 @@ from persona_vectors import PersonaVectorConfig, generate_responses
 from persona_vectors.generation import endpoint
 from persona_vectors.generation.endpoint import REMEDIES, retry_after
 from persona_vectors.generation.answers import Unanswered, agenerate_responses
+from persona_vectors.prompts import RawFormat, chat_messages
 from persona_vectors.responses import OUTCOMES, Response, load_responses, plan
 from faulty_server import Server, digest, finished, passing
 from run_notebooks import no_bars
@@ -432,6 +433,8 @@ def test_memory(tmp_path):
     assert late-early<8 and held-late>15 and size(tmp_path/'run.jsonl')==size(tmp_path/'log')==5000
 
 # what an answer depends on
+
+def raw_prompt(r): return RawFormat.write(chat_messages(r.system, r.question))[0]
 
 def test_asks_for_what_changed(tmp_path):
     "Each setting that decides the answers asks for all of them again, each that does not for none, and what is changed in the grid for just that"

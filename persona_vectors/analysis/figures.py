@@ -275,23 +275,27 @@ def _markers(df):
 # %% ../../nbs/analysis/37_figures.ipynb #1ef6af24
 def _gap(text, shift): return np.linalg.norm(np.maximum(np.abs(shift)-[_width(text, 11)/2,7], 0))
 
-def _note(text, at, shift, **kwargs):
+def _note(text, at, shift, colour):
     "Annotation with its middle `shift` pixels right of and above `at`, and a line to it if that is far"
     line = dict(arrowcolor='#555', standoff=5) if _gap(text, shift)>14 else dict(arrowcolor='rgba(0,0,0,0)')
-    return dict(x=at[0], y=at[1], ax=shift[0], ay=-shift[1], text=_safe(text), arrowhead=0, arrowwidth=.8, borderpad=0, **line, **kwargs)
+    return dict(x=at[0], y=at[1], ax=shift[0], ay=-shift[1], text=_safe(text), arrowhead=0, arrowwidth=.8, borderpad=0, **line,
+        font=dict(color=colour, size=11))
+
+def _labels(names, colours, points, named, area, to_px, blocks=()):
+    "Notes beside the first of `points` for those of `names` that are in `named`, clear of all points"
+    sizes = [(_width(p, 11)+4,15) if p in named else None for p in names] + [None]*(len(points)-len(names))
+    for p,c,at,s in zip(names, colours, points, place_labels(to_px(points), sizes, area, blocks)):
+        if s is not None: yield _note(p, at, s-to_px(at), c)
 
 # %% ../../nbs/analysis/37_figures.ipynb #73877f9f
 def _notes(df, tip, named, area, to_px):
     "Annotations of the plane: the axis, its label, and the names of `named`"
-    xy,names = df[['PC1','PC2']].values,[*df.index, 'assistant axis']
-    sizes = [(_width(p, 11)+4,15) if p in named or i==len(df) else None for i,p in enumerate(names)]
+    names,colours = [*df.index, 'assistant axis'],[*(CATEGORY_COLOURS[c] for c in df.category), '#555']
     arrow = _box(to_px(np.linspace(0, 1, 80)[:,None]*tip), (4,4))
-    def placed(at): return at, place_labels(to_px(at), sizes, area, arrow)
-    def far(o): return sum(200 if s is None else _gap(p, s-to_px(a)) for p,a,s in zip(names, *o))
-    at,places = min((placed(np.vstack([xy, tip*t])) for t in (.5,.3,.7)), key=far)
-    yield dict(x=tip[0], y=tip[1], ax=0, ay=0, axref='x', ayref='y', text='', arrowhead=2, arrowwidth=1.6, arrowcolor='#333')
-    for p,a,s,c in zip(names, at, places, [*(CATEGORY_COLOURS[c] for c in df.category), '#555']):
-        if s is not None: yield _note(p, a, s-to_px(a), font=dict(color=c, size=11))
+    def placed(t): return list(_labels(names, colours, np.vstack([df[['PC1','PC2']].values, tip*t]), [*named, names[-1]], area, to_px, arrow))
+    def far(notes): return sum(_gap(o['text'], (o['ax'],o['ay']))-200 for o in notes)
+    line = dict(x=tip[0], y=tip[1], ax=0, ay=0, axref='x', ayref='y', text='', arrowhead=2, arrowwidth=1.6, arrowcolor='#333')
+    return [line, *min(map(placed, (.5,.3,.7)), key=far)]
 
 # %% ../../nbs/analysis/37_figures.ipynb #c1585c22
 def _components(shares, elsewhere=()):
@@ -318,7 +322,7 @@ def plot_pca(
     named = list(df.index) if len(df)<=names else list(df.index[np.argsort(-np.linalg.norm(xy, axis=1))[:30]]) + v.neutral
     ranges,height,unit = _frame(np.vstack([xy,[0,0]]), heights=(max(340, 13*len(named)),700))
     notes = _notes(df, tip, named, (580,height), lambda p: (p-ranges[:,0])/unit)
-    fig = go.Figure(list(_markers(df))).update_layout(annotations=list(notes), coloraxis=_bar(height, df.projection.abs().max()))
+    fig = go.Figure(list(_markers(df))).update_layout(annotations=notes, coloraxis=_bar(height, df.projection.abs().max()))
     text = f'{_about(v)} · of the length of the assistant axis (arrow), {100*np.linalg.norm(pca.axis_cosine[:2]):.0f} % is in this plane'
     t = variance_table(v, n=2).crossvalidated
     x,y = _components(pca.variance_ratio, t.diff().fillna(t).values)
@@ -411,7 +415,7 @@ def plot_sweep(
 
 # %% ../../nbs/analysis/37_figures.ipynb #3690b35f
 def plot_dominant(
-    shares:pd.DataFrame, # Indexed by coordinate; columns are shares of 1, as `dominant` makes them
+    shares:pd.DataFrame, # Indexed by coordinate; columns are shares of 1, as `massive_activations` makes them
     title:str='Coordinates that dominate',
     subtitle:str=''
 )->go.Figure: # A group of bars for each coordinate
@@ -457,14 +461,6 @@ def _models(planes, xy, who):
         yield go.Scatter(x=xy[:,i,0], y=xy[:,i,1], mode='markers', name=m, customdata=list(map(_safe, who)), marker=look,
             hovertemplate='<b>%{customdata}</b><br>%{x:.2f}, %{y:.2f}<extra>'+m+'</extra>')
 
-# %% ../../nbs/analysis/37_figures.ipynb #b57bf004
-def _names(who, xy, named, area, to_px):
-    "A name for each persona of `named`, beside its marker in the first model, clear of all markers"
-    points = np.vstack([xy[:,i] for i in range(xy.shape[1])])
-    sizes = [(_width(p, 11)+4,15) if i in named else None for i,p in enumerate(who)] + [None]*(len(points)-len(who))
-    for p,at,s in zip(who, points, place_labels(to_px(points), sizes, area)):
-        if s is not None: yield _note(p, at, s-to_px(at), font=dict(color=CATEGORY_COLOURS[category_of(p)], size=11))
-
 # %% ../../nbs/analysis/37_figures.ipynb #bd37d864
 def plot_joint(
     planes:dict, # Name of a model to its personas' scores (DataFrame, persona × PC1, PC2, …), all in one space
@@ -476,10 +472,11 @@ def plot_joint(
     "Two or more models in one plane, each persona joined to itself"
     who = list(next(iter(planes.values())).index)
     xy = np.stack([o.iloc[:,:2].values for o in (o.loc[who] for o in planes.values())], 1)     # persona model 2
-    named = set(range(len(who)) if len(who)<=names else np.argsort(-np.linalg.norm(xy.mean(1), axis=1))[:30])
+    named = who if len(who)<=names else [who[i] for i in np.argsort(-np.linalg.norm(xy.mean(1), axis=1))[:30]]
     ranges,height,unit = _frame(np.vstack([xy.reshape(-1, 2),[[0,0]]]), heights=(max(360, 15*len(named)),700))
     fig = go.Figure([_joined(xy), *_models(planes, xy, who)])
-    fig.update_layout(annotations=list(_names(who, xy, named, (580,height), lambda p: (p-ranges[:,0])/unit)))
+    points,colours = np.vstack([xy[:,i] for i in range(xy.shape[1])]),[CATEGORY_COLOURS[category_of(p)] for p in who]
+    fig.update_layout(annotations=list(_labels(who, colours, points, named, (580,height), lambda p: (p-ranges[:,0])/unit)))
     x,y = _components(shares)
     fig.update_xaxes(title=x, range=ranges[0]).update_yaxes(title=y, range=ranges[1], scaleanchor='x')
     return styled(fig, title or f'Personas in {len(planes)} models, one plane', subtitle, (580,height), b=100)

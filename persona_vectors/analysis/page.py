@@ -140,16 +140,16 @@ def _templates(**pieces):
 # %% ../../nbs/analysis/40_page.ipynb #3aca372b
 _EVIDENCE = '''
 {% call section('along', 'Along the ' ~ this) %}
-<p>{% if axis %}Each persona was measured on answers that had no part in making the axis. {% endif %}The bars are 95 % intervals over questions.
-Beside them are the same personas where no persona was in the model, or no model at all. Where the columns look alike, the first has shown
-nothing that is not in the text.</p>
+<p>{% if axis %}Each persona was measured on answers that had no part in making the axis. {% endif %}The bars are 95 % intervals over
+questions. Beside them are the same personas where no persona was in the model, or no model at all. Where the columns look alike, the
+first has shown nothing that is not in the text.</p>
 {{ table(t.gap.rename(index=heads.gap).rename_axis('in units of the residual stream'), 'The intervals are over ' ~ t.gap.attrs.get('over', like) ~ '.') }}
 {{ fig('ranking') }}
 {% endcall %}
 {% call section('text', 'What could explain it away') %}
-<p>Does the same order of the {{ roles }} roles come from something simpler? ρ is the rank correlation with the order here; its interval speaks
-of roles like these. The noise ceiling is what two orders measured this roughly could reach at best (from the upper ends of their reliabilities).
-“Left” is the share of the order that does not follow linearly from the reading, the noise of both taken out.</p>
+<p>Does the same order of the {{ roles }} roles come from something simpler? ρ is the rank correlation with the order here; its interval
+speaks of roles like these. The noise ceiling is what two orders measured this roughly could reach at best (from the upper ends of their
+reliabilities). “Left” is the share of the order that does not follow linearly from the reading, the noise of both taken out.</p>
 {% if t.readings.empty %}<p>No reading was given.</p>
 {% else %}{{ table(t.readings.assign(left=t.readings.left.clip(0, 1)), names=heads.reading) }}{% endif %}
 {% for k,parts in t.items() if k.startswith('prompt_and_text') %}
@@ -163,10 +163,10 @@ of roles like these. The noise ceiling is what two orders measured this roughly 
 {% if t.variants.empty %}<p>No variant was given.</p>{% else %}{{ table(t.variants[compared], names=heads.reading) }}{% endif %}
 {% endcall %}
 {% call section('chance', 'What chance would have given') %}
-<p>The neutral prompts are near-paraphrases, so shuffling the labels would always reject. Instead each role takes the place of the default in
-turn. Random directions are drawn with the covariance of the roles, and the spread of the roles along them says whether it is one of their main
-directions. (How far the neutrals stick out along their own axis is not compared with random directions: along its own axis, any persona sticks
-out.)</p>
+<p>The neutral prompts are near-paraphrases, so shuffling the labels would always reject. Instead each role takes the place of the default
+in turn. Random directions are drawn with the covariance of the roles, and the spread of the roles along them says whether it is one of
+their main directions. (How far the neutrals stick out along their own axis is not compared with random directions: along its own axis,
+any persona sticks out.)</p>
 {{ fig('nulls') }}
 {{ table(t.pseudo_defaults.head(8).rename_axis('in the place of the default' if axis else 'persona'), 'The furthest eight.', heads.place) }}
 {% endcall %}
@@ -185,14 +185,14 @@ personas’ prompts, reaches 0.98.</p>
 {% endif %}
 {% endcall %}
 {% call section('space', 'The space of the roles') %}
-<p>{{ roles }} roles have at most {{ roles-1 }} dimensions. Numbers of dimensions can only be compared between sets of as many roles. What is
-said of other questions is without noise, so a share there may be larger. A cosine without noise of a persona that is hardly reliable is nearly
-nothing divided by nearly nothing, and ends at ±1.</p>
+<p>{{ roles }} roles have at most {{ roles-1 }} dimensions. Numbers of dimensions can only be compared between sets of as many roles. What
+is said of other questions is without noise, so a share there may be larger. A cosine without noise of a persona that is hardly reliable
+is nearly nothing divided by nearly nothing, and ends at ±1.</p>
 {{ fig('variance') }}{{ fig('pca') }}{{ fig('similarity') }}
 {% endcall %}
 {% call section('coordinates', 'Single coordinates') %}
-<p>In some models a few coordinates hold most of the norm, and what is found should not depend on them. Whitened: by how a persona’s answers
-vary over questions.</p>
+<p>In some models a few coordinates hold most of the norm, and what is found should not depend on them. Whitened: by how a persona’s
+answers vary over questions.</p>
 {% if not axis %}{{ fig('coordinates') }}{{ table(t.coordinates_scaled[compared], names=heads.reading) }}{% else %}
 <p>{{ e['coordinates'].because }}</p>{{ fig('coordinates') }}
 {{ table(t.coordinates_scaled, 'Ranking: rank correlation of all personas with the plain one. Similarities: correlation of the centred cosines.') }}
@@ -205,11 +205,11 @@ vary over questions.</p>
 # %% ../../nbs/analysis/40_page.ipynb #e07aaedf
 _MORE = '''
 {% if 'behaviour' in t %}{% call section('behaviour', 'What the prompts change') %}
-<p>Adherence is how much more probable an answer is under its own persona’s prompt than under the default one, in nats a token. Where the model
-wrote the answers itself it is positive on average whatever the prompt (a Kullback–Leibler divergence), so it says how far a prompt moves what
-is said, and not that an answer is in character. Two things are asked. Is there a relation? Then the correlation is larger than with the
-adherence shuffled over the roles. Is it this direction’s? Then it is larger than that of random directions; which by itself shows nothing, for
-where the roles differ mainly in one dimension, random directions are nearly one direction.</p>
+<p>Adherence is how much more probable an answer is under its own persona’s prompt than under the default one, in nats a token. Where the
+model wrote the answers itself it is positive on average whatever the prompt (a Kullback–Leibler divergence), so it says how far a prompt
+moves what is said, and not that an answer is in character. Two things are asked. Is there a relation? Then the correlation is larger than
+with the adherence shuffled over the roles. Is it this direction’s? Then it is larger than that of random directions; which by itself
+shows nothing, for where the roles differ mainly in one dimension, random directions are nearly one direction.</p>
 {{ table(t.behaviour.drop(columns='value'), 'Correlation of the position with adherence over the roles: ' ~ num(t.behaviour.attrs.value)
     ~ '. In absolute value, beside its nulls:') }}
 {{ table(t.adherence.sort_values('adherence', ascending=False), 'Adherence, nats a token') }}

@@ -18,7 +18,6 @@ from ..analysis.figures import plot_agreement, plot_cross_cosine, plot_joint, pl
 from ..config import PersonaVectorConfig, atomic_write, log, resolve_layers, slug
 from ..extraction.extractor import ActivationExtractor, cached_vectors
 from ..generation.answers import generate_responses
-from ..models import EMBEDDED, find_model, quiet
 from ..personas import EVAL_QUESTIONS, PERSONAS, load_personas, load_questions
 from ..pipeline import draw
 from ..responses import load_responses
@@ -33,33 +32,6 @@ OLMO3 = {'Base': 'allenai/Olmo-3-1025-7B', 'Instruct': 'allenai/Olmo-3-7B-Instru
 DEPTHS = (0., .25, .5, .65, .85, 1.)   # Layers that are read, as fractions of the depth; the comparison is at the configuration's
 PILOT = dict(personas=['default','default_assistant','assistant','analyst','storyteller','philosopher','rebel','mystic','ghost','oracle',
     'bard','jester'], questions=EVAL_QUESTIONS[:8])
-
-# %% ../../nbs/experiments/001_olmo3_variants.ipynb #25732647
-MOVED = {'Base': 0., 'Instruct': .3, 'Think': .5, 'RL-Zero': .1}   # How far each tiny model is from the base
-
-def _tiny_config(tok, width, blocks):
-    from transformers import Olmo3Config
-    return Olmo3Config(vocab_size=len(tok), hidden_size=width, intermediate_size=2*width, num_hidden_layers=blocks, num_attention_heads=4,
-        num_key_value_heads=2, sliding_window=64, max_position_embeddings=2048, tie_word_embeddings=True,
-        bos_token_id=tok.bos_token_id, eos_token_id=tok.eos_token_id, pad_token_id=tok.pad_token_id)
-
-# %% ../../nbs/experiments/001_olmo3_variants.ipynb #4c5705c9
-def tiny_checkpoints(
-    folder, # Receives a folder for each model
-    width:int=64,
-    blocks:int=4
-)->dict: # Name to folder, as `run_variants` takes it
-    "Four random models of the OLMo 3 class with the embedded model's tokenizer, each matrix turned by a share towards another random one"
-    from transformers import Olmo3ForCausalLM
-    tok = find_model(EMBEDDED).tokenizer()
-    model,g = Olmo3ForCausalLM(_tiny_config(tok, width, blocks)),torch.Generator().manual_seed(0)
-    matrices = [p for p in model.parameters() if p.dim()>1]
-    base = [torch.randn(p.shape, generator=g)/p.shape[1]**.5 for p in matrices]          # large enough that attention matters
-    for k,how in MOVED.items():
-        for p,b in zip(matrices, base): p.data = (1-how**2)**.5*b + how*torch.randn(p.shape, generator=g)/p.shape[1]**.5
-        with quiet(): model.save_pretrained(Path(folder)/k)
-        tok.save_pretrained(Path(folder)/k)
-    return {k: str(Path(folder)/k) for k in MOVED}
 
 # %% ../../nbs/experiments/001_olmo3_variants.ipynb #f202a9e8
 def _release():
@@ -147,6 +119,10 @@ def run_variants(
         found[k] = read_model(replace(config, model_name=name, prompt_format='raw'), selection, out/'data/persona_vectors', layer, untrained)
     return _compared(found, f'untrained {first}', selection, n)
 
+# %% ../../nbs/experiments/001_olmo3_variants.ipynb #222d19b2
+@patch(as_prop=True)
+def same_depth(self:Variants): return len({v.meta.get('num_layers') for v in self.vectors.values()})==1
+
 # %% ../../nbs/experiments/001_olmo3_variants.ipynb #4deda66a
 @patch
 def over_layers(self:Variants,
@@ -178,6 +154,10 @@ def same_persona(self:Variants)->pd.DataFrame: # Persona × pair
     each = {f'{a} · {b}': cross_cosine(self.at(a), self.at(b), crossvalidated=True) for a,b in combinations(self.vectors, 2)}
     return pd.DataFrame({k: pd.Series(np.diag(o), o.index) for k,o in each.items()})
 
+# %% ../../nbs/experiments/001_olmo3_variants.ipynb #2dae59a2
+@patch
+def common_origin(self:Variants): return joint_pca({k: self.at(k) for k in self.vectors}, centre='joint')
+
 # %% ../../nbs/experiments/001_olmo3_variants.ipynb #605627d9
 @patch
 def tables(self:Variants)->dict: # Name to DataFrame
@@ -190,12 +170,6 @@ def tables(self:Variants)->dict: # Name to DataFrame
     variance = pd.DataFrame(dict(share=self.joint.variance_ratio, between_models=self.joint.between_models))
     return out | {'joint-scores': self.joint.scores, 'joint-variance': variance.set_axis([f'PC{i+1}' for i in variance.index]),
         'scores-origin-joint': self.common_origin().scores, 'same-persona': self.same_persona()}
-
-@patch(as_prop=True)
-def same_depth(self:Variants): return len({v.meta.get('num_layers') for v in self.vectors.values()})==1
-
-@patch
-def common_origin(self:Variants): return joint_pca({k: self.at(k) for k in self.vectors}, centre='joint')
 
 # %% ../../nbs/experiments/001_olmo3_variants.ipynb #9f99825e
 def _agreements(r):

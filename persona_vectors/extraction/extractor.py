@@ -72,11 +72,8 @@ def blocks(self:ActivationExtractor, k:int):
 def placed_on(self:ActivationExtractor): return 'auto' if self.config.device=='auto' else self.device
 
 # %% ../../nbs/extraction/26_extractor.ipynb #487fd8c6
-def prompt_of(
-    read_under:str, # Name of a persona, one of `personas` or built in; None
-    personas # As `load_personas` takes them
-)->str: # A system prompt, or None
-    "The prompt under which answers are read instead of their own; ValueError if there is no such persona"
+def prompt_of(read_under:str, personas)->str:
+    "The system prompt of the persona `read_under`, one of these or built in (None: None); ValueError if there is no such persona"
     if read_under is None: return None
     known = {**as_prompts(PERSONAS), **as_prompts(personas)}
     if read_under in known: return known[read_under][0]
@@ -195,11 +192,8 @@ def extract_persona_vectors(
     return PersonaVectors(means, [Row(r.persona, r.question, r.prompt, r.sample, t.end-t.start) for r,t in zip(rows, seqs)], layers, about)
 
 # %% ../../nbs/extraction/26_extractor.ipynb #47976591
-def vectors_file(
-    folder, # Where vectors files are
-    key:dict # From `cache_key`
-)->Path:
-    "Where the vectors with this key are kept"
+def vectors_file(folder, key:dict)->Path:
+    "Where the vectors with this cache key are kept"
     return Path(folder)/f"{slug(key['model'])}-{content_hash(key)[:8]}.safetensors"
 
 # %% ../../nbs/extraction/26_extractor.ipynb #77416077

@@ -187,27 +187,14 @@ def save(self:PersonaVectors, path):
     elif len(self.layers)!=1: raise ValueError(f"{path}: a .pt file holds one layer, and these are {self.layers}: choose with at(layer), or write .safetensors")
     else: save_pt(path, {k: t.clone() for k,t in self.items()})
 
-# %% ../../nbs/extraction/20_vectors.ipynb #e32fdee0
-def load_vectors(
-    path # `.safetensors` from `save`, or a `.pt` dict of tensors
-)->PersonaVectors:
-    "The vectors in `path`; ValueError says what is wrong with the file"
-    path = Path(path)
-    if not path.is_file(): raise FileNotFoundError(f"no vectors file at {path}: make one with `persona-vectors extract`, or check the path")
-    check_kind(path, 'persona vectors')
-    try: return _from_pt(path) if path.suffix=='.pt' else _from_safetensors(path)
-    except OSError: raise
-    except Exception as e:
-        raise ValueError(f"{path} does not hold persona vectors ({str(e).splitlines()[0]}): is it the file you mean? If it is damaged, extract again") from None
-
 # %% ../../nbs/extraction/20_vectors.ipynb #bc9e2544
-def _from_safetensors(path):
+def load_tensors(path, fmt, *names):
+    "Tensors, and the head, of a file that `save_tensors` wrote; ValueError if its format is not `fmt`"
     from safetensors import safe_open
     with safe_open(path, 'pt') as f:
-        fmt = (f.metadata() or {}).get('format')
-        if fmt!=VECTORS_FORMAT: raise ValueError(f"its format is {fmt!r}, expected {VECTORS_FORMAT!r}")
-        head = json.loads(f.metadata()['persona_vectors'])
-        return PersonaVectors(f.get_tensor('responses.means'), [Row(**o) for o in head['rows']], head['layers'], head['meta'])
+        meta = f.metadata() or {}
+        if meta.get('format')!=fmt: raise ValueError(f"its format is {meta.get('format')!r}, expected {fmt!r}")
+        return *(f.get_tensor(o) for o in names), json.loads(meta['persona_vectors'])
 
 # %% ../../nbs/extraction/20_vectors.ipynb #e5b680c9
 def load_pt(path):
@@ -222,6 +209,22 @@ def _from_pt(path):
     if not isinstance(d, dict) or not d or not all(isinstance(t, Tensor) for t in d.values()): raise ValueError('it is not a dict of tensors')
     if any(t.dim()!=1 for t in d.values()): raise ValueError('its tensors are not one vector a persona, and it does not say which layers they are')
     return PersonaVectors(torch.stack([t.float() for t in d.values()])[:,None], [Row(p, '(not recorded)') for p in d], [None], {'read from': path.name})
+
+# %% ../../nbs/extraction/20_vectors.ipynb #e32fdee0
+def load_vectors(
+    path # `.safetensors` from `save`, or a `.pt` dict of tensors
+)->PersonaVectors:
+    "The vectors in `path`; ValueError says what is wrong with the file"
+    path = Path(path)
+    if not path.is_file(): raise FileNotFoundError(f"no vectors file at {path}: make one with `persona-vectors extract`, or check the path")
+    check_kind(path, 'persona vectors')
+    try:
+        if path.suffix=='.pt': return _from_pt(path)
+        means,head = load_tensors(path, VECTORS_FORMAT, 'responses.means')
+        return PersonaVectors(means, [Row(**o) for o in head['rows']], head['layers'], head['meta'])
+    except OSError: raise
+    except Exception as e:
+        raise ValueError(f"{path} does not hold persona vectors ({str(e).splitlines()[0]}): is it the file you mean? If it is damaged, extract again") from None
 
 # %% ../../nbs/extraction/20_vectors.ipynb #e0161cca
 def shipped_vectors(
@@ -258,14 +261,11 @@ def save(self:Direction, path):
 @patch(cls_method=True)
 def load(cls:Direction, path):
     "The direction that `save` wrote to `path`; ValueError says what is wrong with the file"
-    from safetensors import safe_open
     if not Path(path).is_file(): raise FileNotFoundError(f"no direction file at {path}")
     check_kind(path, 'a direction')
-    try: f = safe_open(path, 'pt')
-    except Exception as e: raise ValueError(f"{path} is damaged or no safetensors file ({type(e).__name__})") from None
-    fmt = (f.metadata() or {}).get('format')
-    if fmt!=DIRECTION_FORMAT: raise ValueError(f"{path} holds no direction: its format is {fmt!r}, expected {DIRECTION_FORMAT!r}")
-    return cls(f.get_tensor('direction'), **json.loads(f.metadata()['persona_vectors']))
+    try: vector,head = load_tensors(path, DIRECTION_FORMAT, 'direction')
+    except Exception as e: raise ValueError(f"{path} is damaged or holds no direction ({str(e).splitlines()[0]})") from None
+    return cls(vector, **head)
 
 # %% ../../nbs/extraction/20_vectors.ipynb #0c963a4f
 @patch

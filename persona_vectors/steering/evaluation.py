@@ -102,7 +102,7 @@ def split_halves(
 def other_questions(v, question): return v.only(questions=[q for q in v.questions if q!=question])
 
 # %% ../../nbs/steering/54_evaluation.ipynb #8ae67b58
-def _local(ex): return LocalModel(ex.causal, ex.tokenizer, ex.format)   # answers with the model of an extractor
+def local_model(extractor): return LocalModel(extractor.causal, extractor.tokenizer, extractor.format) # Answers with the extractor's model
 
 # %% ../../nbs/steering/54_evaluation.ipynb #d5fa77db
 def answers_at_doses(
@@ -115,7 +115,8 @@ def answers_at_doses(
     "The answers of the steered model to every question with every coefficient"
     rows = [r for _ in range(len(found)) for r in asked]
     how = found.loc[found.index.repeat(len(asked)),['sign','dose','coefficient']].reset_index(drop=True)
-    with steered(lm.model, Steer(direction, how.coefficient.tolist())): answers = lm.answer(rows, max_tokens, temperature, seed, leave=False)
+    with steered(lm.model, Steer(direction, how.coefficient.tolist())):
+        answers = lm.answer(rows, max_tokens, temperature, seed, leave=False)
     return answers,how.assign(kl=np.concatenate(found.each.tolist()))
 
 # %% ../../nbs/steering/54_evaluation.ipynb #fce898ba
@@ -268,7 +269,7 @@ def evaluate_steering(
     "Steering along a direction at given doses, beside random directions, differences of roles, and prompting"
     from sklearn.metrics import roc_auc_score
     made,held = split_halves(v, seed=seed)
-    (ns,rs),d,lm = held.split(),direction(made),_local(extractor)
+    (ns,rs),d,lm = held.split(),direction(made),local_model(extractor)
     prompts,qs = {p: v.meta['prompts'][p][0] for p in held},held.questions[:questions]
     known = truncate_answers(extractor, select(responses, prompts, held.questions).responses.rows, max_tokens)
     own,told = ([r for r in known if r.question in qs and (r.persona==ns[0])==o] for o in (True,False))
@@ -284,8 +285,9 @@ def evaluate_steering(
     read = measure_answers(extractor, rows, held, known, {p: prompts[p] for p in rs[::max(1, len(rs)//readers)][:readers]}, progress)
     if judge: read['judge'] = [judge(r.text, r.question) for r in rows]
     df = pd.concat([df.assign(question=[r.question for r in rows], text=[r.text for r in rows]), read], axis=1)
+    scores = word_scores(known, known, ns)
     about = dict(model=d.model, layer=d.layer, orientation=d.orientation, gap=d.vector.norm().item(), max_tokens=max_tokens,
-        temperature=temperature, seed=seed, dtype=extractor.dtype, words_auc=float(roc_auc_score([r.persona in ns for r in known], word_scores(known, known, ns))),
+        temperature=temperature, seed=seed, dtype=extractor.dtype, words_auc=float(roc_auc_score([r.persona in ns for r in known], scores)),
         made=dict(roles=made.roles, questions=made.questions), held=dict(roles=rs, questions=held.questions))
     return SteeringEvaluation(df[['kind','name','sign','dose','coefficient','kl','question','text',*read]], curves, about)
 
