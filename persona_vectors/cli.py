@@ -448,8 +448,11 @@ def monitor(file:Annotated[Path, typer.Argument(help="JSON file of messages with
             figure:Annotated[Path, _option('Write the drift over turns of the first conversation to this .html file.')]=None,
             layer:Layer=None, model:Model=EMBEDDED, prompt_format:Format='chat', device:Device=None, dtype:Dtype=None):
     "How far along the assistant axis a conversation is, token by token and turn by turn."
+    from persona_vectors.models import find_model
     from persona_vectors.steering.monitoring import monitor_file, plot_drift
-    readings = monitor_file(file, config_from(model, prompt_format=prompt_format, device=device, dtype=dtype), vectors, calibration, layer)
+    source = find_model(model)
+    d = direction_for(direction, vectors_for(vectors, source, layer), source) if direction else None
+    readings = monitor_file(file, config_from(model, prompt_format=prompt_format, device=device, dtype=dtype), vectors, calibration, layer, d)
     c = _console()
     for r in readings: c.print(r, '', r.table(), sep='\n')
     if figure:

@@ -199,6 +199,7 @@ def file_kind(
     text = b.decode('utf-8-sig', errors='replace').lstrip()
     return _kind_of_text(text) if text[:1] in ('{','[') else ''
 
-def check_kind(path, wanted, remedy=''):
-    "ValueError if the file at `path` is known to hold something else than `wanted`"
-    if (kind := file_kind(path)) not in ('', wanted, 'other JSON', 'other tensors'): raise ValueError(f"{path} holds {kind}, not {wanted}{remedy}")
+def check_kind(path, *wanted):
+    "ValueError if the file at `path` is known to hold something else than what is `wanted`"
+    kind = file_kind(path)
+    if kind not in ('', 'other JSON', 'other tensors', *wanted): raise ValueError(f"{path} holds {kind}, not {' or '.join(wanted)}")

