@@ -101,7 +101,7 @@ def which_questions(asked, questions=None)->list:
 
 # %% ../nbs/04_selection.ipynb #3f105a41
 class Selection:
-    "Which answers of a store are read, and why the others are not. An answer's number is its place in the store"
+    "Which answers of a store are read, and why the others are not, by number (the place in the store). `select` and `Answers` make it"
     def __init__(self,
         store, # Iterable of `Response` that also gives each by its number
         personas=None, # As `load_personas` takes them; None: those of the answers

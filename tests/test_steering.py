@@ -3,6 +3,7 @@ import functools
 import pytest, torch
 import transformers as tf
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, DynamicCache, StaticCache
+from persona_vectors.config import cache_dir
 from persona_vectors.extraction.vectors import Direction
 from persona_vectors.extraction.blocks import find_blocks, residual_hooks
 from persona_vectors.generation.local import Decoding
@@ -253,11 +254,11 @@ def test_gradients():
 def test_of_another_model(caplog):
     "Of the same width it is used, and the log says so; of another it is refused"
     m = made('llama')
-    m.config._name_or_path = '/models/tiny-llama-1a2b'
+    m.config._name_or_path = str(cache_dir()/'tiny-llama-1a2b')                    # a converted model, as the cache names it
     other,own = (Direction(v, 'v', K, name) for name in ('org/other', 'org/tiny-llama'))
     with steered(m, Steer(own)): m(ids)
     assert not caplog.records
     with steered(m, Steer(other)): m(ids)
-    assert 'a direction of org/other steers /models/tiny-llama-1a2b' in caplog.text
+    assert 'a direction of org/other steers tiny-llama' in caplog.text
     with pytest.raises(ValueError, match='width 5'), steered(m, Steer(Direction(v[:5], 'v', K, 'org/other'))): pass
     m.config._name_or_path = ''

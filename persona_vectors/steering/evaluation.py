@@ -115,7 +115,8 @@ def answers_at_doses(
     "The answers of the steered model to every question with every coefficient"
     rows = [r for _ in range(len(found)) for r in asked]
     how = found.loc[found.index.repeat(len(asked)),['sign','dose','coefficient']].reset_index(drop=True)
-    with steered(lm.model, Steer(direction, how.coefficient.tolist())): answers = lm.answer(rows, max_tokens, temperature, seed, leave=False)
+    with steered(lm.model, Steer(direction, how.coefficient.tolist())):
+        answers = lm.answer(rows, max_tokens, temperature, seed, leave=False)
     return answers,how.assign(kl=np.concatenate(found.each.tolist()))
 
 # %% ../../nbs/steering/54_evaluation.ipynb #fce898ba
@@ -284,8 +285,9 @@ def evaluate_steering(
     read = measure_answers(extractor, rows, held, known, {p: prompts[p] for p in rs[::max(1, len(rs)//readers)][:readers]}, progress)
     if judge: read['judge'] = [judge(r.text, r.question) for r in rows]
     df = pd.concat([df.assign(question=[r.question for r in rows], text=[r.text for r in rows]), read], axis=1)
+    scores = word_scores(known, known, ns)
     about = dict(model=d.model, layer=d.layer, orientation=d.orientation, gap=d.vector.norm().item(), max_tokens=max_tokens,
-        temperature=temperature, seed=seed, dtype=extractor.dtype, words_auc=float(roc_auc_score([r.persona in ns for r in known], word_scores(known, known, ns))),
+        temperature=temperature, seed=seed, dtype=extractor.dtype, words_auc=float(roc_auc_score([r.persona in ns for r in known], scores)),
         made=dict(roles=made.roles, questions=made.questions), held=dict(roles=rs, questions=held.questions))
     return SteeringEvaluation(df[['kind','name','sign','dose','coefficient','kl','question','text',*read]], curves, about)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from fastcore.basics import patch
 from ..analysis.axis import assistant_axis
 from ..analysis.figures import LINE_COLOURS, styled
-from ..config import PersonaVectorConfig, resolve_layers
+from ..config import PersonaVectorConfig, check_kind, resolve_layers
 from ..extraction.blocks import find_blocks, residual_hooks
 from ..extraction.extractor import ActivationExtractor
 from ..extraction.vectors import Direction, load_vectors, shipped_vectors
@@ -38,6 +38,7 @@ def load_conversations(
     "The conversations in `path`; ValueError says what is wrong with the file"
     path = Path(path)
     if not path.is_file(): raise FileNotFoundError(f"no conversation file at {path}: check the path")
+    check_kind(path, 'a conversation', 'answers')
     try:
         text = path.read_text(encoding='utf-8-sig')
         found = [json.loads(o) for o in text.splitlines() if o.strip()] if path.suffix=='.jsonl' else [json.loads(text)]
