@@ -449,7 +449,6 @@ def monitor(file:Annotated[Path, typer.Argument(help="JSON file of messages with
             layer:Layer=None, model:Model=EMBEDDED, prompt_format:Format='chat', device:Device=None, dtype:Dtype=None):
     "How far along the assistant axis a conversation is, token by token and turn by turn."
     from persona_vectors.models import find_model
-    from persona_vectors.models import find_model
     from persona_vectors.steering.monitoring import monitor_file, plot_drift
     source = find_model(model)
     d = direction_for(direction, vectors_for(vectors, source, layer), source) if direction else None
