@@ -243,7 +243,7 @@ def _extract_here(configs, responses, personas, questions, which, layer, folder,
     from persona_vectors.selection import select
     selection = select(load_responses(responses), personas, questions, **which)
     for ex in map(ActivationExtractor, configs):
-        v,path = cached_vectors(ex, selection, resolve_layers(layer, ex.num_layers), folder, read_under)
+        v,path = cached_vectors(ex, selection, ex.layers(layer), folder, read_under)
         print(v, file=sys.stderr)
         print(path)
 
@@ -448,7 +448,6 @@ def monitor(file:Annotated[Path, typer.Argument(help="JSON file of messages with
             figure:Annotated[Path, _option('Write the drift over turns of the first conversation to this .html file.')]=None,
             layer:Layer=None, model:Model=EMBEDDED, prompt_format:Format='chat', device:Device=None, dtype:Dtype=None):
     "How far along the assistant axis a conversation is, token by token and turn by turn."
-    from persona_vectors.models import find_model
     from persona_vectors.models import find_model
     from persona_vectors.steering.monitoring import monitor_file, plot_drift
     source = find_model(model)

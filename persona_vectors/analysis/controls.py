@@ -151,7 +151,7 @@ def _initialise(model, part, seed, but=()):
 def random_parts(cfg, k, dtype='float32', blocks=None, seed=0):
     """The first `max(k,1)` blocks and the embedding with random weights, as they are drawn: yields (base model, block that now has its weights),
     the last time (base model, base model). `cfg`, of a text model, is changed"""
-    model,n = empty_model(cfg, dtype),cfg.num_hidden_layers
+    model = empty_model(cfg, dtype)
     found = find_blocks(model, blocks)
     del found[max(k,1):]
     for i,part in enumerate([*found, model]):                     # some initialisers go by the number of blocks, so it is changed afterwards

@@ -292,7 +292,7 @@ def _whole_run(path, answers):
 def _answers_of(run, path, where=None):
     "The answers of a run, from `where` they are now, or were"
     try: return Answers(**run['answers'] | (dict(path=where) if where else {}))
-    except FileNotFoundError as e:
+    except FileNotFoundError:
         if where: raise
         raise FileNotFoundError(f"{run['answers']['path']}, of which {path} was made, is there no longer: "
             "say where it is now (answers=, --responses)") from None
