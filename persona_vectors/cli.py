@@ -243,7 +243,7 @@ def _extract_here(configs, responses, personas, questions, which, layer, folder,
     from persona_vectors.selection import select
     selection = select(load_responses(responses), personas, questions, **which)
     for ex in map(ActivationExtractor, configs):
-        v,path = cached_vectors(ex, selection, resolve_layers(layer, ex.num_layers), folder, read_under)
+        v,path = cached_vectors(ex, selection, ex.layers(layer), folder, read_under)
         print(v, file=sys.stderr)
         print(path)
 

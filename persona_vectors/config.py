@@ -125,18 +125,14 @@ def _check(c):
         raise ValueError(f"extra_body has {', '.join(sorted(own))}, which this package sets: leave it out")
 
 # %% ../nbs/01_config.ipynb #99d94542
-def content_hash(
-    obj # Anything JSON can hold
-)->str: # 16 hex digits
+def content_hash(obj)->str: # 16 hex digits
     "The same for equal content: sha256 of the canonical JSON of `obj`"
     s = json.dumps(obj, sort_keys=True, ensure_ascii=False, separators=(',',':'))
     return hashlib.sha256(s.encode()).hexdigest()[:16]
 
 # %% ../nbs/01_config.ipynb #4a47c7e9
-def slug(
-    name:str # A model's name or path
-)->str: # Lower case, safe in a file name
-    "The last part of a model's name, for file names"
+def slug(name:str)->str:
+    "The last part of a model's name or path, in lower case and safe in a file name"
     s = re.sub(r'[^a-z0-9.]+', '-', Path(name.rstrip('/')).name.lower().removesuffix('.gguf')).strip('-.')
     return s or 'model'
 
@@ -144,11 +140,8 @@ def slug(
 _umask = os.umask(0o77); os.umask(_umask)          # it can only be read by setting it, which is not thread-safe: once, at import
 
 @contextmanager
-def atomic_write(
-    path, # The file to write; its folder is made
-    mode:str='w' # 'w' for text (UTF-8), 'wb' for bytes
-):
-    "Open a temporary file beside `path` that takes its place once the block ends without an error"
+def atomic_write(path, mode:str='w'):
+    "Open a temporary file beside `path`, for text or bytes, that takes its place once the block ends without an error"
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     fd,tmp = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')

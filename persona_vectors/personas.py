@@ -317,10 +317,8 @@ def load_personas(
     return _built_in(src.split(',') if isinstance(src, str) else src)
 
 # %% ../nbs/02_personas.ipynb #5550b9eb
-def as_prompts(
-    personas, # anything that `load_personas` takes
-): # name → list of prompts
-    "Every persona as a list of prompts"
+def as_prompts(personas):
+    "Every persona as a list of prompts; `personas` as `load_personas` takes them"
     return {n: [p] if isinstance(p, str) else p for n,p in load_personas(personas).items()}
 
 # %% ../nbs/02_personas.ipynb #9e2e26f7
@@ -346,10 +344,8 @@ def load_questions(
     return _check_questions(read_data(Path(src), ('.json', '.yaml', '.yml', '.txt')), src)
 
 # %% ../nbs/02_personas.ipynb #667faa4b
-def load_extra(
-    src, # a mapping of persona to questions; or a JSON or YAML file of one
-): # persona → list of questions
-    "The questions for single personas that `src` gives, checked"
+def load_extra(src):
+    "Persona → questions for it alone: `src`, a mapping or a JSON or YAML file of one, checked"
     where,data = ('extra questions',src) if isinstance(src, Mapping) else (src, read_data(Path(src), ('.json', '.yaml', '.yml')))
     if not isinstance(data, Mapping) or not data:
         raise ValueError(f'{where}: expected personas and their questions, found {reprlib.repr(data)}; '

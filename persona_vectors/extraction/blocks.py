@@ -14,21 +14,22 @@ from torch import Tensor, nn
 # %% ../../nbs/extraction/21_blocks.ipynb #eca6ae39
 def find_blocks(
     model:nn.Module, # A base model
-    blocks:str=None # Path of the list of blocks in `model`, as 'layers'; None: found by its length
+    blocks:str=None # Path of the list in `model`, such as 'layers'; None: found by its length
 )->nn.ModuleList:
-    "The list of decoder blocks; ValueError says which lists there are"
+    "The list of decoder blocks; ValueError lists the candidates if none or several fit"
     n = model.config.get_text_config().num_hidden_layers
     lists = {k: m for k,m in model.named_modules() if isinstance(m, nn.ModuleList)}
     found = [k for k,m in lists.items() if len(m)==n and blocks in (None, k)]
-    if not blocks: found = [k for k in found if not any(k.startswith(f'{o}.') for o in found)]   # experts within a block
+    if not blocks: found = [k for k in found if not any(k.startswith(f'{o}.') for o in found)]   # not the experts within a block
     if len(found)==1: return lists[found[0]]
     there = ', '.join(f'{k!r} of {len(m)}' for k,m in lists.items()) or 'none'
-    raise ValueError(f"{type(model).__name__} has {'no list' if not found else f'{len(found)} lists'} of {n} blocks{f' at {blocks!r}' if blocks else ''}: "
+    number,where = f'{len(found)} lists' if found else 'no list',f' at {blocks!r}' if blocks else ''
+    raise ValueError(f"{type(model).__name__} has {number} of {n} blocks{where}: "
                      f"say which one it is with blocks=... (--blocks). Its module lists: {there}")
 
 # %% ../../nbs/extraction/21_blocks.ipynb #a298f0e1
 def truncate(cfg, n:int):
-    "The text model's configuration `cfg`, changed to say `n` blocks"
+    "`cfg`, a text model's configuration, changed to `n` blocks"
     total = cfg.num_hidden_layers
     for k,v in vars(cfg).items():
         if isinstance(v, list) and len(v)==total: setattr(cfg, k, v[:n])
@@ -37,13 +38,13 @@ def truncate(cfg, n:int):
 
 # %% ../../nbs/extraction/21_blocks.ipynb #57701914
 def empty_model(cfg, dtype):
-    "A base model without memory for its weights; what is not stored in files, such as rotary frequencies, is real"
+    "A base model with weights on the `meta` device; buffers that no file stores, such as rotary frequencies, are real"
     from accelerate import init_empty_weights
     from transformers import AutoModel
     with quiet(), init_empty_weights(): return AutoModel.from_config(cfg, dtype=getattr(torch, dtype)).eval().requires_grad_(False)
 
 def keep_blocks(model:nn.Module, k:int, blocks:str=None)->nn.Module:
-    "The base model `model`, changed to its first `max(k,1)` blocks"
+    "`model`, a base model, cut to its first `max(k,1)` blocks"
     found = find_blocks(model, blocks)
     del found[max(k,1):]
     model.config.get_text_config().num_hidden_layers = len(found)
@@ -56,18 +57,19 @@ def skeleton(
     dtype:str='float32', # 'float32', 'bfloat16', 'float16'
     blocks:str=None # As `find_blocks` takes it
 )->nn.Module: # A base model of `max(k,1)` blocks
-    "The embedding and the first `k` blocks, without memory for their weights"
+    "The embedding and the first `k` blocks, with weights on the `meta` device"
     return keep_blocks(empty_model(cfg, dtype), k, blocks)
 
 # %% ../../nbs/extraction/21_blocks.ipynb #d7679ebe
 def _contents(model):
-    "Path, type, plain attributes and parameter shapes of every module"
+    "For every module: path, type, plain attributes, parameter shapes"
     plain = int,float,str,tuple,type(None)
-    return [(k, type(m), {n: v for n,v in vars(m).items() if isinstance(v, plain)}, [(n, p.shape) for n,p in m._parameters.items() if p is not None])
-            for k,m in model.named_modules()]
+    def attributes(m): return {n: v for n,v in vars(m).items() if isinstance(v, plain)}
+    def shapes(m): return {n: p.shape for n,p in m._parameters.items() if p is not None}
+    return [(k, type(m), attributes(m), shapes(m)) for k,m in model.named_modules()]
 
 def same_modules(a:nn.Module, b:nn.Module)->bool:
-    "Whether two models have the same modules, numbers, buffers and shapes"
+    "Whether two models agree in modules, plain attributes, parameter shapes and buffers"
     return _contents(a)==_contents(b) and all(torch.equal(x, y) for x,y in zip(a.buffers(), b.buffers()))
 
 # %% ../../nbs/extraction/21_blocks.ipynb #683c629f
@@ -81,7 +83,7 @@ def load_blocks(
     device:str='cpu', # 'auto': spread over all GPUs, by accelerate
     blocks:str=None # As `find_blocks` takes it
 )->nn.Module: # A base model of `max(k,1)` blocks, without a head
-    "The embedding and the first `k` blocks of `source`; ValueError if a weight of theirs is not in its files"
+    "The embedding and the first `k` blocks of `source`; ValueError if its files lack one of their weights"
     from transformers import AutoModel
     cut = same_modules(skeleton(source.text_config(), k, dtype, blocks), empty_model(truncate(source.text_config(), max(k,1)), dtype))
     cfg = truncate(source.text_config(), max(k,1)) if cut else source.text_config()
@@ -89,9 +91,13 @@ def load_blocks(
     return model if cut else keep_blocks(model, k, blocks)
 
 # %% ../../nbs/extraction/21_blocks.ipynb #c4d0859d
-def block_output(out): return out if isinstance(out, Tensor) else out[0]                # the hidden states in what a block returned
+def block_output(out):
+    "The hidden states in what a block returned"
+    return out if isinstance(out, Tensor) else out[0]
 
-def block_input(args, kwargs): return args[0] if args else kwargs['hidden_states']      # the hidden states in what a block was called with
+def block_input(args, kwargs):
+    "The hidden states in what a block was called with"
+    return args[0] if args else kwargs['hidden_states']
 
 # %% ../../nbs/extraction/21_blocks.ipynb #1e590b67
 @contextmanager
@@ -101,11 +107,12 @@ def residual_hooks(
     f, # Called with (layer, hidden states 'batch token d_model')
     blocks:str=None # As `find_blocks` takes it
 ):
-    "Call `f` with the residual stream at `layers` during every forward within the block"
+    "Context in which every forward of `model` calls `f` with the residual stream at `layers`"
     found = find_blocks(model, blocks)
     def after(k): return lambda m,args,out: f(k, block_output(out))
     def before(m, args, kwargs): f(0, block_input(args, kwargs))
-    hooks = [found[0].register_forward_pre_hook(before, with_kwargs=True) if k==0 else found[k-1].register_forward_hook(after(k)) for k in layers]
+    def hook(k): return found[k-1].register_forward_hook(after(k)) if k else found[0].register_forward_pre_hook(before, with_kwargs=True)
+    hooks = [hook(k) for k in layers]
     try: yield
     finally:
         for h in hooks: h.remove()
@@ -117,10 +124,10 @@ def check_blocks(
 ):
     "ValueError unless the input of each block is the output of the block before"
     d,name,outputs,hooks = model.config.get_text_config().hidden_size,type(model).__name__,[],[]
-    where = 'say with blocks=... (--blocks) where the decoder\'s blocks are'
+    where = "give the path of the decoder's blocks with blocks=... (--blocks)"
     def before(m, args, kwargs):
         h,n = block_input(args, kwargs),len(outputs)
-        if h.shape!=(1,8,d): raise ValueError(f"a block of {name} is called with {tuple(h.shape)}, not with hidden states of width {d}: {where}")
+        if h.shape!=(1,8,d): raise ValueError(f"a block of {name} gets {tuple(h.shape)}, not hidden states of width {d}: {where}")
         if n and not torch.allclose(outputs[-1].to(h.device), h, rtol=0, atol=0, equal_nan=True):
             raise ValueError(f"the input of block {n} of {name} is not the output of block {n-1}: {where}")
     def after(m, args, out): outputs.append(block_output(out))

@@ -79,22 +79,16 @@ async def keep(self:Journal, r):
             raise
 
 # %% ../../nbs/generation/12_answers.ipynb #0cb638b5
-def missing(
-    todo:list, # The plan
-    done:Iterable # Answers that are there
-)->list[Response]:
-    "The cells of `todo` that have no answer in `done`"
+def missing(todo:list, done:Iterable)->list[Response]:
+    "The cells of the plan `todo` that have no answer in `done`"
     have = {(r.key, r.system) for r in done}
     return [r for r in todo if (r.key, r.system) not in have]
 
 # %% ../../nbs/generation/12_answers.ipynb #ab8155c7
 SETTINGS_VERSION = 1 # Raised when what is asked, or what is taken for the answer, changes
 
-def settings(
-    config:PersonaVectorConfig,
-    source:ModelSource=None # The local model; None: the endpoint
-)->dict:
-    "What decides the answers, besides the personas and the questions"
+def settings(config:PersonaVectorConfig, source:ModelSource=None)->dict:
+    "What decides the answers of the local model `source`, or of the endpoint, besides personas and questions"
     if source: who = dict(model=source.label, fingerprint=source.fingerprint)
     else: who = dict(model=config.openrouter_model or config.model_name, endpoint=config.base_url.rstrip('/'))
     more = dict(extra_body=config.extra_body) if config.extra_body and not source else {}
@@ -102,19 +96,13 @@ def settings(
                 temperature=float(config.temperature), seed=config.seed, **more)
 
 # %% ../../nbs/generation/12_answers.ipynb #39552a93
-def responses_name(
-    st:dict, # Settings
-    todo:list=None # The plan; None: a glob pattern for any plan
-)->str:
-    "File name, without suffix, of the answers to `todo` under the settings `st`"
+def responses_name(st:dict, todo:list=None)->str:
+    "File name, without suffix, of the answers to the plan `todo` under the settings `st`; without a plan a pattern for any"
     cells = '????????' if todo is None else content_hash([[*r.key, r.system] for r in todo])[:8]
     return f"{slug(st['model'])}-{content_hash(st)[:8]}-{cells}"
 
 # %% ../../nbs/generation/12_answers.ipynb #76ba37bc
-def reusable(
-    st:dict, # Settings
-    *folders # Where response files are
-)->list[Response]:
+def reusable(st:dict, *folders)->list[Response]:
     "All answers in `folders`, finished files and journals, that were made with exactly the settings `st`"
     found = []
     for f in map(Path, folders):
@@ -191,12 +179,8 @@ def tally(r:Response)->Counter:
     n = Counter({r.outcome: 1, 'prompt_tokens': r.prompt_tokens or 0, 'completion_tokens': r.completion_tokens or 0, 'cost': r.cost or 0})
     return n + Counter({f'model {r.model}': 1}) if r.model else n
 
-def summary(
-    n:Counter, # Counts of the run
-    seconds:float,
-    outcomes:tuple=OUTCOMES # How answers can have ended
-)->str:
-    "The run in one line"
+def summary(n:Counter, seconds:float, outcomes:tuple=OUTCOMES)->str:
+    "A run with the counts `n` in one line; `outcomes` are how its answers can have ended"
     total = sum(n[o] for o in outcomes)
     parts = [f"{total} answers in {seconds:.0f} s ({total/max(seconds,1e-9):.1f} a second)",
              ', '.join(f'{n[o]} {o}' for o in outcomes if n[o])]

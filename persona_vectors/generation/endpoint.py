@@ -20,11 +20,8 @@ def is_openrouter(config:PersonaVectorConfig)->bool:
     host = urlsplit(config.base_url).hostname or ''
     return host=='openrouter.ai' or host.endswith('.openrouter.ai')
 
-def request(
-    config:PersonaVectorConfig, # Model, sampling, format
-    r:Response # A cell of the plan
-)->tuple[dict,dict]: # Arguments of the `openai` client's `create`, and its `extra_body`
-    "What the endpoint is sent for `r`"
+def request(config:PersonaVectorConfig, r:Response)->tuple[dict,dict]:
+    "What the endpoint is sent for the cell `r`: arguments of the `openai` client's `create`, and its `extra_body`"
     more = dict(config.extra_body or {})
     if is_openrouter(config): more.setdefault('usage', {'include': True})   # it says the cost only when asked
     kw = dict(model=config.openrouter_model or config.model_name, max_tokens=config.max_tokens,
@@ -59,12 +56,8 @@ def usage(res)->dict: # prompt_tokens, completion_tokens, cost
     n = {k: getattr(res.usage, k, None) for k in ('prompt_tokens','completion_tokens','cost')}
     return {k: o for k,o in n.items() if isinstance(o, (int,float))}
 
-def read_answer(
-    config:PersonaVectorConfig,
-    r:Response, # The cell that was asked
-    res # What the `openai` client returned
-)->Response: # `r` with text, finish reason, and token counts
-    "The answer in `res`; NoAnswer if there is none"
+def read_answer(config:PersonaVectorConfig, r:Response, res)->Response:
+    "The cell `r` with the answer in `res`, what the `openai` client returned; NoAnswer if there is none"
     o,raw = res.choices[0],config.prompt_format=='raw'
     said,refused = (o.text,None) if raw else (o.message.content,getattr(o.message, 'refusal', None))
     text,why = (refused,'refusal') if refused else (said or '',o.finish_reason)

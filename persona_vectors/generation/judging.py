@@ -96,10 +96,8 @@ def load_rubric(
     except TypeError: raise ValueError(f"rubric {src!r} has {', '.join(d)}: expected name and description, or name, text and top") from None
 
 # %% ../../nbs/generation/13_judging.ipynb #89165847
-def expected_score(
-    p:dict # Number to probability
-)->float: # None where the numbers have less than a quarter of the probability
-    "The expectation over the numbers, given that one is written"
+def expected_score(p:dict)->float:
+    "The mean of the numbers with probabilities `p`; None where they have less than a quarter together"
     mass = sum(p.values())
     return sum(n*o for n,o in p.items())/mass if mass>=.25 else None
 
@@ -117,11 +115,8 @@ def read_score(choice, top:int)->float: # None where there is no number
     return float(said[0]) if len(said)==1 and 0<=int(said[0])<=top else None
 
 # %% ../../nbs/generation/13_judging.ipynb #6353eb5b
-def numbers(
-    first:Mapping, # Token text to its probability after the prompt, of tokens that are digits
-    after:Mapping  # '1' … '9' and '10' to the same after these digits
-)->dict: # 0 … 100 to probability
-    "The probability of each number from 0 to 100 being written"
+def numbers(first:Mapping, after:Mapping)->dict:
+    "The probability of each number from 0 to 100, from those of digits after the prompt, and `after` '1' … '9' and '10'"
     begun = {d: first.get(d, 0) for d in map(str, range(1,10))}
     begun['10'] = first.get('10', 0) + begun['1']*after['1'].get('0', 0)
     p = Counter({0: first.get('0', 0), 100: first.get('100', 0) + begun['10']*after['10'].get('0', 0) + begun['1']*after['1'].get('00', 0)})
@@ -144,12 +139,8 @@ def _summed(pairs):
 # %% ../../nbs/generation/13_judging.ipynb #b7e8525d
 REPLY_START = 'Score: ' # How a local judge's reply begins
 
-def number_probs(
-    lm:LocalModel,
-    messages:list, # Of the user, one a row
-    top:int # 3 or 100
-)->list[dict]: # Number to probability, a row
-    "The probabilities of the numbers with which the model would reply"
+def number_probs(lm:LocalModel, messages:list, top:int)->list[dict]:
+    "The probability of each number up to `top`, 3 or 100, as the model's reply to each of `messages`"
     import torch
     known,b = digits(lm.tokenizer),Decoding(lm.model, lm.encode(lm.format.prompt('', o)+REPLY_START for o in messages))
     def probs(b):
