@@ -154,7 +154,7 @@ class Grid:
 @patch
 def grid(self:PersonaVectors)->Grid:
     "The `Grid` of vectors at one layer (ValueError for several); `complete().grid()` has no empty cell"
-    self.layer
+    self.layer                                                   # ValueError if there are several
     p,q = ({o: i for i,o in enumerate(k)} for k in (self.personas, self.questions))
     i = [p[r.persona] for r in self.rows],[q[r.question] for r in self.rows]
     x,n = np.zeros((len(p), len(q), self.means.shape[-1])),np.zeros((len(p), len(q)), int)
