@@ -66,7 +66,7 @@ def planted(
     noise_seed:int=None, # Of noise and offset: another model of the same truth
     interaction_sd:float=0., # SD of what a question adds for one persona, in all its wordings and samples, in each coordinate
     centre:bool=True # Shift the roles so that their mean is exactly the origin; False: as drawn, a sample of all roles
-)->tuple[PersonaVectors,dict]: # Vectors at layer 1; the truth: axis (unit), gap, positions along it, means, wordings, basis, outliers
+)->tuple[PersonaVectors,dict]: # Vectors at layer 1; the truth: axis (unit), gap (neutrals minus roles along it), positions, means, wordings, basis, outliers
     "Simulated persona vectors, and the truth they were made from"
     if not 1<=n_neutral<=len(NEUTRAL): raise ValueError(f"n_neutral is {n_neutral}: from 1 to {len(NEUTRAL)}")
     if not 1<=dims<=d: raise ValueError(f"{dims} dimensions do not fit a width of {d}: dims goes from 1 to d")
