@@ -80,7 +80,7 @@ class Agreement:
     names:list # Of the readings, in the order of the matrices
     shared:np.ndarray # 'm m' covariances without noise
     seen:np.ndarray # 'm' variances, noise included
-    leave_one_out:list # For roles and for questions 'k m m': `shared` without each of them
+    leave_one_out:list # For each factor (roles, questions) 'k m m': `shared` without each of its units
     chance:np.ndarray # 'n m m': `shared` with the roles of one reading shuffled
     over:str # What the interval generalises over, in words
     def at(self, *names): return [self.names.index(o) for o in names]

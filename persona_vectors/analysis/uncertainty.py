@@ -331,8 +331,7 @@ def rank_intervals(
     _,length,noisy = g._projections(leave_out)
     real = low[-1]>0 and (length>0).all()                                # low[-1] is of the squared axis
     cosine = np.sqrt(length[0]/noisy[0]) if real else np.ones(len(g.personas))
-    columns = dict(projection=value, se=se, low=low, high=high)
-    df = pd.DataFrame({k: o[:-1]/cosine for k,o in columns.items()}, index=g.personas)
+    df = pd.DataFrame({k: o[:-1]/cosine for k,o in dict(projection=value, se=se, low=low, high=high).items()}, index=g.personas)
     df.insert(0, 'category', [category_of(p) for p in g.personas])
     df.attrs = dict(over=_in_words(g, ('questions',)), corrected=bool(real), cosine=float(cosine.mean()), level=level)
     return df.sort_values('projection', ascending=False).rename_axis('persona')
