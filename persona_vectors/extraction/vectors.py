@@ -148,8 +148,6 @@ class Grid:
     ns:list # Indices of the neutral personas
     rs:list # Indices of the roles
     @property
-    def filled(self): return self.n>0                        # 'persona question'
-    @property
     def centred(self): return self.x - self.x[self.rs].mean(0)   # from the roles' mean in each question; NaN where a role has no answer
 
 # %% ../../nbs/extraction/20_vectors.ipynb #7c7b1c0c
