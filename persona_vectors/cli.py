@@ -90,7 +90,7 @@ def _comma(text): return [o.strip() for o in (text or '').split(',') if o.strip(
 
 def _console():
     from rich.console import Console
-    return Console(width=None if sys.stdout.isatty() else 120)
+    return Console(width=None if sys.stdout.isatty() else 120, force_jupyter=False)           # a command prints, in a notebook too
 
 # %% ../nbs/92_cli.ipynb #cli00009
 def at_layer(
@@ -545,7 +545,7 @@ def preview(responses:Annotated[Path, typer.Argument(help='A responses file. Def
     from persona_vectors.responses import load_responses, shipped_responses
     rs = load_responses(responses) if responses else shipped_responses()
     r = _answer_of(rs, persona or rs.personas[0], question)
-    Console(soft_wrap=True).print(ActivationExtractor(config_from(model, prompt_format=prompt_format, span=span)).preview(r))
+    Console(soft_wrap=True, force_jupyter=False).print(ActivationExtractor(config_from(model, prompt_format=prompt_format, span=span)).preview(r))
 
 def _answer_of(rs, who, i):
     "The first answer of a persona to question number `i`, with its prompt"
