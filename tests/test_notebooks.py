@@ -28,6 +28,12 @@ def test_failure_is_seen(project):
     err = run_apart(nb, flags=['slow'])
     assert '00_bad.ipynb, cell 1' in err and 'assert x==42' in err and 'AssertionError: slow ran' in err
 
+def test_missing_package(project):
+    "A cell that needs a package runs if all that it needs is installed, and is left out if not"
+    nb = write_nb(project/'00_needs.ipynb', '#| needs: json\nx = 41', '#| needs: json no_such_package\nx = 0', 'assert x==41')
+    assert run_apart(nb) is None
+    assert 'it ran' in run_apart(write_nb(nb, '#| needs: json\nassert False, "it ran"'))
+
 def test_lost_process_is_seen(project):
     assert 'died' in run_apart(write_nb(project/'00_dies.ipynb', 'import os', 'os._exit(3)'))
 

@@ -2,6 +2,7 @@
 import argparse, os, re, sys, time, uuid
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -30,7 +31,8 @@ def tidy(cell):
     cell.outputs = outs
 
 def run(path, flags=(), keep=False):
-    "Run the notebook at `path` but for cells of other tiers than `flags`; returns what went wrong, and writes the outputs back if `keep`"
+    """Run the notebook at `path` but for cells of other tiers than `flags` and those that need a package which is not installed;
+    returns what went wrong, and writes the outputs back if `keep`"""
     os.environ |= {'IN_TEST':'1', 'PLOTLY_RENDERER':'notebook_connected'}
     from execnb.nbio import write_nb
     from execnb.shell import CaptureShell, format_exc
@@ -47,7 +49,7 @@ def run(path, flags=(), keep=False):
     sys.path.insert(0, str(cfg.config_path))
     def skip(c):
         return (c.cell_type!='code' or 'nbdev_export(' in c.source or skips & c.directives_.keys()
-                or c.directives_.get('eval:', [''])[0].lower()=='false')
+                or c.directives_.get('eval:', [''])[0].lower()=='false' or not all(map(find_spec, c.directives_.get('needs:', []))))
     with working_directory(path.parent):
         for i,c in enumerate(nb.cells):
             if skip(c): continue

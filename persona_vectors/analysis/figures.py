@@ -76,7 +76,7 @@ def _coloured(names, neutral=()):
 
 # %% ../../nbs/analysis/37_figures.ipynb #b13d6683
 def _width(text, size=12):
-    "Width of `text` in pixels, rather too much than too little"
+    "Generous estimate of the width of `text` in pixels"
     return size*sum(1. if east_asian_width(c) in 'WF' else .82 if c.isupper() or c in 'mw' else .58 for c in text)
 
 def _room(names, size=12): return int(max(_width(p, size) for p in names)) + 14
@@ -135,7 +135,7 @@ def plot_cosine(
 
 # %% ../../nbs/analysis/37_figures.ipynb #d414c532
 def _spectrum(t):
-    "Traces of a `variance_table`: a bar for each component, lines for their sums, the null as a band"
+    "Traces of a `variance_table`: a bar for each component, lines for cumulative shares, the null as a band"
     at = t.index.values
     yield go.Bar(x=at, y=t.share, name='one component', marker_color='#9db4d6', hovertemplate='PC%{x}: %{y:.1f} %<extra></extra>')
     yield go.Scatter(x=at, y=t.share.cumsum(), name='all up to it', mode='lines+markers', line_color='#1a1a1a',
@@ -179,7 +179,7 @@ def _cross(a, b):
     return (side(a, b[...,:2])*side(a, b[...,2:])<0) & (side(b, a[...,:2])*side(b, a[...,2:])<0)
 
 def _through(lines, boxes):
-    "Which lines cross which boxes, that is, one of their diagonals"
+    "Which lines cross a diagonal of which boxes"
     boxes = np.reshape(boxes, (-1,4))
     return _cross(lines, boxes) | _cross(lines, boxes[:,[0,3,2,1]])
 
@@ -216,7 +216,7 @@ def _cost(i, chosen, opts):
 
 # %% ../../nbs/analysis/37_figures.ipynb #6c65e90c
 def _settle(chosen, opts, order):
-    "`chosen` after each name has gone to its cheapest place, again and again, and the sum of the costs"
+    "`chosen` once each name has its cheapest place, and the total cost"
     for _ in range(20):
         before,chosen = chosen,dict(chosen)
         for i in order: chosen[i] = int(_cost(i, chosen, opts).argmin())
@@ -263,7 +263,7 @@ def _plane(v):
 
 # %% ../../nbs/analysis/37_figures.ipynb #17bcc5e3
 def _markers(df):
-    "A trace for each category and, as its filled markers differ in colour, another for its place in the legend"
+    "Two traces a category: its markers, coloured by projection, and an empty one for the legend"
     for c,g in _grouped(df):
         look = dict(symbol=CATEGORY_SYMBOLS[c], size=10, line=dict(color=CATEGORY_COLOURS[c], width=1.8))
         data = [[_safe(p), c, *r] for p,r in zip(g.index, g[['projection','PC1','PC2']].values.tolist())]
@@ -276,20 +276,20 @@ def _markers(df):
 def _gap(text, shift): return np.linalg.norm(np.maximum(np.abs(shift)-[_width(text, 11)/2,7], 0))
 
 def _note(text, at, shift, colour):
-    "Annotation with its middle `shift` pixels right of and above `at`, and a line to it if that is far"
+    "Annotation centred `shift` pixels right of and above `at`, with a line to it if it is far"
     line = dict(arrowcolor='#555', standoff=5) if _gap(text, shift)>14 else dict(arrowcolor='rgba(0,0,0,0)')
     return dict(x=at[0], y=at[1], ax=shift[0], ay=-shift[1], text=_safe(text), arrowhead=0, arrowwidth=.8, borderpad=0, **line,
         font=dict(color=colour, size=11))
 
 def _labels(names, colours, points, named, area, to_px, blocks=()):
-    "Notes beside the first of `points` for those of `names` that are in `named`, clear of all points"
+    "Annotations for those of `names` that are in `named`, each beside its own point and clear of all `points`"
     sizes = [(_width(p, 11)+4,15) if p in named else None for p in names] + [None]*(len(points)-len(names))
     for p,c,at,s in zip(names, colours, points, place_labels(to_px(points), sizes, area, blocks)):
         if s is not None: yield _note(p, at, s-to_px(at), c)
 
 # %% ../../nbs/analysis/37_figures.ipynb #73877f9f
 def _notes(df, tip, named, area, to_px):
-    "Annotations of the plane: the axis, its label, and the names of `named`"
+    "Annotations of the plane: the arrow, the names of `named`, and the axis's label"
     names,colours = [*df.index, 'assistant axis'],[*(CATEGORY_COLOURS[c] for c in df.category), '#555']
     arrow = _box(to_px(np.linspace(0, 1, 80)[:,None]*tip), (4,4))
     def placed(t): return list(_labels(names, colours, np.vstack([df[['PC1','PC2']].values, tip*t]), [*named, names[-1]], area, to_px, arrow))
@@ -340,13 +340,13 @@ def _panel(r, title, names, first):
             hovertemplate='<b>%{customdata[0]}</b> ('+c+')<br>%{customdata[1]}: %{x:.3g} ± %{customdata[2]:.2g} (se)<extra></extra>')
 
 def _bars(g, first):
-    "The 95 % intervals of `g` where it has them; else two standard errors, of the first ranking"
+    "Error bars: the 95 % intervals of `g` if it has them; else two standard errors, for the first ranking only"
     if 'low' in g: return dict(array=g.high-g.projection, arrayminus=g.projection-g.low, symmetric=False, thickness=1.3, width=0)
     return dict(array=2*g.se, thickness=1.3, width=0) if first else None
 
 # %% ../../nbs/analysis/37_figures.ipynb #101439f7
 def _headings(rankings):
-    "Name of each ranking over its bars or, from the second on, its rank correlation with the first"
+    "Heading of each column: the ranking's name and, below, what the bars are or its rank correlation with the first"
     rho = compare_rankings(rankings)[1]
     bars = '95 % interval' if 'low' in next(iter(rankings.values())) else '± 2 se'
     below = [bars, *(f'ρ = {o:.2f}'.replace('-', '−') for o in rho.iloc[1:])]
@@ -359,11 +359,11 @@ def plot_ranking(
     title:str='Personas along the assistant axis',
     how:str='cross-fitted' # How they were measured, for the subtitle
 )->go.Figure: # One row a persona, one column a ranking
-    "Cross-fitted projections with their intervals (the first with ± 2 se if it has none), and their Spearman correlations with the first"
+    "Projections on the assistant axis with their intervals, and each ranking's Spearman correlation with the first"
     names,k,ns = list(next(iter(rankings.values())).index),len(rankings),v.neutral if v else []
     for o,r in rankings.items():
-        lacking = ', '.join(p for p in names if p not in r.index)
-        if lacking: raise ValueError(f'the ranking {o!r} lacks {lacking}: rank the same personas in each')
+        if lacking := [p for p in names if p not in r.index]:
+            raise ValueError(f"the ranking {o!r} lacks {', '.join(lacking)}: rank the same personas in each")
     room,pitch = _room(names),21 if len(names)<60 else 15
     fig = make_subplots(1, k, shared_yaxes=True, horizontal_spacing=.025, column_widths=[1.6]+[1]*(k-1),
         subplot_titles=_headings(rankings))
@@ -382,7 +382,7 @@ def plot_nulls(
     title:str='What chance would have given',
     subtitle:str=''
 )->go.Figure: # One row a null
-    "Histogram of each null, its 95th percentile as a dotted line, and the real value as a full one"
+    "Histogram of each null; dotted line: its 95th percentile; full line: the real value"
     k = len(nulls)
     heads = [f'{_safe(o)}: {val:.3g}, p = {p_value(val, null):.3f}' for o,(val,null) in nulls.items()]
     fig = make_subplots(k, 1, subplot_titles=heads, vertical_spacing=.42/k if k>1 else 0)
@@ -446,7 +446,7 @@ def plot_cross_cosine(
     return styled(fig, title, text, size, l=l+24, r=r, b=_square(list(z.columns))[3]+26)
 
 # %% ../../nbs/analysis/37_figures.ipynb #c17d95fb
-def _broken(a): return np.concatenate([a, np.full((len(a),1), np.nan)], 1).ravel()     # one line each, with a gap between
+def _broken(a): return np.concatenate([a, np.full((len(a),1), np.nan)], 1).ravel()     # one line a row, with gaps between
 
 def _joined(xy):
     "Lines through the places of each persona, 'persona model 2'"

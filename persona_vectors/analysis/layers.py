@@ -19,7 +19,7 @@ def _folds(
     splits:int=10, # Random deals
     seed:int=0
 )->tuple[np.ndarray,np.ndarray]: # Which roles, 'fold role', and questions, 'fold question', are held out
-    "Every group of roles with either half of the questions, `splits` times"
+    "Every group of roles with each half of the questions, `splits` times"
     rng,out = np.random.default_rng(seed),[]
     for _ in range(splits):
         r,q = rng.permutation(roles),rng.permutation(questions)
@@ -48,7 +48,7 @@ def _centred_folds(
     roles:np.ndarray, questions:np.ndarray, # Of each fold, 'fold role' and 'fold question'
     single:bool=False # Each question by itself, not their mean
 )->np.ndarray: # '… fold role question', or one question where it is their mean
-    "Values of each fold's roles and questions, from the mean of its roles; 0 for the others"
+    "`x` at each fold's roles and questions, centred on the mean of these roles; 0 elsewhere"
     mine = roles[:,:,None] & questions[:,None] if single else roles[:,:,None]
     if not single: x = np.einsum('...frq,fq->...fr', x, questions/questions.sum(1, keepdims=True))[...,None]
     return (x - (x*mine).sum(-2, keepdims=True)/roles.sum(1)[:,None,None])*mine
@@ -80,7 +80,7 @@ def _one_layer(v, ys, *out):
 
 # %% ../../nbs/analysis/36_layers.ipynb #e5762c2e
 def _shared(v, effect, column, groups):
-    "The vectors on the questions that have effects; the mean effect of each role's answers to each of these, 'role × question'"
+    "The vectors on the questions that `effect` has too; its mean over a role's answers to each of these, 'role × question'"
     y = effect.pivot_table(index='persona', columns='question', values=column, sort=False)
     rs,qs = v.split()[1],[q for q in v.complete().questions if q in y]
     y = y.reindex(index=rs, columns=qs)
@@ -94,13 +94,13 @@ def _shared(v, effect, column, groups):
 def layer_sweep(
     v:PersonaVectors, # At several layers
     effect:pd.DataFrame, # As from `log_likelihood_ratio`: persona, question and a column of numbers
-    column:str='difference', # The effect's
-    groups:int=4, # The roles are held out in so many groups
+    column:str='difference', # Of `effect`, the one to predict
+    groups:int=4, # Of roles; one at a time is held out
     splits:int=10, # Random deals of roles and questions
-    permutations:int=499, # Of the effects over the roles
+    permutations:int=499, # Of the roles' values
     seed:int=0
 )->pd.DataFrame: # Index: layer. reliability, cos_pc1, effect, se, p, answers (the same, of single answers), behind, behind_se
-    "Every layer by itself, and by how well its axis predicts `effect` of roles and questions that had no part in it"
+    "Each layer's reliability and cos(axis, PC1), and how well its axis predicts `effect` for held-out roles and questions"
     v,y = _shared(v, effect, column, groups)
     rng = np.random.default_rng(seed)
     ys = np.stack([y.values, *(y.values[rng.permutation(len(y))] for _ in range(permutations))])
@@ -114,11 +114,11 @@ def layer_sweep(
 # %% ../../nbs/analysis/36_layers.ipynb #36a4b5da
 def choose_layer(
     df:pd.DataFrame, # From `layer_sweep`
-    default:int=None, # The layer to keep to where no effect is beyond chance
+    default:int=None, # The choice if no effect is beyond chance
     what:str='the effect', # The effect's name, for the reason
-    alpha:float=.05 # What p has to be below
+    alpha:float=.05 # The largest p of a choice
 )->tuple: # The layer, or None; the reason
-    "The layer whose axis predicts best what it was not made from, and why in words"
+    "The layer with the largest effect, or `default` if none is beyond chance; and the reason in words"
     best = df.effect.idxmax()
     b,near = df.loc[best],df.index[df.behind<=df.behind_se]
     if b.p>alpha: return default,(f"No layer's axis predicts {what} of held-out roles and questions beyond chance (the best, layer {best}: "

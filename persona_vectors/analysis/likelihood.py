@@ -37,7 +37,7 @@ def unembed(
     out, # From `decoder_output`
     h:Float[Tensor, 'token d_model'] # Some of its last hidden states
 )->Float[Tensor, 'token vocab']: # In the model's dtype
-    "The logits that `model` itself makes of `h`"
+    "The logits that the `forward` of `model` computes from `h`"
     decoder = model.get_decoder()
     decoder.forward = lambda *args, **kwargs: type(out)(last_hidden_state=h[None])
     try:
@@ -48,7 +48,7 @@ def unembed(
 def check_head(
     model:nn.Module # A causal language model
 ):
-    "ValueError unless `model` makes its logits from its decoder's last hidden states and nothing else"
+    "ValueError unless the logits of `model` depend on its decoder's last hidden states alone"
     b = pad([Tokens(list(range(8)), 1, 8, [], '')], [0])
     with torch.no_grad(): want = model(b.ids.to(model.device), use_cache=False).logits[0].float()
     try:
@@ -60,10 +60,10 @@ def check_head(
             f'so no likelihoods can be read from it ({why})')
 
 # %% ../../nbs/analysis/35_likelihood.ipynb #18a1f343
-MAX_LOGITS = 1<<24 # At a time
+MAX_LOGITS = 1<<24 # Computed at a time
 
 def _logprobs(z, ids):
-    "log softmax of the logits `z` at the tokens `ids` that came, in float32"
+    "Log-probability of each of the tokens `ids` by its row of the logits `z`, in float32"
     return z.float().log_softmax(-1).gather(-1, ids[:,None])[:,0]
 
 # %% ../../nbs/analysis/35_likelihood.ipynb #199f48b9
@@ -81,16 +81,16 @@ def _batch_logprobs(model, seqs, batch):
 # %% ../../nbs/analysis/35_likelihood.ipynb #6a8473d3
 def token_logprobs(
     model:nn.Module, # From `load_causal`
-    seqs:list, # `Tokens` of each conversation
+    seqs:list, # `Tokens`
     batch_tokens:int=None, # Most tokens in a batch; None: what suits the device
     progress:bool=True, # Show a bar
     blocks:str=None # As `find_blocks` takes it
-)->list: # A float32 tensor on the CPU for each
+)->list: # Of each sequence: float32, on the CPU
     "The log-probability of each token in each sequence's span, given all before it. FloatingPointError names a sequence with a NaN"
     from tqdm.auto import tqdm
     decoder,got,budget = model.get_decoder(),{},batch_tokens or default_batch_tokens(model.device)
-    if early := [s.label or s.start for s in seqs if s.start<1]:
-        raise ValueError(f'{early[0]}: nothing stands before the first token, so it has no likelihood')
+    if early := [s.label or f'sequence {i}' for i,s in enumerate(seqs) if s.start<1]:
+        raise ValueError(f'{early[0]}: nothing stands before the first token, so it has no likelihood: start the span at token 1 or later')
     packed = can_pack(decoder, partial(block_outputs, decoder, blocks=blocks))
     with tqdm(total=sum(map(len, seqs)), unit='tok', unit_scale=True, desc='Likelihoods', disable=not progress) as bar, keeping_memory():
         for b,lp in each_batch(seqs, partial(_batch_logprobs, model, seqs), budget, packed):
@@ -107,8 +107,8 @@ def log_likelihoods(
     rows:list, # Each with its system prompt, as a selection has them
     unders:list, # System prompts to read each of them under; None: its own
     progress:bool=True # Show a bar
-)->tuple[np.ndarray,np.ndarray]: # Sum of the log-probabilities 'answer under'; number of tokens of each answer
-    "log p of each answer under each prompt"
+)->tuple[np.ndarray,np.ndarray]: # Sum of the log-probabilities, 'answer under'; number of tokens of each answer
+    "Log-likelihood of each answer under each prompt"
     c = extractor.config
     if c.span!='answer': raise ValueError(f"the likelihood of an answer is that of its own tokens: span='answer', not {c.span!r}")
     seqs = [s for u in unders for s in extractor.conversations(rows, u)]
@@ -118,7 +118,8 @@ def log_likelihoods(
     lp = dict(zip(first, token_logprobs(extractor.causal, list(first.values()), c.batch_tokens, progress, c.blocks)))
     def table(xs): return np.array(xs).reshape(len(unders), len(rows)).T
     n = table([s.end-s.start for s in seqs])
-    if (differs := (n!=n[:,:1]).any(1)).any(): raise ValueError(f'{rows[differs.argmax()]}: its tokens are not the same under every prompt')
+    if (differs := (n!=n[:,:1]).any(1)).any():
+        raise ValueError(f'{rows[differs.argmax()]}: its tokens are not the same under every prompt, so its likelihoods cannot be compared')
     return table([lp[tuple(s.ids)].double().sum().item() for s in seqs]), n[:,0]
 
 # %% ../../nbs/analysis/35_likelihood.ipynb #60683adc
@@ -129,7 +130,7 @@ def log_likelihood_ratio(
     questions=None, # A list; a number: that many, spread over all; None: all
     against:str='default', # The persona whose prompt the own one is compared with
     progress:bool=True # Show a bar
-)->pd.DataFrame: # A row an answer: persona, question, prompt, sample, n_tokens; own, default, difference in nats a token
+)->pd.DataFrame: # A row an answer: persona, question, prompt, sample, n_tokens; own, default (that is, `against`), difference in nats a token
     "How much more probable its own persona makes each answer than `against` does"
     s = select(responses, personas, questions)
     total,n = log_likelihoods(extractor, s.responses.rows, [None, prompt_of(against, s.prompts)], progress)
@@ -142,11 +143,11 @@ def _addresses(rows): return pd.DataFrame([{k: getattr(r, k) for k in ('persona'
 def likelihoods_by_prompt(
     extractor:ActivationExtractor,
     responses, # As `select` takes them
-    personas=None, # Those whose answers are read, under the prompt (the first, where there are several) of each of them
+    personas=None, # Those whose answers are read, each under the first prompt of every one
     questions=None, # A list; a number: that many, spread over all; None: all
     progress:bool=True # Show a bar
 )->pd.DataFrame: # Answer (persona, question, prompt, sample) × persona, nats a token
-    "log p of each answer under the prompt of each persona: as many readings of every answer as there are personas"
+    "Mean log-probability of each answer's tokens under the prompt of each persona"
     s = select(responses, personas, questions)
     total,n = log_likelihoods(extractor, s.responses.rows, [ps[0] for ps in s.prompts.values()], progress)
     return pd.DataFrame(total/n[:,None], pd.MultiIndex.from_frame(_addresses(s.responses.rows)), list(s.prompts))
@@ -154,15 +155,14 @@ def likelihoods_by_prompt(
 # %% ../../nbs/analysis/35_likelihood.ipynb #b5e86e03
 def identification(
     table:pd.DataFrame # From `likelihoods_by_prompt`
-)->pd.DataFrame: # Index: persona, and at the end 'all'. answers, identified (share), chance, taken_for (most often)
+)->pd.DataFrame: # Index: persona, last 'all'. answers, identified (share), chance, taken_for (the most frequent guess)
     "How often an answer is most probable under its own persona's prompt"
     own,at = np.array([table.columns.get_loc(p) for p in table.index.get_level_values('persona')]),np.arange(len(table))
     x = table.values.copy()
     mine,x[at,own] = x[at,own].copy(),-np.inf
     df = pd.DataFrame(dict(persona=table.columns[own], identified=mine>x.max(1), taken_for=table.columns[table.values.argmax(1)]))
     by = [df.groupby('persona', sort=False), df.assign(persona='all').groupby('persona')]
-    def most(s): return s.mode()[0]
-    out = pd.concat([pd.DataFrame(dict(answers=o.size(), identified=o.identified.mean(), taken_for=o.taken_for.agg(most))) for o in by])
+    out = pd.concat([pd.DataFrame(dict(answers=o.size(), identified=o.identified.mean(), taken_for=o.taken_for.agg(lambda s: s.mode()[0]))) for o in by])
     return out.assign(chance=1/table.shape[1])[['answers','identified','chance','taken_for']]
 
 # %% ../../nbs/analysis/35_likelihood.ipynb #1db8c117
@@ -175,7 +175,7 @@ def _after_blocks(model, h, blocks=None):
     finally: hook.remove()
 
 def _token_scores(direction, model, blocks=None):
-    "The logits of `direction` as if it were the residual stream at the end: 'vocab', float32, on the CPU"
+    "Half the difference of the logits that `direction` and its opposite give as the last block's output: 'vocab', float32, on the CPU"
     u = direction.unit.float()*len(direction.vector)**.5
     out = _after_blocks(model, torch.stack([u,-u]), blocks)
     a,b = unembed(model, out, out.last_hidden_state[0]).float().cpu()
@@ -199,9 +199,9 @@ def logit_lens(
 
 # %% ../../nbs/analysis/35_likelihood.ipynb #9bc8617a
 def _answer_projections(v, direction, splits, seed):
-    "Where each of `v.rows` lies, from the roles' mean on its question; on a direction made without its persona and question"
+    "Projection of each row, relative to the roles' mean on its question, on a direction made without its persona and question"
     ns,rs = v.split()
-    v.layer
+    v.layer                                                     # ValueError if there are several
     x,out,rng,at = v.means[:,0].double().numpy(),np.zeros(len(v.rows)),np.random.default_rng(seed),_addresses(v.rows)
     middle = {q: x[i][at.persona[i].isin(rs)].mean(0) for q,i in at.groupby('question').groups.items()}
     x = x - np.stack([middle[q] for q in at.question])
@@ -217,12 +217,12 @@ def _answer_projections(v, direction, splits, seed):
 # %% ../../nbs/analysis/35_likelihood.ipynb #e9a0a58e
 def extreme_answers(
     v:PersonaVectors, # At the direction's layer
-    direction, # What makes a `Direction` of vectors, as `assistant_axis` does; or one that was made of others
+    direction, # A function from vectors to a `Direction`, like `assistant_axis`; or a `Direction` made from other vectors
     responses:Responses, # Where the texts are
     n:int=3, # Answers at either end
     splits:int=2, # Random halvings of the questions
     seed:int=0
-)->pd.DataFrame: # end ('top' or 'bottom'), persona, question, prompt, sample, projection, text; the farthest of each end first
+)->pd.DataFrame: # end ('top' or 'bottom'), persona, question, prompt, sample, projection, text; farthest first
     "The answers that lie farthest along the direction either way"
     text = {r.key: r.text for r in responses.rows}
     df = _addresses(v.rows).assign(projection=_answer_projections(v, direction, splits, seed),

@@ -31,7 +31,7 @@ import numpy as np, pandas as pd
 @dataclass(frozen=True)
 class Finding:
     "A question about a direction, its answer, and why"
-    key:str # 'difference', 'order', …: what `Report` knows it by
+    key:str # 'difference', 'order', …: `report[key]` is this finding
     question:str
     answer:str # yes, no, partly, unclear, not tested
     counts:str # for, against, open
@@ -39,12 +39,12 @@ class Finding:
     rule:str
 
 def _found(key, question, answer, because, rule, **counts):
-    "A `Finding` that counts as `counts` says of its answer, else 'open'"
+    "A `Finding`; `counts` maps answers to 'for' or 'against', every other answer counts as 'open'"
     return Finding(key, question, answer, counts.get(answer, 'open'), because, rule)
 
 # %% ../../nbs/analysis/39_report.ipynb #fd7db296
 def num(x, digits=2):
-    "A number as it stands in a sentence"
+    "`x` for a sentence: rounded, with a true minus sign, – for NaN"
     if x is None or (isinstance(x, float) and np.isnan(x)): return '–'
     return f'{x:.{digits if abs(x)<100 else 0}f}'.replace('-', '−')
 
@@ -57,7 +57,7 @@ def listed(names): return ', '.join(names[:-1])+' and '+names[-1] if len(names)>
 # %% ../../nbs/analysis/39_report.ipynb #d93009e5
 @dataclass(eq=False)
 class Report:
-    "What was found about a direction: what went in, tables of numbers, findings, and a conclusion in words"
+    "The evidence about a direction: inputs, tables of numbers, findings, and a conclusion in words"
     vectors:PersonaVectors # At one layer, on questions that every persona has
     direction:Direction=None # None: the assistant axis
     readings:dict=field(default_factory=dict) # Name to PersonaVectors: what could explain it away
@@ -177,17 +177,17 @@ def _shares(e):
     for k,o in e.readings.items():
         if kind_of(o)!='prompt' or not same_space(e.vectors, o): continue
         try: e.tables[f'prompt_and_text: {k}'] = contributions(e.vectors, o, e.direction)
-        except ValueError: pass                                # the row of this reading says what is wrong with it
+        except ValueError: pass                                # its row among the readings says what is wrong
 
 # %% ../../nbs/analysis/39_report.ipynb #2f718dc6
 def _of_kind(e, kind):
-    "The rows of the readings of a kind, where they could be compared"
-    t = e.tables['readings'] = e.compared
+    "The rows of the readings of a kind that could be compared"
+    t = e.compared
     return t.loc[[k for k in t.index if kind_of(e.readings[k])==kind and not pd.isna(t.rho[k])]]
 
 # %% ../../nbs/analysis/39_report.ipynb #61dfcafb
 def _best(e, t):
-    "The reading nearest to the order, whether it gives the order, and why"
+    "Answer and reason, from the reading that correlates most"
     best = t.rho.idxmax()
     r,parts = t.loc[best],e.tables.get(f'prompt_and_text: {best}')
     possible = 1 if np.isnan(r.ceiling) else min(1, r.ceiling)
@@ -213,13 +213,13 @@ _EXPLAINED = [partial(_explained, kind=k) for k in CONTROLS]
 
 # %% ../../nbs/analysis/39_report.ipynb #f6b61510
 def _matched(v):
-    "The same with answers of matched length, where they can be matched"
+    "The variant with answers of matched length; {} if they cannot be matched"
     try: return {'answers matched in length': matched_length(v)}
     except ValueError: return {}
 
 # %% ../../nbs/analysis/39_report.ipynb #1acf94c9
 def _by_wording(v):
-    "The first wording of each persona, and the others; None where a role has but one. A neutral with one wording is in both"
+    "Vectors of the first wording, and of the others; None if a role has only one. A neutral persona with one wording is in both"
     prompts = {p: sorted({r.prompt for r in v.rows if r.persona==p}) for p in v}
     if min(len(prompts[p]) for p in v.roles)<2: return None
     def only(keep):
@@ -229,7 +229,7 @@ def _by_wording(v):
 
 # %% ../../nbs/analysis/39_report.ipynb #58b4bd73
 def _varied(e):
-    "The order in each variant; and in one wording beside the others, where there are others"
+    "The order in each variant, and in the first wording beside the others if there are others"
     t,two = compare_readings(e.vectors, e.variants, e.direction),_by_wording(e.vectors)
     if not two: return t
     y,o = (along(x, e.direction).loc[e.vectors.roles] for x in two)
@@ -240,7 +240,7 @@ def _varied(e):
 def _variants(e):
     t = e.tables['variants'] = _varied(e)
     q = 'Is it still there with length matched, in parts of the answers, in other wordings?'
-    rule = 'yes if the rank correlation over the roles is at least 0.7 in all, no if an interval ends below'
+    rule = 'yes if the rank correlation over the roles is at least 0.7 in all, no if an interval ends below it'
     t = t[t.rho.notna()]
     lacking = 'No variant was given.' if not len(t) else 'There is no order of the roles that could still be there.' if e.order.p>.05 else ''
     if lacking: return _found('variants', q, 'not tested', lacking, rule)
@@ -251,7 +251,7 @@ def _variants(e):
     return _found('variants', q, answer, because, rule, yes='for', no='against')
 
 # %% ../../nbs/analysis/39_report.ipynb #c0d75b22
-def _scaled(e):
+def _masked(e):
     "Of a given direction: the order of the roles without its ten largest coordinates"
     u = e.direction.vector.clone()
     u[u.abs().argsort(descending=True)[:10]] = 0
@@ -260,33 +260,33 @@ def _scaled(e):
 
 # %% ../../nbs/analysis/39_report.ipynb #9e09e31b
 def _of_axis(e):
-    "For the assistant axis: yes?, against it?, held by few?, why, rule"
+    "Of the assistant axis: does it depend on a few, does that count against it, why, rule"
     t = e.tables['coordinates_scaled'] = sensitivity(e.vectors)
     e.tables['probes'] = separation(e.vectors)
-    against,many = t.ranking.drop('whitened').min()<SAME_ORDER,t.attrs['matters']
+    against = t.ranking.drop('whitened').min()<SAME_ORDER
     rule = ('two coordinates hold over 30 % of variance or axis, or the analysis changes where they are masked or standardised '
             '(agreement < 0.8); against it where the ranking does (< 0.7)')
-    return many,against,many,t.attrs['words'],rule
+    return t.attrs['matters'],against,t.attrs['words'],rule
 
 # %% ../../nbs/analysis/39_report.ipynb #496575c3
 def _of_direction(e):
     "The same for a given direction"
-    t = e.tables['coordinates_scaled'] = _scaled(e)
+    t = e.tables['coordinates_scaled'] = _masked(e)
     share,rho = float(e.direction.unit.double().square().sort().values[-10:].sum()),t.rho.iloc[0]
     because = f'Its ten largest coordinates hold {percent(share)} of it; without them the order agrees to {num(rho)}.'
     rule = 'half of the squared length in ten coordinates; against it where the order without them is another (ρ < 0.7)'
-    return share>=.5 or rho<SAME_ORDER,rho<SAME_ORDER,share>=.5,because,rule
+    return share>=.5 or rho<SAME_ORDER,rho<SAME_ORDER,because,rule
 
 # %% ../../nbs/analysis/39_report.ipynb #73730b86
 def _coordinates(e):
     e.tables['coordinates'] = massive_activations(e.vectors)
-    yes,against,many,because,rule = _of_axis(e) if e.direction is None else _of_direction(e)
-    counts = 'against' if against else 'open' if many else 'for'
+    yes,against,because,rule = _of_axis(e) if e.direction is None else _of_direction(e)
+    counts = 'against' if against else 'open' if yes else 'for'
     return Finding('coordinates', 'Does it depend on a few coordinates?', 'yes' if yes else 'no', counts, because, rule)
 
 # %% ../../nbs/analysis/39_report.ipynb #7086e5b9
 def _against_chance(e, m):
-    "Correlation of positions with `m`, a number a role, beside random directions; attrs: value, p, and shuffled, its p with `m` shuffled"
+    "Correlation of positions with `m` (a number a role) beside random directions; attrs: value, p (random directions), shuffled (p, `m` shuffled)"
     x,y = centred(e.vectors).loc[m.index].values,m.values-m.mean()
     def score(u):
         p = x@u-(x@u).mean()
@@ -316,7 +316,7 @@ def _behaviour(e):
 def _lower(s): return s[0].lower()+s[1:]
 
 def _about(f, a):
-    "What the readings leave of a reproducible axis `a`: a headline, and sentences"
+    "Headline and sentences: what the readings leave of a reproducible axis, which `a` names"
     def because(keys): return ' '.join(f[k].because for k in keys)
     by,unclear,tested = ([k for k in CONTROLS if f[k].answer in o] for o in (('yes',), ('unclear',), ('yes','no','unclear')))
     lacking = listed([CONTROLS[k] for k in CONTROLS if k not in (*tested,'other')])
@@ -340,8 +340,8 @@ def conclude(
     f,this = {o.key: o for o in e.findings},'axis' if e.direction is None else 'direction'
     differ,order = f['difference'].because,_lower(f['order'].because)
     if f['difference'].answer=='no':
-        return 'Nothing but noise to be seen',[f'Nothing here is more than chance gives. {differ} What is built on this {this} has nothing to stand on '
-            'so far, however the personas happen to be ranked; if there is something weak, more questions would show it.']
+        return 'Nothing but noise to be seen',[f'The difference is not more than chance. {differ} So far, a ranking of the personas along this {this} '
+            'means nothing. If there is a weak difference, more questions would show it.']
     if f['order'].answer=='no':
         return 'A difference, but no order of the roles',[f'{differ} But along it the roles have no order that is the same in other questions: '
             f'{order} A ranking of the roles means nothing.']
@@ -407,7 +407,7 @@ def _ranked(e):
 
 # %% ../../nbs/analysis/39_report.ipynb #72fcdcfb
 def _checked(v, direction, n):
-    "The vectors that a report is about; ValueError if it cannot be made"
+    "The vectors that a report is about; ValueError or TypeError if it cannot be made"
     if not isinstance(direction, Direction|None):
         raise TypeError(f"direction is a {type(direction).__name__}: give a Direction, as load_direction makes one")
     if n<20: raise ValueError(f"n={n}: with fewer than 20 resamples no p can be 0.05")
@@ -435,7 +435,7 @@ def evidence(
     v = _checked(v, direction, n)
     texts = {} if responses is None else text_baselines(responses)
     e = Report(v, direction, texts | (readings or {}), _matched(v) | (variants or {}), adherence, extras or {}, n, seed)
-    e.tables['ranking'] = _ranked(e)
+    e.tables |= dict(ranking=_ranked(e), readings=e.compared)
     if sweep is not None: e.tables['over_layers'] = sweep
     for f in (_variance, _random, _shares): f(e)
     e.findings = [f(e) for f in (_difference, _measured, _special, _order, *_EXPLAINED, _variants, _coordinates, _behaviour)]
@@ -447,7 +447,7 @@ _SECTIONS = ['ranking','readings','variants','coordinates_scaled','coordinates',
              'adherence','over_layers']
 
 def _frames(e):
-    "The tables that are written, by name"
+    "The tables that go into `Report.table`, by name"
     def chance(x, null): return dict(value=x, null_median=np.median(null), null_95=np.quantile(null, .95), p=p_value(x, null))
     out = {'findings': pd.DataFrame([{k: o for k,o in vars(f).items() if k!='key'} for f in e.findings]).set_index('question')}
     out |= {k: e.tables.get(k) for k in (*_SECTIONS, *[k for k in e.tables if k.startswith('prompt_and_text')])}
@@ -512,7 +512,7 @@ def _over_layers(v, adherence, default):
 
 # %% ../../nbs/analysis/39_report.ipynb #4c049738
 def gather(
-    extractor:ActivationExtractor,
+    extractor:ActivationExtractor, # Of the model in question
     responses, # Responses, or a `Selection` of them
     personas=None, # As `load_personas` takes them; None: those of the answers
     questions=None, # As `load_questions` takes them; None: those that every persona was asked

@@ -45,10 +45,10 @@ def read_model(
     layer=None, # The layer that is compared; None: the configuration's fraction
     untrained:bool=False # Its untrained twin instead
 )->tuple: # PersonaVectors at that layer and at `DEPTHS`; the layer; the path of their file
-    "The vectors of one model, from their file or read now; afterwards the model is gone from memory"
+    "The vectors of one model, from their file or read now; the model is then released"
     ex = ActivationExtractor(config)
     ks = resolve_layers(layer, ex.num_layers, config.layer_fraction)
-    if len(ks)!=1: raise ValueError(f"layer={layer!r}: the comparison is at one layer")
+    if len(ks)!=1: raise ValueError(f"layer={layer!r}: the comparison is at one layer, so give one")
     layers = sorted({*ks, *resolve_layers(list(DEPTHS), ex.num_layers)})
     v,path = cached_vectors(untrained_twin(ex) if untrained else ex, selection, layers, folder)
     del ex
@@ -62,8 +62,8 @@ def get_answers(
     out, # Folder of data/
     responses=None, # A responses file; None: generate what is not there yet
     api:bool=False # Ask the endpoint
-): # Selection
-    "The answers of `personas` to `questions`"
+): # A `Selection`
+    "The selected answers of `personas` to `questions`"
     if responses: rs = load_responses(responses)
     else: rs = generate_responses(replace(config, prompt_format='chat'), personas, questions, out/'data/responses', api)
     _release()
@@ -72,26 +72,26 @@ def get_answers(
 # %% ../../nbs/experiments/001_olmo3_variants.ipynb #c421f17a
 @dataclass(frozen=True)
 class Variants:
-    "What the experiment made"
+    "Readings of the same answers by several models, and their comparison"
     responses:object    # Responses that were read
     vectors:dict        # Model to PersonaVectors at several layers
     baselines:dict      # Name to PersonaVectors of the untrained twin
     layer:dict          # Model, or twin, to the layer that is compared
     comparison:object   # Comparison at that layer, beside TF-IDF and the twin
     rankings:dict       # Model to ranking on its own axis
-    joint:object        # JointPCA of all models, each centred by itself; None if their widths differ
+    joint:object        # JointPCA of all models, each centred on its own role mean; None if their widths differ
     files:list          # Paths written or used
-    def at(self, name): return (self.vectors.get(name) or self.baselines[name]).at(self.layer[name])
+    def at(self, name): return (self.vectors.get(name) or self.baselines[name]).at(self.layer[name]) # PersonaVectors that are compared
 
 # %% ../../nbs/experiments/001_olmo3_variants.ipynb #987ac757
-def _compared(found, first, selection, n):
-    "`Variants` of what `read_model` gave for each model and, under the name `first`, for the twin"
+def _compared(found, twin, selection, n):
+    "`Variants` of `found`, name to what `read_model` returned; `twin` is the name of the untrained one"
     layer = {k: o[1] for k,o in found.items()}
     at = {k: o[0].at(layer[k]) for k,o in found.items()}
-    models = {k: o for k,o in at.items() if k!=first}
-    c = compare(models, {'TF-IDF': tfidf_vectors(selection.responses), first: at[first]}, n=n)
+    models = {k: o for k,o in at.items() if k!=twin}
+    c = compare(models, {'TF-IDF': tfidf_vectors(selection.responses), twin: at[twin]}, n=n)
     joint = joint_pca(models) if len({o.means.shape[-1] for o in models.values()})==1 else None
-    return Variants(selection.responses, {k: found[k][0] for k in models}, {first: found[first][0]}, layer, c,
+    return Variants(selection.responses, {k: found[k][0] for k in models}, {twin: found[twin][0]}, layer, c,
         {k: rank_personas(o) for k,o in models.items()}, joint, [o[2] for o in found.values()])
 
 # %% ../../nbs/experiments/001_olmo3_variants.ipynb #93b131ac
@@ -108,7 +108,7 @@ def run_variants(
     pilot:bool=False, # A few personas and questions
     n:int=1000 # Shuffles in the comparison
 )->Variants:
-    "Answers from one model, read by all, each in turn"
+    "Answers of one model, read by all models in turn, and compared"
     if answers_by not in models and not responses: raise ValueError(f"answers_by={answers_by!r} is not one of the models: {', '.join(models)}")
     config,out = config or PersonaVectorConfig(),Path(out)
     asked = [load(PILOT[k] if pilot else o) for k,o,load in (('personas',personas,load_personas), ('questions',questions,load_questions))]
@@ -131,7 +131,8 @@ def over_layers(self:Variants,
     "How far the models, and the twin, agree at each layer that was read"
     everyone = {**self.vectors, **self.baselines}
     layers = [k for k in next(iter(everyone.values())).layers if all(k in v.layers for v in everyone.values())]
-    if len(layers)<2: raise ValueError(f"the models have {len(layers)} layers in common: a line over layers takes models with the same number of blocks")
+    if len(layers)<2:
+        raise ValueError(f"the models have {len(layers)} layers in common: a line over layers takes models with the same number of blocks")
     pairs = [*combinations(self.vectors, 2), *((m,o) for m in self.vectors for o in self.baselines)]
     rows = {k: MEASURES[measure]({m: v.at(k) for m,v in everyone.items()}, n=1).table(pairs).value for k in layers}
     return pd.DataFrame(rows, index=pd.MultiIndex.from_tuples(pairs)).T.set_axis([f'{a} · {b}' for a,b in pairs], axis=1).rename_axis('layer')
@@ -142,7 +143,7 @@ def beyond_text(self:Variants,
     measure:str='structure', # 'structure' or 'along the axis'
     given:str='TF-IDF' # One of the baselines, or 'all of these'
 )->pd.DataFrame: # For `plot_agreement`
-    "What is left of the agreement of each pair"
+    "What is left of each pair's agreement without what goes through the baseline"
     t = self.comparison.increment.loc[measure].xs(given, level='given')
     return t[['beyond','low','high','through']].rename(columns=dict(beyond='value'))
 
@@ -173,7 +174,7 @@ def tables(self:Variants)->dict: # Name to DataFrame
 
 # %% ../../nbs/experiments/001_olmo3_variants.ipynb #9f99825e
 def _agreements(r):
-    "Figures of how far the models agree, and of what is left of that beyond each baseline"
+    "Name and figure: how far the models agree, and what is left of that beyond each baseline"
     given = [*r.comparison.baselines] + ['all of these']*(len(r.comparison.baselines)>1)
     for k in ('structure','along the axis'):
         through = r.comparison.increment.loc[k].xs('TF-IDF', level='given').through
@@ -183,7 +184,7 @@ def _agreements(r):
 
 # %% ../../nbs/experiments/001_olmo3_variants.ipynb #984579a0
 def _planes(r):
-    "Figures of models of one width: all in one plane, with their own origins and with a common one, and each pair"
+    "Name and figure for models of one width: all in one plane, with own origins and a common one, and each pair"
     yield 'joint',plot_joint(r.joint.planes, r.joint.variance_ratio, subtitle=r.joint.centre)
     o = r.common_origin()
     yield 'origin joint',plot_joint(o.planes, o.variance_ratio, 'Personas in all models, one origin for all: shows offsets',
@@ -196,7 +197,7 @@ def _planes(r):
 # %% ../../nbs/experiments/001_olmo3_variants.ipynb #4f363a69
 @patch
 def figures(self:Variants)->dict: # Name to figure
-    "Of pairs and of all models"
+    "The figures of pairs and of all models"
     out = {'rankings': plot_ranking(self.rankings)} | dict(_agreements(self))
     k = next(iter(self.layer.values()))
     for m in ('CKA','Procrustes') if self.same_depth else ():
@@ -248,7 +249,7 @@ def command(
 
 # %% ../../nbs/experiments/001_olmo3_variants.ipynb #6c86f148
 def main():
-    "Errors of input and machine are one line on standard error, and exit code 1"
+    "Run the command; errors of input and machine are one line on standard error, with exit code 1"
     logging.basicConfig(format='%(message)s', level=logging.WARNING)
     log.setLevel(logging.INFO)
     try: app()

@@ -37,7 +37,7 @@ def read_families(
     out='.', # Folder of data/persona_vectors
     models:dict=MODELS # Label to name of a model
 )->dict: # 'LABEL' and 'LABEL, untrained', each also with ', no prompt', to PersonaVectors at one layer
-    "The answers as the models, and untrained twins of them, read them; one model in memory at a time"
+    "Readings of the answers by the models and their untrained twins, from files or read now; one model in memory at a time"
     found,folder,selection = {},Path(out)/'data/persona_vectors',select(responses)
     for label,name in models.items():
         for who,ex in ((label, _reader(name)), (f'{label}, untrained', untrained_twin(_reader(name)))):
@@ -50,14 +50,14 @@ def prompt_effect(
     own:PersonaVectors, # Every answer read under its own prompt
     bare:PersonaVectors # The same answers read without a prompt
 )->PersonaVectors:
-    "What the prompt adds to the reading of each answer"
+    "`own` − `bare`: what the prompt adds to the reading of each answer"
     def at(v): return [(r.persona,r.question,r.prompt,r.sample) for r in v.rows],v.layers
-    if at(own)!=at(bare): raise ValueError('these are not readings of the same answers at the same layer')
+    if at(own)!=at(bare): raise ValueError('these are not readings of the same answers at the same layer: read one selection twice, with and without prompts')
     return PersonaVectors(own.means-bare.means, own.rows, own.layers, {**own.meta, 'prompt effect': True})
 
 # %% ../../nbs/experiments/003_two_families.ipynb #8aff9c7b
 def _described(v, n):
-    "One reading by itself: layer, width, axis (with `n` resamples), and how much lies in few coordinates"
+    "One reading by itself: layer, width, axis (with `n` resamples), reliabilities, and the shares of the ten largest coordinates"
     a,r = axis_strength(v, n=n),reliability(v).reliability
     return {'layer': v.layer, 'width': v.means.shape[-1], 'squared axis': a.value, 'low': a.low, 'high': a.high,
             'reliability of the axis': r['axis'], 'of personas (median)': r.drop('axis').median(),
@@ -65,7 +65,7 @@ def _described(v, n):
 
 # %% ../../nbs/experiments/003_two_families.ipynb #a523e68c
 def _comparisons(found, responses, how, n, models):
-    "The three comparisons in one kind of coordinates: what was read to `Comparison`"
+    "`Comparison` of each reading: 'own prompts', 'no prompts', 'effect of the prompts'; in the coordinates `how`"
     bare = {k: found[f'{k}, no prompt'] for k in found if f'{k}, no prompt' in found}
     effect = {k: prompt_effect(found[k], o) for k,o in bare.items()}
     text,prompts = tfidf_vectors(responses),tfidf_vectors(Responses([replace(r, text=r.system) for r in responses.rows]))
@@ -82,7 +82,7 @@ def results(
     n:int=1000, # Shuffles and resamples
     models=MODELS # Labels
 )->dict: # 'agreement', 'increment', 'projections', 'readings' to DataFrame
-    "All tables of the experiment"
+    "All tables of the experiment, in four kinds of coordinates"
     every = {(how,q): c for how in ('none','masked','standardised','whitened')
         for q,c in _comparisons(found, responses, how, n, models).items()}
     tables = {k: pd.concat({o: getattr(c, k) for o,c in every.items()}, names=['coordinates','reading']) for k in ('table','increment')}
@@ -95,12 +95,12 @@ def results(
 def save_results(
     tables:dict, # Name to DataFrame
     path, # A .json file
-    meta:dict=None # What made them
+    meta:dict # What made them
 ):
-    "Write tables to one file"
+    "Write `tables` and `meta` to one JSON file"
     def table(df): return dict(index=df.index.nlevels, **json.loads(df.reset_index().to_json(orient='split', index=False, double_precision=6)))
     lines = ',\n'.join(f'  {json.dumps(k)}: {json.dumps(table(df))}' for k,df in tables.items())
-    with atomic_write(path) as f: f.write(f'{{"meta": {json.dumps(meta or {})},\n "tables": {{\n{lines}}}}}\n')
+    with atomic_write(path) as f: f.write(f'{{"meta": {json.dumps(meta)},\n "tables": {{\n{lines}}}}}\n')
 
 # %% ../../nbs/experiments/003_two_families.ipynb #22cec9b8
 def load_results(path)->dict: # Name to DataFrame

@@ -21,20 +21,20 @@ from torch import Tensor, nn
 # %% ../../nbs/extraction/23_engine.ipynb #abb771b6
 def span_means(
     h:Float[Tensor, 'token d_model'], # Residual stream of a batch, rows end to end, any dtype
-    spans:list # The segments of each sequence that are averaged: lists of (first token, one past the last)
+    spans:list # For each sequence the segments to average: a list of (first token, one past the last)
 )->Float[Tensor, 'sequence d_model']: # float32
     "Mean of `h` over each sequence's span, in float32"
     return torch.stack([torch.cat([h[a:b] for a,b in s]).float().mean(0) for s in spans])
 
 # %% ../../nbs/extraction/23_engine.ipynb #7131663d
 class Means:
-    "The mean of each sequence at each layer, as they come, and the file that keeps them until all are there"
+    "The means of all sequences, filled batch by batch, and the file that a killed run resumes from"
     def __init__(self,
         seqs:list, # `Tokens` of every sequence
         layers:list, # Layer indices
         d_model:int, # Width of the residual stream
-        path=None, # The file; None: they are kept in memory only
-        what=None # What decides the means, as JSON can hold it
+        path=None, # The file; None: in memory only
+        what=None # What the means depend on besides layers and sequences, as JSON
     ):
         self.seqs,self.layers,self.path = seqs,layers,path and Path(path)
         self.values,self.done = torch.empty(len(seqs), len(layers), d_model),torch.zeros(len(seqs), dtype=torch.bool)
@@ -42,27 +42,28 @@ class Means:
         self.record = np.dtype([('sequence','<i8'), ('means','<f4',self.values.shape[1:])])
         if self.path: self._resume()
     @property
-    def todo(self): return (~self.done).nonzero().flatten().tolist() # sequences that have no mean yet
-    def name(self, i): return self.seqs[i].label or f'sequence {i}'
+    def todo(self): return (~self.done).nonzero().flatten().tolist() # indices of the sequences without means
 
 # %% ../../nbs/extraction/23_engine.ipynb #9f3445e0
+def sequence_name(seqs, i): return seqs[i].label or f'sequence {i}'
+
 def attach_index(i, e):
-    "The exception `e`, with the index of the sequence that it is about"
+    "The exception `e`, with the index `i` of its sequence in `e.sequence`"
     e.sequence = i
     return e
 
 @patch
 def check(self:Means, index, layer, means):
-    "FloatingPointError names a sequence whose mean at `layer` is not finite"
+    "FloatingPointError if one of `means`, of the sequences `index`, is not finite"
     bad = (~means.isfinite()).any(-1).nonzero().flatten().tolist()
     if bad:
         i = index[bad[0]]
-        raise attach_index(i, FloatingPointError(f"{self.name(i)} has no finite mean at layer {layer}: try dtype='float32'"))
+        raise attach_index(i, FloatingPointError(f"{sequence_name(self.seqs, i)} has no finite mean at layer {layer}: try dtype='float32'"))
 
 # %% ../../nbs/extraction/23_engine.ipynb #a6e429a0
 @patch
 def add(self:Means, index:list, means:Float[Tensor, 'sequence layer d_model']):
-    "Keep the means of the sequences `index`, in the file too; FloatingPointError if one is not finite"
+    "Store the means of the sequences `index`, in the file too; FloatingPointError if one is not finite"
     means = means.float().cpu()
     for l,k in enumerate(self.layers): self.check(index, k, means[:,l])
     if self.path:
@@ -74,12 +75,12 @@ def add(self:Means, index:list, means:Float[Tensor, 'sequence layer d_model']):
 # %% ../../nbs/extraction/23_engine.ipynb #a673e4ea
 @patch
 def _append(self:Means, raw:bytes):
-    "Add to the file; on a full disk it stays as it was (tests/test_engine.py)"
+    "Append to the file; if the disk is full it stays as it was (tests/test_engine.py)"
     self.path.parent.mkdir(parents=True, exist_ok=True)
     n = self.path.stat().st_size if self.path.exists() else 0
     try:
         with open(self.path, 'ab' if n else 'xb') as f: f.write(raw if n else self.head+raw)
-    except FileExistsError: self._append(raw)                    # the same run beside this one has begun it
+    except FileExistsError: self._append(raw)                    # another process has just created it
     except BaseException as e:
         if n: os.truncate(self.path, n)
         else: self.path.unlink(missing_ok=True)
@@ -89,11 +90,12 @@ def _append(self:Means, raw:bytes):
 # %% ../../nbs/extraction/23_engine.ipynb #81573238
 @patch
 def _resume(self:Means):
-    "Take over what the file has, and leave it with whole records"
+    "Load the whole records of the file and cut off a torn one; delete a file of another run; ValueError if it is no such file"
     raw = self.path.read_bytes() if self.path.exists() else b''
-    if not raw.startswith(b'{"d_model": '[:len(raw)]): raise ValueError(f"{self.path} is no file of partial means: name another, or delete it")
+    if not raw.startswith(b'{"d_model": '[:len(raw)]):
+        raise ValueError(f"{self.path} is no file of partial means: name another, or delete it")
     n = (len(raw)-len(self.head))//self.record.itemsize if raw.startswith(self.head) else 0
-    if not n: return self.path.unlink(missing_ok=True)           # of something else, or nothing
+    if not n: return self.path.unlink(missing_ok=True)           # of another run, or empty
     got = np.frombuffer(raw, self.record, n, len(self.head))
     at = torch.from_numpy(got['sequence'].copy())
     self.values[at],self.done[at] = torch.from_numpy(got['means'].copy()),True
@@ -102,36 +104,36 @@ def _resume(self:Means):
 
 # %% ../../nbs/extraction/23_engine.ipynb #d08871f7
 def default_batch_tokens(device:str)->int:
-    "Tokens in a batch where nothing else is asked for"
+    "The default for the most tokens in a batch"
     return 16384 if str(device).startswith('cuda') else 2048
 
 def out_of_memory(e)->bool:
-    "Whether the exception `e` is an out-of-memory error, in the words of any device"
+    "Whether the exception `e` is an out-of-memory error of any device"
     words = r"out of memory|ALLOC_FAILED|can't allocate memory|not enough memory|bad_alloc|could not create a (memory|primitive)"
     return isinstance(e, MemoryError) or isinstance(e, RuntimeError) and bool(re.search(words, str(e)))
 
 # %% ../../nbs/extraction/23_engine.ipynb #05d07415
 @contextmanager
 def keeping_memory():
-    "Within the block freed memory stays with the process (glibc; elsewhere nothing is changed)"
+    "Context in which freed memory stays with the process (glibc; without effect elsewhere)"
     libc = ctypes.CDLL(None) if os.name=='posix' else None
     if not hasattr(libc, 'mallopt') or not hasattr(libc, 'malloc_trim'): yield; return
-    def mallopt(max_mmaps, trim_threshold): libc.mallopt(-4, max_mmaps); libc.mallopt(-1, trim_threshold)
+    def mallopt(max_mmaps, trim_threshold): libc.mallopt(-4, max_mmaps); libc.mallopt(-1, trim_threshold)    # M_MMAP_MAX, M_TRIM_THRESHOLD
     mallopt(0, (1<<31)-1)
     try: yield
     finally:
         mallopt(65536, 64<<20)
-        libc.mallopt(-3, 32<<20)
+        libc.mallopt(-3, 32<<20)                                            # M_MMAP_THRESHOLD
         libc.malloc_trim(0)
 
 # %% ../../nbs/extraction/23_engine.ipynb #f01ef25d
 def _halve(batch, seqs)->int:
-    "Half the size of `batch`; MemoryError names a sequence that is a batch by itself"
+    "Half the tokens of `batch`, the next budget; MemoryError names a sequence that does not fit by itself"
     causal_mask.cache_clear()
     if torch.cuda.is_available(): torch.cuda.empty_cache()
     if len(batch.index)==1:
         i = batch.index[0]
-        raise attach_index(i, MemoryError(f"{seqs[i].label or f'sequence {i}'}: its {len(seqs[i])} tokens do not fit into memory by themselves: "
+        raise attach_index(i, MemoryError(f"{sequence_name(seqs, i)}: its {len(seqs[i])} tokens do not fit into memory by themselves: "
                                           "try --stream, another device, or leave it out"))
     log.warning(f"out of memory with {len(batch):,} tokens in a batch: going on with {len(batch)//2:,}")
     return len(batch)//2
@@ -139,11 +141,11 @@ def _halve(batch, seqs)->int:
 # %% ../../nbs/extraction/23_engine.ipynb #2f304025
 def each_chunk(
     seqs:list, # `Tokens` of every sequence
-    f, # Called with the batches of a chunk
+    f, # Function of the batches of a chunk
     batch_tokens:int=2048, packed:bool=True, only:list=None, # As `batches` takes them
-    chunks:int=1 # How many chunks of whole batches
+    chunks:int=1 # Number of chunks, each of whole batches
 ): # Yields (batches, what `f` returned)
-    "Call `f` for one chunk after the other; where memory runs out, again with batches of half the size"
+    "Call `f` with one chunk after another; if memory runs out, again with smaller batches"
     bs = batches(seqs, batch_tokens, packed, only)
     n = min(chunks, len(bs))
     todo = [sum([b.index for b in bs[i*len(bs)//n:(i+1)*len(bs)//n]], []) for i in range(n)]
@@ -160,22 +162,22 @@ def each_chunk(
 # %% ../../nbs/extraction/23_engine.ipynb #890e9e60
 def each_batch(
     seqs:list, # `Tokens` of every sequence
-    f, # Called with a batch
+    f, # Function of a batch
     batch_tokens:int=2048, packed:bool=True, only:list=None # As `batches` takes them
 ): # Yields (batch, what `f` returned)
-    "Call `f` for every batch; where memory runs out, again with batches of half the size"
+    "Call `f` with one batch after another; if memory runs out, again with smaller batches"
     for bs,got in each_chunk(seqs, lambda bs: [f(b) for b in bs], batch_tokens, packed, only, len(seqs)): yield from zip(bs, got)
 
 # %% ../../nbs/extraction/23_engine.ipynb #b682b319
 def read_batch(model, batch, layers, blocks=None)->Float[Tensor, 'sequence layer d_model']:
-    "The means of one batch, in the order of its index"
+    "The means of the sequences of `batch`, in the order of `batch.index`"
     got = {}
     def keep(k, h): got[k] = span_means(h.flatten(0, 1), batch.spans)
     with residual_hooks(model, layers, keep, blocks): forward(model, batch)
     return torch.stack([got[k].to(model.device) for k in layers], 1)
 
 def reading_bar(means, progress):
-    "A bar over the tokens of all sequences, starting after those that an earlier run has read"
+    "A progress bar over the tokens of all sequences, starting after those already read"
     from tqdm.auto import tqdm
     n = sum(len(s) for s,o in zip(means.seqs, means.done.tolist()) if o)
     return tqdm(total=sum(map(len, means.seqs)), initial=n, unit='tok', unit_scale=True, desc='Reading', disable=not progress)
@@ -187,10 +189,10 @@ def read(
     layers:list, # Layer indices
     batch_tokens:int=None, # Most tokens in a batch; None: what suits the device
     progress:bool=True, # Show a bar
-    means:Means=None, # Where they are kept as they come
+    means:Means=None, # Where to store them, perhaps partly filled; None: anew
     blocks:str=None # As `find_blocks` takes it
 )->Float[Tensor, 'sequence layer d_model']: # float32, on the CPU
-    "The residual stream at `layers`, averaged over each sequence's span; errors name the sequence that is not finite, or does not fit into memory"
+    "The residual stream at `layers`, averaged over each sequence's span; FloatingPointError and MemoryError name the sequence"
     means = means or Means(seqs, layers, model.config.hidden_size)
     check_blocks(model, blocks)
     budget,packed = batch_tokens or default_batch_tokens(model.device),can_pack(model, partial(block_outputs, model, blocks=blocks))

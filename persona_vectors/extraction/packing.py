@@ -20,11 +20,11 @@ from torch.nn import functional as F
 
 # %% ../../nbs/extraction/22_packing.ipynb #b5086ee1
 def slice_segments(
-    segments:list, # Of the row, (first, one past the last); end to end they make a sequence
+    segments:list, # Of a sequence, in order
     a:int, # First position in the sequence
     b:int # One past the last
-)->list: # The segments of positions a to b
-    "Where in the row positions a to b of a sequence are"
+)->list:
+    "The segments of the row that hold positions `a` to `b-1` of a sequence"
     out,at = [],0
     for x,y in segments:
         lo,hi = x+max(a-at, 0), min(y, x+b-at)
@@ -39,7 +39,7 @@ def shared_prefix(a:list, b:list)->int:
     return next((i for i,(x,y) in enumerate(zip(a, b)) if x!=y), min(len(a), len(b)))
 
 def pack_segments(seqs:list)->list:
-    "The segments of each of `seqs`, sorted lists of token ids, end to end in one row, shared prefixes once"
+    "The segments of each of `seqs` (sorted lists of token ids), laid in one row with each shared prefix once"
     out,n,before = [],0,[]
     for s in seqs:
         k = shared_prefix(before, s)
@@ -51,13 +51,13 @@ def pack_segments(seqs:list)->list:
 # %% ../../nbs/extraction/22_packing.ipynb #54ba0da2
 @dataclass
 class Batch:
-    "Some sequences as the model is called with them"
-    index:list       # Which of all the sequences these are
+    "Sequences laid out for one call of the model"
+    index:list       # Which sequences these are, in order
     ids:Tensor       # Token ids, 'row token'
     positions:Tensor # Position of each token in its sequence, 'row token'
-    where:list       # The segments of each sequence, in the tokens of all rows end to end
-    spans:list       # The segments of it that are averaged
-    packed:bool      # One row, shared prefixes once
+    where:list       # The segments of each sequence, counted through all rows
+    spans:list       # The segments of each sequence that are averaged
+    packed:bool      # One row, each shared prefix once; else padded rows
     def __len__(self): return self.ids.numel()
 
 def _batch(seqs, index, ids, positions, where, packed):
@@ -66,7 +66,7 @@ def _batch(seqs, index, ids, positions, where, packed):
 
 # %% ../../nbs/extraction/22_packing.ipynb #4f49e8f9
 def pack(seqs:list, index:list)->Batch:
-    "The sequences `index` of `seqs` in one row, shared prefixes once"
+    "A `Batch` of the sequences `index` of `seqs` in one row"
     index = sorted(index, key=lambda i: seqs[i].ids)
     where = pack_segments([seqs[i].ids for i in index])
     n = max(r[-1][1] for r in where)
@@ -79,19 +79,20 @@ def pack(seqs:list, index:list)->Batch:
 
 # %% ../../nbs/extraction/22_packing.ipynb #3d462541
 def pad(seqs:list, index:list)->Batch:
-    "The sequences `index` of `seqs`, a row each, padded on the right"
+    "A `Batch` of the sequences `index` of `seqs`, one row each, padded on the right"
     n = max(len(seqs[i]) for i in index)
     ids = torch.tensor([seqs[i].ids + [0]*(n-len(seqs[i])) for i in index])
-    return _batch(seqs, index, ids, torch.arange(n).expand(len(index), n), [[(j*n, j*n+len(seqs[i]))] for j,i in enumerate(index)], False)
+    where = [[(j*n, j*n+len(seqs[i]))] for j,i in enumerate(index)]
+    return _batch(seqs, index, ids, torch.arange(n).expand(len(index), n), where, False)
 
 # %% ../../nbs/extraction/22_packing.ipynb #99202877
 def batches(
     seqs:list, # `Tokens` of every sequence
     batch_tokens:int=2048, # Most tokens in a batch; a longer sequence is a batch by itself
-    packed:bool=True, # One row, shared prefixes once; else padded rows
-    only=None # Which sequences; None: all
+    packed:bool=True, # Packed, or padded
+    only=None # Indices of the sequences to take; None: all
 )->list[Batch]:
-    "All sequences in batches: packed in the order of their tokens, padded in that of their lengths"
+    "The sequences in batches: packed ones sorted by their tokens, padded ones by length"
     only = range(len(seqs)) if only is None else only
     groups,n,before = [],0,[]
     for i in sorted(only, key=lambda i: seqs[i].ids if packed else -len(seqs[i])):
@@ -104,13 +105,13 @@ def batches(
 # %% ../../nbs/extraction/22_packing.ipynb #ce821edd
 @lru_cache(32)
 def causal_mask(
-    n:int, # Queries, the last n of m positions
-    m:int, # Keys
-    window:int, # Sliding window; None: none
+    n:int, # Number of queries: the last of the m positions
+    m:int, # Number of keys
+    window:int, # Sliding window, or None
     times:int, # Query heads that share a key head
     dtype, device
 )->Tensor: # 'times*n m'
-    "0 where a query sees a key, minus infinity where it does not"
+    "The mask to add to scores: 0 where a query sees a key, minus infinity where it does not"
     i,j = torch.arange(m-n, m)[:,None], torch.arange(m)[None]
     seen = (j<=i) if window is None else (j<=i) & (j>i-window)
     return torch.zeros(n, m).masked_fill(~seen, -math.inf).to(dtype).repeat(times, 1).to(device)
@@ -126,6 +127,7 @@ def _weights(q, k, mask, scale, softcap, sinks):
     return torch.cat([z, s], -1).softmax(-1)[...,:-1]
 
 def _by_torch(q, k, v, scale, window):
+    "What `causal_attention` returns, by torch's kernel"
     n,m = q.shape[1],k.shape[1]
     k,v = (o.repeat_interleave(len(q)//len(o), 0)[None] for o in (k,v))
     mask = None if n==m and (window is None or window>=m) else causal_mask(n, m, window, 1, q.dtype, q.device)
@@ -133,15 +135,15 @@ def _by_torch(q, k, v, scale, window):
 
 # %% ../../nbs/extraction/22_packing.ipynb #339b1a11
 def causal_attention(
-    q:Float[Tensor, 'head query d_head'], # The last of the sequence's positions
-    k:Float[Tensor, 'key_head key d_head'], # All of its positions
+    q:Float[Tensor, 'head query d_head'], # At the last positions of the sequence
+    k:Float[Tensor, 'key_head key d_head'], # At all positions
     v:Float[Tensor, 'key_head key d_value'],
     scale:float, # Of the scores
     window:int=None, # Sliding window
-    softcap:float=None, # Caps the scores
-    sinks:Float[Tensor, 'head']=None # One more score in each head
+    softcap:float=None, # The c that caps the scores
+    sinks:Float[Tensor, 'head']=None # A learned score per head
 )->Float[Tensor, 'query head d_value']:
-    "Causal attention within one sequence"
+    "The output of causal attention within one sequence"
     if q.device.type!='cpu' and softcap is None and sinks is None: return _by_torch(q, k, v, scale, window)
     (h,n,_),(hk,m,_) = q.shape,k.shape
     out = q.new_empty(n, h, v.shape[-1])
@@ -159,7 +161,7 @@ IGNORED = {'dropout','position_ids','use_cache','output_attentions','is_causal',
 _now = threading.local()
 
 def declared_window(module, window):
-    "`window`, if the configuration says the same of this block; NotImplementedError if the block does not declare it"
+    "`window`; NotImplementedError if the configuration says that this block has one and the call does not, or names another kind"
     cfg = getattr(module, 'config', None)
     kinds,has = getattr(cfg, 'layer_types', None),getattr(cfg, 'sliding_window', None)
     kind = kinds[module.layer_idx] if kinds and hasattr(module, 'layer_idx') else 'sliding_attention' if has else 'full_attention'
@@ -169,7 +171,7 @@ def declared_window(module, window):
 
 # %% ../../nbs/extraction/22_packing.ipynb #0059ea43
 def packed_attention(module, query, key, value, attention_mask, scaling=None, sliding_window=None, softcap=None, s_aux=None, **kw):
-    "Attention of a packed row, in the form that transformers calls: 'row head token d_head' to 'row token head d_value'"
+    "(attention output 'row token head d_value', None) for inputs 'row head token d_head', as transformers calls it"
     unknown = [k for k,v in kw.items() if v is not None and k not in IGNORED]
     if unknown: raise NotImplementedError(f"attention with {', '.join(unknown)}")
     if attention_mask is not None: raise NotImplementedError('a mask of its own')
@@ -179,7 +181,7 @@ def packed_attention(module, query, key, value, attention_mask, scaling=None, sl
     done = 0
     for segments in _now.batch.where:
         a,b = segments[-1]
-        if b<=done: continue                                             # all of it was there before
+        if b<=done: continue                                             # the same as an earlier sequence
         ks,vs = (o[:,a:b] if len(segments)==1 else torch.cat([o[:,x:y] for x,y in segments], 1) for o in (k,v))
         a,done = max(a, done),b
         out[a:b] = causal_attention(q[:,a:b], ks, vs, scale, window, softcap, s_aux)
@@ -188,7 +190,7 @@ def packed_attention(module, query, key, value, attention_mask, scaling=None, sl
 # %% ../../nbs/extraction/22_packing.ipynb #074c6441
 @contextmanager
 def batch_attention(model:nn.Module, batch:Batch):
-    "Within the block the model's attention is that of `batch`, if it is packed"
+    "Context in which the model attends within each sequence of `batch`; without effect if `batch` is padded"
     from transformers import AttentionInterface
     if not batch.packed: yield; return
     AttentionInterface.register(ATTENTION, packed_attention)
@@ -199,7 +201,7 @@ def batch_attention(model:nn.Module, batch:Batch):
 
 # %% ../../nbs/extraction/22_packing.ipynb #c30b97a0
 def forward(model:nn.Module, batch:Batch):
-    "Run the base model `model` over `batch`; `residual_hooks` collect what is wanted of it"
+    "Run the base model `model` over `batch`; returns nothing, since `residual_hooks` collect the residual stream"
     device = next(model.parameters()).device
     with torch.no_grad(), batch_attention(model, batch):
         model(batch.ids.to(device), use_cache=False, **(dict(position_ids=batch.positions.to(device)) if batch.packed else {}))
@@ -208,44 +210,45 @@ def forward(model:nn.Module, batch:Batch):
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: .1, torch.float16: .1}
 
 def largest_difference(xs, ys)->float:
-    "The relative difference of hidden states 'token d_model' at the median token, in the layer and sequence where it is largest"
+    "The largest, over pairs of hidden states 'token d_model', of the median token's relative difference"
     return max(((x.float()-y.float()).norm(dim=-1)/y.float().norm(dim=-1)).median().item() for x,y in zip(xs, ys))
 
 def probe_sequences(vocab_size:int)->list:
     "Three short sequences, two of which share a prefix of three tokens"
-    return [Tokens([(vocab_size//3+7*i)%vocab_size for i in o], 0, len(o), [], '') for o in (range(20), [0,1,2,*range(30,50)], range(50,70))]
+    return [Tokens([(vocab_size//3+7*i)%vocab_size for i in o], 0, len(o), [], '')
+            for o in (range(20), [0,1,2,*range(30,50)], range(50,70))]
 
 # %% ../../nbs/extraction/22_packing.ipynb #726bc1be
 def block_outputs(model:nn.Module, batch:Batch, blocks:str=None)->list:
-    "The output of every block, 'row token d_model' each"
+    "List of the output of every block, each 'row token d_model'"
     got = []
     with residual_hooks(model, range(1, len(find_blocks(model, blocks))+1), lambda k,h: got.append(h), blocks): forward(model, batch)
     return got
 
 def _own_tokens(hs, batch):
-    "Each layer's hidden states of each probe sequence, in their first order, without the three shared tokens"
+    "Hidden states of each layer and probe sequence, in the probes' order, without the three shared tokens"
     order = sorted(range(len(batch.index)), key=lambda i: batch.index[i])
     return [torch.cat([h.flatten(0, 1)[x:y] for x,y in batch.where[i]])[3:] for h in hs for i in order]
 
 # %% ../../nbs/extraction/22_packing.ipynb #95bc1d51
 def _why_not(model, outputs):
-    "Why `model` cannot be packed, or None"
+    "The reason why `model` cannot be packed, or None"
     if not getattr(model, '_supports_attention_backend', False): return 'its attention cannot be replaced'
     kinds = set(getattr(model.config, 'layer_types', None) or [])
     if kinds - {'full_attention','sliding_attention'}: return f'it has {", ".join(sorted(kinds))}'
     seqs = probe_sequences(model.config.vocab_size)
     packed,padded = pack(seqs, range(3)),pad(seqs, range(3))
     try: a = _own_tokens(outputs(packed), packed)
-    except (NotImplementedError, AttributeError, TypeError, ValueError) as e: return f'packed, it fails: {e}'   # whatever a model does without a mask
+    except (NotImplementedError, AttributeError, TypeError, ValueError) as e: return f'packed, it fails: {e}'   # some models fail without a mask
     d = largest_difference(a, _own_tokens(outputs(padded), padded))
     if d>TOLERANCE[model.dtype]: return f'packed and padded differ by {d:.1g}'
 
 # %% ../../nbs/extraction/22_packing.ipynb #1fcabeec
 def can_pack(
     model:nn.Module, # A base model
-    outputs=None # Called with a `Batch`, returns what its blocks write, list of 'row token d_model'; None: `block_outputs`
+    outputs=None # Function of a `Batch` that returns the blocks' outputs; None: `block_outputs`
 )->bool:
-    "Whether the residual stream of `model` is the same packed as padded; the log says why not"
+    "Whether the residual stream of `model` is the same packed as padded; if not, the reason is logged"
     why = _why_not(model, outputs or partial(block_outputs, model))
     if why: log.info(f'{type(model).__name__} is read in padded batches: {why}')
     return not why

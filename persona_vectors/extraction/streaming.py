@@ -19,8 +19,13 @@ from torch import nn
 
 # %% ../../nbs/extraction/25_streaming.ipynb #2c6971b1
 class Weights:
-    "Fills a skeleton from the safetensors files of `source`, part by part"
-    def __init__(self, source:ModelSource, model:nn.Module, blocks:str=None, device:str='cpu'):
+    "Fills a skeleton, block by block, from the safetensors files of `source`"
+    def __init__(self,
+        source:ModelSource,
+        model:nn.Module, # From `skeleton`
+        blocks:str=None, # As `find_blocks` takes it
+        device:str='cpu'
+    ):
         self.source,self.model,self.device,self.files,self.open = source,model,torch.device(device),source.weights(),{}
         self.blocks = find_blocks(model, blocks)
         self.path = next(k for k,m in model.named_modules() if m is self.blocks)
@@ -34,7 +39,7 @@ class Weights:
 # %% ../../nbs/extraction/25_streaming.ipynb #677cc0fb
 @patch
 def names(self:Weights, part:int)->list:
-    "The names in the files of the tensors of block `part`, or, for None, of what is no block; a few more do no harm"
+    "Names in the files of the tensors of block `part`, or for None those outside the blocks (perhaps with some that are not needed)"
     number = {o: re.search(rf'(?:^|\.){re.escape(self.path)}\.(\d+)\.', o) for o in self.files}
     if part is not None: return [o for o,m in number.items() if m and int(m[1])==part]
     own = {o.rsplit('.', 2)[-2] for o in self.model.state_dict() if not o.startswith(f'{self.path}.')}   # embed_tokens, norm, wte, ...
@@ -43,7 +48,7 @@ def names(self:Weights, part:int)->list:
 # %% ../../nbs/extraction/25_streaming.ipynb #3177d36e
 @patch
 def to_device(self:Weights, params):
-    "Send `params` to the device; returns what to call before they are used"
+    "Start moving `params` to the device; returns a function that waits until they are there"
     if self.device.type!='cuda':
         for p in params: p.data = p.data.to(self.device)
         return lambda: None
@@ -58,7 +63,7 @@ def to_device(self:Weights, params):
 # %% ../../nbs/extraction/25_streaming.ipynb #562fb400
 @patch
 def load(self:Weights, part:int=None):
-    "Load the weights of `part`, and return what to call before they are used; ValueError if the files lack one"
+    "Load the weights of block `part`, or those outside the blocks; returns `to_device`'s function. ValueError if one is missing"
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import convert_and_load_state_dict_in_model
     from transformers.modeling_utils import LoadStateDictConfig
@@ -84,7 +89,7 @@ def drop(self:Weights, part:int):
 class _Captured(Exception): pass
 
 def _calls(model, found, batch, wrap):
-    "(hidden states, other args, other kwargs) of the call of each of the blocks `found`, as far as the model gets"
+    "List of (hidden states, other args, other kwargs) of the call of each of the blocks `found`, as far as the model gets"
     calls = []
     def stub(*args, **kwargs):
         calls.append((block_input(args, kwargs), args[1:], {k: v for k,v in kwargs.items() if k!='hidden_states'}))
@@ -92,7 +97,7 @@ def _calls(model, found, batch, wrap):
         return wrap(calls[-1][0])
     for m in found: m.forward = stub
     try: forward(model, batch)
-    except (_Captured, RuntimeError, IndexError, ValueError, TypeError) as e:   # whatever a model raises if a block returns something else
+    except (_Captured, RuntimeError, IndexError, ValueError, TypeError) as e:   # the latter if a block's return type is wrong
         if not isinstance(e, _Captured) and (out_of_memory(e) or not calls): raise
     finally:
         for m in found: del m.forward
@@ -100,23 +105,23 @@ def _calls(model, found, batch, wrap):
 
 # %% ../../nbs/extraction/25_streaming.ipynb #8fa4babd
 def capture_block_inputs(
-    model:nn.Module, # A skeleton that has its embedding
+    model:nn.Module, # A skeleton with its embedding loaded
     found:nn.ModuleList, # Its blocks
-    batch # What it is called with
-): # Hidden states that the first block is called with, and (args, kwargs) of each block without them
-    "How `model` would call its blocks for `batch`; ValueError if the input of one is not the output of the one before"
-    for wrap in (lambda h: h, lambda h: (h,)):               # blocks return hidden states, or a tuple of them and more
+    batch # A `Batch`
+): # Input of the first block, and a list of the other (args, kwargs) of each block
+    "How `model` calls its blocks on `batch`; ValueError if a block's input is not the output of the one before"
+    for wrap in (lambda h: h, lambda h: (h,)):               # blocks return hidden states, or a tuple that begins with them
         calls = _calls(model, found, batch, wrap)
         if len(calls)==len(found) and all(h is calls[0][0] for h,_,_ in calls): return calls[0][0],[o[1:] for o in calls]
     raise ValueError(f"in {type(model).__name__} the input of a block is not the output of the one before: "
-                     "it cannot be streamed (stream=False, --no-stream)")
+                     "it cannot be streamed; read it all at once (stream=False, --no-stream)")
 
 # %% ../../nbs/extraction/25_streaming.ipynb #0c301f80
 class OffloadedStates:
-    "The hidden states of every batch, between two blocks"
+    "Mapping from batch to its hidden states, which wait between two blocks"
     def __init__(self,
         place:str, # 'device', 'memory', 'file'
-        n_bytes:int # Of all of them; for a file
+        n_bytes:int # Of all hidden states; used for a file
     ):
         self.place,self.at,self.end = place,{},0
         if place=='file':
@@ -136,19 +141,19 @@ class OffloadedStates:
 # %% ../../nbs/extraction/25_streaming.ipynb #785bdbf5
 @dataclass
 class _Streamed:
-    "What a streamed reading holds"
+    "The state of a streamed reading"
     w:Weights; reader:ThreadPoolExecutor; means:Means; bar:object; place:str; ahead:object=None
 
 @patch
 def ready(self:_Streamed, i):
-    "Block `i` with its weights, while the next one's are being read"
+    "Block `i`, loaded; starts loading the next"
     (self.ahead or self.reader.submit(self.w.load, i)).result()()
     self.ahead = self.reader.submit(self.w.load, i+1) if i+1<len(self.w.blocks) else None
     return self.w.blocks[i]
 
 @patch
 def _reset(self:_Streamed):
-    "Read nothing ahead, and drop all blocks"
+    "Wait for the block that is being loaded, then drop all"
     ahead,self.ahead = self.ahead,None
     if ahead: ahead.exception()
     for i in range(len(self.w.blocks)): self.w.drop(i)
@@ -156,7 +161,7 @@ def _reset(self:_Streamed):
 # %% ../../nbs/extraction/25_streaming.ipynb #c64ff0d7
 @patch
 def pool(self:_Streamed, layer, h, batch, got, i):
-    "Keep the means of batch `i` at `layer` in `got`, if the layer is asked for"
+    "Put the means of batch `i` at `layer` into `got`, if the layer is asked for"
     if layer not in got: return
     got[layer][i] = span_means(h.flatten(0, 1), batch.spans).cpu()
     self.means.check(batch.index, layer, got[layer][i])
@@ -164,7 +169,7 @@ def pool(self:_Streamed, layer, h, batch, got, i):
 # %% ../../nbs/extraction/25_streaming.ipynb #448125af
 @patch
 def _through(self:_Streamed, bs):
-    "Read the batches `bs`: all through block 0, then all through block 1, ..."
+    "Add the means of the batches `bs`: all go through block 0, then all through block 1, ..."
     w,layers = self.w,self.means.layers
     size = sum(len(b)+64 for b in bs)*w.model.config.hidden_size*w.model.dtype.itemsize
     hs,calls,got = OffloadedStates(self.place, size),{},{k: {} for k in layers}
@@ -186,7 +191,7 @@ def _through(self:_Streamed, bs):
 # %% ../../nbs/extraction/25_streaming.ipynb #682cc0cc
 @patch
 def chunk(self:_Streamed, bs):
-    "Read the batches `bs`, with hidden states in the host's memory if the device's does not suffice"
+    "Add the means of the batches `bs`; hidden states move to the host if the GPU runs out of memory"
     try: return self._through(bs)
     except (RuntimeError, MemoryError) as e:
         self._reset()
@@ -196,7 +201,7 @@ def chunk(self:_Streamed, bs):
 
 @patch
 def first(self:_Streamed, batch):
-    "The output of the first block, in a list"
+    "List of the first block's output, to test packing"
     self.w.load(0)()
     h,calls = capture_block_inputs(self.w.model, self.w.blocks, batch)
     with torch.no_grad(), batch_attention(self.w.model, batch): out = block_output(self.w.blocks[0](h, *calls[0][0], **calls[0][1]))
@@ -212,16 +217,16 @@ def read_streamed(
     device:str='cpu',
     batch_tokens:int=None, # Most tokens in a batch; None: what suits the device
     progress:bool=True, # Show a bar
-    means:Means=None, # Where they are kept as they come
+    means:Means=None, # Where to store them, perhaps partly filled; None: anew
     blocks:str=None, # As `find_blocks` takes it
     place:str='memory', # Where hidden states wait: 'device', 'memory', 'file'
-    chunks:int=1 # Chunks that the batches are read in, one after the other
+    chunks:int=1 # Number of chunks, read one after another
 ): # 'sequence layer d_model', float32, on the CPU
-    "As `read`, with one block in memory at a time. ValueError if the model's weights are not in safetensors files"
+    "What `read` returns, with two blocks in memory at most; ValueError if the weights are quantised or not in safetensors files"
     cfg = source.text_config()
     if getattr(cfg, 'quantization_config', None):
-        raise ValueError(f"model {source.name!r} is quantised, and is not streamed: read it all at once (stream=False, --no-stream), "
-                         "or take weights that are not")
+        raise ValueError(f"model {source.name!r} is quantised, which cannot be streamed: read it all at once (stream=False, --no-stream), "
+                         "or take weights that are not quantised")
     model = skeleton(cfg, max(layers), dtype, blocks)
     means = means or Means(seqs, layers, model.config.hidden_size)
     if not means.todo: return means.values

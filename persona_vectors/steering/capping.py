@@ -20,7 +20,7 @@ def token_projections(
     seqs:list, # `Tokens`, from `ActivationExtractor.conversations`
     directions:list, # `Direction`, each at its own layer
     blocks:str=None # As `find_blocks` takes it, in the decoder
-)->list: # Of each sequence, 'token direction', float32, in units of the residual stream
+)->list: # Of each sequence: 'token direction', float32, on the CPU, in units of the residual stream
     "Projections of the tokens of each span on the directions"
     decoder,out = model.get_decoder(),[]
     us = [d.unit.to(decoder.device) for d in directions]
@@ -35,14 +35,14 @@ def token_projections(
 # %% ../../nbs/steering/51_capping.ipynb #fa45a9b1
 @dataclass(frozen=True)
 class Capping:
-    "A bound along one direction a layer, and where it comes from"
+    "A bound along one direction per layer, and where it comes from"
     directions:tuple # `Direction` of each layer
-    thresholds:tuple # A projection along each, in units of the residual stream
-    distribution:str # Of what the thresholds are percentiles
+    thresholds:tuple # On each direction, in units of the residual stream
+    distribution:str # What the thresholds are percentiles of, in words
     op:str='floor' # 'floor' or 'ceiling'
     def __post_init__(self):
         n,m = len(self.directions),len(self.thresholds)
-        if n!=m: raise ValueError(f"{n} directions and {m} thresholds: give one for each")
+        if n!=m: raise ValueError(f"{n} directions and {m} thresholds: give one threshold for each direction")
     @property
     def layers(self): return [d.layer for d in self.directions]
     def steers(self, positions='all'): # For `steered`
@@ -54,19 +54,19 @@ class Capping:
 # %% ../../nbs/steering/51_capping.ipynb #a37db2e9
 def calibrate(
     projections:list, # From `token_projections`
-    directions:list, # The same as there; positive is the side to be kept
+    directions:list, # The same as there; positive is the side to keep
     percentile:float, # Of the projections, 0 to 100
     rule:str='token', # 'token': of the tokens' projections; 'response': of the answers' mean projections
-    of:str='the answers given' # Whose projections they are, for the record
+    of:str='the answers given' # Whose projections, for the record
 )->Capping: # A floor
     "A floor at a percentile of projections"
     if rule not in ('token','response'): raise ValueError(f"rule={rule!r}: choose from token, response")
     if not 0<=percentile<=100: raise ValueError(f"percentile={percentile}: give a number from 0 to 100")
     if 0<percentile<1: log.warning(f"percentile={percentile:g} is below one per cent: for a quarter give 25")
     ks = [d.layer for d in directions]
-    if len(set(ks))<len(ks): raise ValueError(f"the directions are of layers {ks}: give one for each layer")
+    if len(set(ks))<len(ks): raise ValueError(f"the directions are at layers {ks}: give one for each layer")
     if bad := [tuple(o.shape) for o in projections if o.ndim!=2 or o.shape[1]!=len(ks)]:
-        raise ValueError(f"projections of shape {bad[0]} and {len(ks)} directions: there must be a column for each, as token_projections gives with them")
+        raise ValueError(f"projections of shape {bad[0]} and {len(ks)} directions: make the projections by token_projections with these directions")
     x = torch.cat(projections) if rule=='token' else torch.stack([o.mean(0) for o in projections])
     what = f'{len(x)} tokens' if rule=='token' else f'the means of {len(x)} answers'
     ts = np.percentile(x.double().numpy(), percentile, axis=0).tolist()
@@ -75,7 +75,7 @@ def calibrate(
 # %% ../../nbs/steering/51_capping.ipynb #6159358b
 @patch
 def flipped(self:Capping,
-    orientation:str # What positive means then
+    orientation:str # What positive means after it
 )->Capping:
     "The same bound along the opposite directions"
     def turn(d):
@@ -87,14 +87,14 @@ def flipped(self:Capping,
 # %% ../../nbs/steering/51_capping.ipynb #f5200a36
 def load_capping(
     path, # A .pt file of the assistant-axis project, with 'vectors' and 'experiments'
-    model:str, # The model that it is for; the file does not say
+    model:str, # Its model, which the file does not name
     experiment:str=None # Its id; None if there is only one
 )->Capping: # A floor along default − role
     "Read a published capping; nothing is unpickled"
     d = load_pt(path)
     if not isinstance(d, dict) or not {'vectors','experiments'}<=set(d):
         found = list(d)[:5] if isinstance(d, dict) else type(d).__name__
-        raise ValueError(f"{path} is no capping file of assistant-axis: it should have 'vectors' and 'experiments', and has {found}")
+        raise ValueError(f"{path} is not a capping file of assistant-axis: it should have 'vectors' and 'experiments', and has {found}")
     found = {o['id']: o['interventions'] for o in d['experiments']}
     if experiment is None and len(found)==1: experiment = next(iter(found))
     if experiment not in found: raise ValueError(f"experiment={experiment!r}: {path} has {', '.join(found)}")

@@ -20,9 +20,9 @@ import numpy as np
 class Trait:
     "System prompts that ask for a trait, as many that ask for its opposite, and questions on which it can show"
     name:str # One word
-    description:str # What a judge is to look for
+    description:str # What a judge looks for
     positive:tuple # System prompts
-    negative:tuple # The same, of its opposite
+    negative:tuple # System prompts for its opposite, as many
     questions:tuple
     def __post_init__(self):
         for o in ('positive','negative','questions'):
@@ -32,7 +32,7 @@ class Trait:
     @property
     def poles(self): return f'{self.name}, positive',f'{self.name}, negative' # Names of its two personas
     @property
-    def personas(self): return dict(zip(self.poles, (list(self.positive), list(self.negative)))) # Name to prompts, as `load_personas` takes them
+    def personas(self): return dict(zip(self.poles, (list(self.positive), list(self.negative)))) # Name to prompts, for `load_personas`
     @property
     def rubric(self)->Rubric: return trait_rubric(self.name, self.description)
 
@@ -71,7 +71,7 @@ TRAITS = {o.name: o for o in (formality, pessimism, curiosity)} # Name to `Trait
 def keep_judged(
     responses:Responses, # With scores by the trait's rubric
     trait:Trait,
-    threshold:float=50 # Positive answers are kept from here on, negative ones below
+    threshold:float=50 # Positive answers are kept at or above it, negative ones below
 )->Selection: # For `extract_persona_vectors`
     "The positive answers that show the trait and the negative ones that do not"
     def score(r): return (r.scores or {}).get(trait.name)
@@ -80,12 +80,12 @@ def keep_judged(
         raise ValueError(f"no answer has a score for {trait.name!r}: judge them first with judge_responses(responses, trait.rubric, config)")
     kept = {r.persona for r in responses.rows if fits(r)}
     if lacking := [p for p in trait.poles if p not in kept]:
-        raise ValueError(f"the judge left no answer of {lacking[0]!r}: the model may not show this trait")
+        raise ValueError(f"the judge left no answer of {lacking[0]!r}: the model may not show this trait; read some answers, or change the threshold")
     return select(responses, trait.personas, unless=lambda r: None if fits(r) else f'not {r.persona}')
 
 # %% ../../nbs/steering/52_traits.ipynb #6e5afb64
-def poles_of(v, trait):
-    "The vectors of the trait's two personas, on questions that both have answered"
+def _poles_of(v, trait):
+    "The vectors of the trait's two personas, on the questions that both answered"
     v.layer                                                     # ValueError if there are several
     if lacking := [p for p in trait.poles if p not in v]:
         raise ValueError(f"persona {lacking[0]!r} is not in these vectors: they have {', '.join(v)}; answer and extract trait.personas")
@@ -98,7 +98,7 @@ def trait_direction(
 )->Direction:
     "mean(positive) − mean(negative) of response means (Chen et al. 2025, arXiv 2507.21509)"
     said = f'{trait.name}: mean of its positive prompts minus mean of its negative prompts'
-    return replace(difference(poles_of(v, trait), *trait.poles), orientation=said)
+    return replace(difference(_poles_of(v, trait), *trait.poles), orientation=said)
 
 # %% ../../nbs/steering/52_traits.ipynb #e466d414
 def trait_strength(
@@ -107,8 +107,8 @@ def trait_strength(
     n:int=1000, # Resamples
     seed:int=0
 )->tuple[Interval,float]: # Squared length, in squared units of the residual stream; reliability, 0 to 1
-    "Unbiased squared length of the trait's direction with its interval over questions, and its split-half reliability (Spearman–Brown)"
-    v = poles_of(v, trait)
+    "The direction's unbiased squared length, with its interval over questions; and its split-half reliability (Spearman–Brown)"
+    v = _poles_of(v, trait)
     return resample(v, lambda g: g.distances[:,0,1], n=n, seed=seed), float(reliability(v, seed=seed).reliability[trait.poles[0]])
 
 # %% ../../nbs/steering/52_traits.ipynb #965d1151
@@ -123,7 +123,7 @@ def projection_difference(
         if o.layers!=[direction.layer] or len(o)!=1:
             raise ValueError(f"give vectors of one persona at layer {direction.layer}: these have {', '.join(o)} at {o.layers}")
     both = [q for q in data.questions if q in own.questions]
-    if len(both)<2: raise ValueError(f"{len(both)} prompts have an answer in both: the model must have answered the data set's own prompts, two at least")
+    if len(both)<2: raise ValueError(f"{len(both)} prompts have an answer in both: let the model answer at least two of the data set's")
     def along(v): return dict(zip(v.questions, v.grid().x[0]@direction.unit.double().numpy()))
     a,b = along(data),along(own)
     x = np.array([a[q]-b[q] for q in both])
