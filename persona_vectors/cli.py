@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Annotated
 import typer
 from .config import PersonaVectorConfig, log, resolve_layers
+from .models import EMBEDDED, default_dtype, find_device, find_model, same_model
 
 # %% ../nbs/92_cli.ipynb #197e952c
-EMBEDDED = 'smollm2-135m-instruct'
-
 def _option(help, *names, **kw): return typer.Option(*names, help=help, **kw)
 
 Model = Annotated[str, _option('Hub id, folder, or .gguf file. Default: a small model that is fetched from the package index.')]
@@ -29,8 +28,8 @@ Device = Annotated[str, _option('cpu, cuda, mps. Default: the best there is.')]
 Dtype = Annotated[str, _option('float32, bfloat16, float16. Default: what the device multiplies natively.')]
 Span = Annotated[str, _option("Tokens that are averaged: 'answer', 'answer+eot', 'last', 'prompt_last'.")]
 Stream = Annotated[bool, _option('Read the model block by block. Default: if it does not fit into memory.', '--stream/--no-stream')]
-Blocks = Annotated[str, _option("Path of the list of decoder blocks in the model, as 'layers'. Default: found.")]
-BatchTokens = Annotated[int, _option('Most tokens in a batch. Default: what suits the device.')]
+Blocks = Annotated[str, _option("Path of the list of decoder blocks in the model, such as 'layers'. Default: found.")]
+BatchTokens = Annotated[int, _option('Largest batch, in tokens. Default: what suits the device.')]
 
 # %% ../nbs/92_cli.ipynb #cli00002
 Personas = Annotated[str, _option('JSON or YAML file, or built-in names with commas between. Default: all 23.')]
@@ -51,13 +50,13 @@ DryRun = Annotated[bool, _option('Print what would be done and how long it would
 Api = Annotated[bool, _option('Answers from OpenRouter (key in OPENROUTER_API_KEY), not from a model on this machine.', '--api')]
 BaseUrl = Annotated[str, _option('An OpenAI-compatible endpoint (key, if it wants one, in OPENAI_API_KEY). Implies --api.')]
 ApiModel = Annotated[str, _option("The model's name at the endpoint. Default: --model. Implies --api.")]
-MaxRetries = Annotated[int, _option('Retries of a request that fails for a passing reason.')]
-Concurrent = Annotated[int, _option('Requests under way at a time.')]
-PerMinute = Annotated[float, _option('Most requests that may start in a minute.')]
-TokensPerMinute = Annotated[float, _option('Most tokens a minute, prompts and longest answers counted.')]
-ExtraBody = Annotated[str, _option('JSON that is added to every request; null takes a field out.')]
+MaxRetries = Annotated[int, _option('Retries of a request after a transient error.')]
+Concurrent = Annotated[int, _option('Requests in flight at a time.')]
+PerMinute = Annotated[float, _option('Limit of requests a minute.')]
+TokensPerMinute = Annotated[float, _option('Limit of tokens a minute: prompts, and answers at full length.')]
+ExtraBody = Annotated[str, _option('JSON that is added to every request; null removes a field.')]
 Timeout = Annotated[float, _option('Seconds that one request may take.')]
-MinScore = Annotated[str, _option('Least score that a judge gave: a number, or by rubric (role=2.5,coherence=50).')]
+MinScore = Annotated[str, _option('Read only answers with this judge score or more: a number, or one a rubric (role=2.5,coherence=50).')]
 MinAnswers = Annotated[int, _option('Fewest answers of a persona. Default: 10 with --min-score, else 1.')]
 Keep = Annotated[str, _option("Read these too: 'refused', 'filtered', or both with a comma between.")]
 
@@ -76,13 +75,14 @@ def common(version:Annotated[bool, _option('The version of the package.', '--ver
 
 # %% ../nbs/92_cli.ipynb #8fd771de
 def config_from(model=EMBEDDED, base_url=None, api_model=None, **kw):
-    "The configuration that options give"
+    "The `PersonaVectorConfig` that options give"
     if base_url and not api_model and model==EMBEDDED:
         raise ValueError(f"--base-url {base_url}: name the model that is to answer there with --api-model")
     c = PersonaVectorConfig(model_name=model, openrouter_model=api_model, **kw)
     return replace(c, base_url=base_url) if base_url else c
 
 def _grid(personas, questions):
+    "The personas and questions that options name"
     from persona_vectors.personas import EVAL_QUESTIONS, PERSONAS, load_personas, load_questions
     return load_personas(personas or PERSONAS), load_questions(questions or EVAL_QUESTIONS)
 
@@ -90,7 +90,7 @@ def _comma(text): return [o.strip() for o in (text or '').split(',') if o.strip(
 
 def _console():
     from rich.console import Console
-    return Console(width=None if sys.stdout.isatty() else 120)
+    return Console(width=None if sys.stdout.isatty() else 120, force_jupyter=False)           # a command prints, in a notebook too
 
 # %% ../nbs/92_cli.ipynb #cli00009
 def at_layer(
@@ -151,7 +151,7 @@ def _print_run(r):
 
 # %% ../nbs/92_cli.ipynb #864a512d
 def _what_follows(rho, n):
-    "What follows from the correlations `rho` of rankings of `n` personas, in words"
+    "A sentence on the correlations `rho` of the ranking with its controls, over `n` personas"
     if n<10: return f'With {n} personas, no correlation says much.'
     high = [n for n,o in rho.items() if o>.7]
     text = 'The nearer these are to 1, the more of the order is there without the persona in the model'
@@ -167,7 +167,7 @@ def generate(model:Model=EMBEDDED, personas:Personas=None, questions:Questions=N
              extra_questions:Annotated[Path, _option('JSON or YAML file: persona to further questions, put to it alone.')]=None,
              max_concurrent_requests:Concurrent=10, requests_per_minute:PerMinute=None, tokens_per_minute:TokensPerMinute=None,
              extra_body:ExtraBody=None, timeout:Timeout=300, max_retries:MaxRetries=8, dry_run:DryRun=False):
-    "Answers only. Interrupted, the same command goes on where it was."
+    "Answers only. After an interruption, the same command continues."
     from persona_vectors.generation.answers import estimate, generate_responses
     c = config_from(model, base_url, api_model, prompt_format=prompt_format, device=device, dtype=dtype, max_tokens=max_tokens,
                     temperature=temperature, seed=seed, max_concurrent_requests=max_concurrent_requests, timeout=timeout, max_retries=max_retries,
@@ -211,13 +211,13 @@ def extract(responses:Annotated[Path, typer.Argument(help='A responses file: .js
             device:Device=None, dtype:Dtype=None, span:Span='answer', out:Out=Path('.'),
             read_under:Annotated[str, _option("Read every answer under this persona's prompt instead of its own.")]=None,
             min_score:MinScore=None, min_answers:MinAnswers=None, keep:Keep='', stream:Stream=None, blocks:Blocks=None, batch_tokens:BatchTokens=None,
-            shard:Annotated[str, _option('Only one of n parts, as 3/7; interrupted, it goes on where it was. `merge` puts them together.')]=None,
+            shard:Annotated[str, _option('Read one of n parts, as 3/7. After an interruption, the same command continues. `merge` joins the parts.')]=None,
             ray:Annotated[str, _option("'local', or the address of a Ray cluster ('auto' on one of its machines): read by actors there.")]=None,
             actors:Annotated[int, _option('With --ray: how many for each model. Default: one a GPU, or a core as far as memory goes.', min=1)]=None,
             per_actor:Annotated[int, _option('With --ray (or --dry-run): GPUs that one model is spread over, or cores.', min=1)]=1,
             sums:Annotated[bool, _option("With --shard or --ray: keep sums, not each answer's mean. No uncertainty can be computed then.", '--sums')]=False,
             dry_run:DryRun=False,
-            kind:Annotated[str, _option("With --dry-run: a kind of device that is not at hand, as h100, l40s, rtx4090. Default: this machine's.")]=None,
+            kind:Annotated[str, _option("With --dry-run: another kind of device, such as h100, l40s, rtx4090. Default: this machine's.")]=None,
             devices:Annotated[int, _option('With --dry-run: how many.', min=1)]=1):
     "Vectors only, from a responses file. Default personas and questions: the file's own."
     configs = [config_from(m, prompt_format=prompt_format, device=device, dtype=dtype, span=span, stream=stream, blocks=blocks,
@@ -286,7 +286,7 @@ def _scores(text):
 def merge(parts:Annotated[Path, typer.Argument(help='The folder that `extract --shard` printed.')],
           responses:Annotated[Path, _option('Where the answers are now, if not where they were.')]=None,
           sums:Annotated[bool, _option("Leave the answers' means in the parts, and merge the sums alone.", '--sums')]=False):
-    "One vectors file from the parts of a run; says which answers are missing or there twice."
+    "One vectors file from the parts of a run. Answers that are missing or there twice are named."
     print(_merged(parts, responses, sums))
 
 def _merged(path, answers=None, sums=False):
@@ -310,7 +310,6 @@ def plot(vectors:Annotated[Path, typer.Argument(help='A vectors file.')], layer:
 def vectors_for(path, source, layer=None):
     "The vectors in `path`, of the model `source`, at one layer; without a path those that come with the package"
     from persona_vectors.extraction.vectors import load_vectors, shipped_vectors
-    from persona_vectors.models import same_model
     if not path and source.label!=EMBEDDED:
         raise ValueError(f"there are no vectors of {source.label}: make a file with `persona-vectors extract` and name it with --vectors")
     v = load_vectors(path) if path else shipped_vectors()
@@ -361,12 +360,12 @@ def report(vectors:Annotated[Path, typer.Argument(help='A vectors file; no model
 
 # %% ../nbs/92_cli.ipynb #4662650a
 def _only_for_a_model(**given):
-    "ValueError where options were given that a vectors file leaves nothing to do for"
+    "ValueError if one of these options, which need a model, was given with a vectors file"
     if not (said := [f'--{k}' for k,o in given.items() if o]): return
     raise ValueError(f"{', '.join(said)}: for reading answers with a model; with a vectors file leave {'it' if len(said)==1 else 'them'} out")
 
 def _from_file(path, layer, neutral, rs, given, direction):
-    "What `gather` would give, from a vectors file and the answers if it was made from them"
+    "Like `gather`, from a vectors file; `responses` is None if the vectors were made from other answers"
     from persona_vectors.extraction.vectors import load_vectors
     from persona_vectors.responses import shipped_responses
     whole = load_vectors(path)
@@ -379,7 +378,7 @@ def _from_file(path, layer, neutral, rs, given, direction):
                 direction=direction and direction(v))
 
 def _further(paths, v, direction):
-    "Readings from further vectors files; ValueError where one has not the same personas and questions"
+    "Readings from further vectors files, by name; ValueError if one lacks personas or questions"
     from persona_vectors.analysis.readings import read_along, reading_name
     from persona_vectors.extraction.vectors import load_vectors
     found = {p: at_layer(load_vectors(p), None, p) for p in paths}
@@ -448,7 +447,6 @@ def monitor(file:Annotated[Path, typer.Argument(help="JSON file of messages with
             figure:Annotated[Path, _option('Write the drift over turns of the first conversation to this .html file.')]=None,
             layer:Layer=None, model:Model=EMBEDDED, prompt_format:Format='chat', device:Device=None, dtype:Dtype=None):
     "How far along the assistant axis a conversation is, token by token and turn by turn."
-    from persona_vectors.models import find_model
     from persona_vectors.steering.monitoring import monitor_file, plot_drift
     source = find_model(model)
     d = direction_for(direction, vectors_for(vectors, source, layer), source) if direction else None
@@ -481,13 +479,14 @@ def export(file:Annotated[Path, typer.Argument(help='A vectors file, or a file w
 
 # %% ../nbs/92_cli.ipynb #cli00024
 def _with_layer(file):
+    "The vectors in `file`; ValueError if it does not record their layer"
     from persona_vectors.extraction.vectors import load_vectors
     v = load_vectors(file)
     if None in v.layers: raise ValueError(f"{file} does not record of which layer its vectors are: give the .safetensors file")
     return v
 
 def _to_export(file, direction, layer, format, model):
-    "The directions that `export` writes: those of a vectors file, or the one in a direction's file"
+    "The directions that `export` writes: one a layer of a vectors file, or the one in a direction file"
     from persona_vectors.analysis.axis import assistant_axis
     from persona_vectors.config import file_kind
     from persona_vectors.steering.interop import fitting, load_direction
@@ -507,7 +506,7 @@ def import_(file:Annotated[Path, typer.Argument(help='A GGUF control vector, a .
             orientation:Annotated[str, _option('What positive means, for a GGUF file that does not say.')]=None,
             layer:Annotated[str, _option('Index (20), fraction of the depth (0.65) or several (10,20). Default: all in the file.')]=None,
             out:Annotated[Path, _option('Keep it: directions as .gguf, role vectors as .safetensors.')]=None):
-    "What another project's file holds, at our layers."
+    "What another project's file holds, with its layers counted as here."
     from persona_vectors.extraction.vectors import PersonaVectors
     from persona_vectors.steering.interop import import_file
     if out and out.suffix not in ('.gguf','.safetensors'): raise ValueError(f"--out {out}: directions are kept as .gguf, role vectors as .safetensors")
@@ -525,7 +524,6 @@ def _keep_roles(v, layer, file, out):
     if out: v.save(out)
 
 def _keep_directions(found, layer, file, out, model):
-    from persona_vectors.models import find_model
     from persona_vectors.steering.interop import export_direction
     if layer is not None:
         ks = resolve_layers(layer, find_model(model).num_layers)
@@ -547,7 +545,7 @@ def preview(responses:Annotated[Path, typer.Argument(help='A responses file. Def
     from persona_vectors.responses import load_responses, shipped_responses
     rs = load_responses(responses) if responses else shipped_responses()
     r = _answer_of(rs, persona or rs.personas[0], question)
-    Console(soft_wrap=True).print(ActivationExtractor(config_from(model, prompt_format=prompt_format, span=span)).preview(r))
+    Console(soft_wrap=True, force_jupyter=False).print(ActivationExtractor(config_from(model, prompt_format=prompt_format, span=span)).preview(r))
 
 def _answer_of(rs, who, i):
     "The first answer of a persona to question number `i`, with its prompt"
@@ -560,7 +558,7 @@ def _answer_of(rs, who, i):
 # %% ../nbs/92_cli.ipynb #cfb739a1
 @app.command(epilog='Example: persona-vectors verify --device cuda --dtype bfloat16')
 def verify(device:Device=None, dtype:Dtype=None):
-    "Re-extract the fixture and compare it with the references; exit 1 if it falls short."
+    "Re-extract stored answers and compare with the reference vectors; exit 1 if a cosine falls short."
     from persona_vectors.verification import verify as check
     result = check(device, dtype)
     print(json.dumps(result, indent=1))
@@ -572,9 +570,8 @@ def bench(model:Model=EMBEDDED, layer:Layer=None, device:Device=None, dtype:Dtyp
           every:Annotated[int, _option('Read one persona in so many of those that come with the package.')]=4,
           rounds:Annotated[int, _option('Rounds; the median counts.')]=5,
           random:Annotated[bool, _option("Random weights in the model's shape: only its configuration is read.", '--random')]=False):
-    "Reading against the plain way to do it, and against what the machine can do at most. Default: 108 answers, about 20 minutes on two cores."
+    "Speed of reading, beside a plain implementation and the machine's limit. Default: 108 answers, about 20 minutes on two cores."
     from persona_vectors.verification import bench as measure, bench_shape
-    from persona_vectors.models import default_dtype, find_device, find_model
     if every<1 or rounds<1: raise ValueError('--every and --rounds: give whole numbers above 0')
     if layer and (layer=='all' or ',' in layer): raise ValueError(f"--layer {layer}: the benchmark is of one layer")
     if random: b = bench_shape(find_model(model), layer, dtype or default_dtype(find_device(device)), find_device(device), every, rounds)

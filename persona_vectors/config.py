@@ -28,7 +28,7 @@ def resolve_layers(
     num_layers:int, # Blocks in the model, L
     fraction:float=0.65 # What None means
 )->list[int]: # Sorted, each in 0..L
-    "The layer indices that `layer` asks for; ValueError if the model does not have one of them"
+    "The layer indices that `layer` means; ValueError if the model lacks one of them"
     if layer is None: return [layer_index(num_layers, fraction)]
     if isinstance(layer, str): return list(range(num_layers+1)) if layer=='all' else resolve_layers(_parse_layer(layer), num_layers)
     if isinstance(layer, (list,tuple,range)):
@@ -41,7 +41,7 @@ def resolve_layers(
 
 # %% ../nbs/01_config.ipynb #7dfade03
 def _parse_layer(s):
-    "The layer in a command line's `s`: '20' is an index, '0.65' a fraction, '0,20' several"
+    "The layer that the text `s` means: '20' is an index, '0.65' a fraction, '0,20' a list"
     if ',' in s: return [_parse_layer(o) for o in s.split(',')]
     try: return float(s) if '.' in s else int(s)
     except ValueError: raise ValueError(f"layer={s!r} is not a layer: give an index (20), a fraction (0.65), several (0,20), or all") from None
@@ -60,17 +60,17 @@ class PersonaVectorConfig:
     hf_token:str=field(default=None, repr=False)           # Default: HF_TOKEN in the environment
     openrouter_api_key:str=field(default=None, repr=False) # Default: OPENROUTER_API_KEY in the environment
     base_url:str='https://openrouter.ai/api/v1' # Any OpenAI-compatible endpoint
-    seed:int=0                             # Of sampling
+    seed:int=0                             # Random seed of sampling
     device:str=None                        # 'cpu', 'cuda', 'mps', 'auto' (spread over all GPUs; default: the best single one)
     dtype:str=None                         # 'float32', 'bfloat16', 'float16' (default: bfloat16 where the device multiplies it natively)
-    span:str='answer'                      # Which tokens are averaged: 'answer', 'answer+eot', 'last', 'prompt_last'
+    span:str='answer'                      # Which tokens are averaged: one of `SPANS`
     batch_tokens:int=None                  # Most tokens in a batch (default: what suits the device)
     requests_per_minute:float=None         # Most requests a minute to the endpoint
-    tokens_per_minute:float=None           # Most tokens a minute, prompts and longest answers counted
-    max_retries:int=8                      # Further tries of a request that fails in passing
+    tokens_per_minute:float=None           # Most tokens a minute: prompt plus max_tokens of each request
+    max_retries:int=8                      # Retries of a request after a transient failure
     timeout:float=300                      # Seconds that one request may take
-    extra_body:dict=None                   # What else the endpoint is sent with each request
-    stream:bool=None                       # Read the model block by block (default: if it does not fit into memory)
+    extra_body:dict=None                   # Further fields in the JSON of each request
+    stream:bool=None                       # Load the model block by block (default: if it does not fit into memory)
     blocks:str=None                        # Path of the list of decoder blocks in the model, as 'layers' (default: found)
     def __post_init__(self): _check(self)
 
@@ -82,12 +82,12 @@ def _positive(x): return _number(x, 0, float('inf')) and x>0
 WHOLE,ABOVE = 'give a whole number above 0','give a number above 0, or leave it out'
 
 # %% ../nbs/01_config.ipynb #95a685f0
-SPANS = ('answer', 'answer+eot', 'last', 'prompt_last')
+SPANS = ('answer', 'answer+eot', 'last', 'prompt_last') # eot: end of turn; last: of the answer
 
 # %% ../nbs/01_config.ipynb #38ca3b0d
 def _check_reading(c):
-    "(field, is it right?, remedy) of the fields on the model and how it is read"
-    device,blocks = str(c.device),"give a path in the model, as 'layers', or leave it out"
+    "Yield (field, whether it is right, remedy) for the fields about the model and the reading"
+    device = str(c.device)
     yield 'model_name', isinstance(c.model_name, str) and c.model_name.strip(), 'give a hub id, a folder, or a .gguf file'
     yield 'layer_fraction', _number(c.layer_fraction, 0, 1), 'give a fraction of the depth from 0 to 1 (an index goes to layer=)'
     yield 'prompt_format', c.prompt_format in ('chat','raw'), "give 'chat' (the chat template) or 'raw' (plain text)"
@@ -99,11 +99,11 @@ def _check_reading(c):
     yield 'span', c.span in SPANS, f"give one of {', '.join(SPANS)}"
     yield 'batch_tokens', c.batch_tokens is None or _whole(c.batch_tokens, 1), f'{WHOLE}, or leave it out'
     yield 'stream', c.stream in (None,True,False), 'give True or False, or leave it out'
-    yield 'blocks', c.blocks is None or isinstance(c.blocks, str), blocks
+    yield 'blocks', c.blocks is None or isinstance(c.blocks, str), "give a path in the model, as 'layers', or leave it out"
 
 # %% ../nbs/01_config.ipynb #354982bf
 def _check_endpoint(c):
-    "(field, is it right?, remedy) of the fields on the endpoint"
+    "Yield (field, whether it is right, remedy) for the fields about the endpoint"
     body,url = c.extra_body,c.base_url
     yield 'max_concurrent_requests', _whole(c.max_concurrent_requests, 1), WHOLE
     yield 'base_url', isinstance(url, str) and url.startswith(('http://','https://')), 'give an address that starts with http:// or https://'
@@ -111,7 +111,7 @@ def _check_endpoint(c):
     yield 'max_retries', _whole(c.max_retries, 0), 'give a whole number, 0 or more'
     yield 'timeout', _positive(c.timeout), 'give a number of seconds above 0'
     is_json = body is None or isinstance(body, dict) and all(isinstance(k, str) for k in body)
-    yield 'extra_body', is_json, 'give a dict, as it is to stand in the JSON of a request'
+    yield 'extra_body', is_json, 'give a dict whose keys are text: it is added to the JSON of each request'
 
 # %% ../nbs/01_config.ipynb #50dfd63a
 def _check(c):
@@ -141,7 +141,7 @@ _umask = os.umask(0o77); os.umask(_umask)          # it can only be read by sett
 
 @contextmanager
 def atomic_write(path, mode:str='w'):
-    "Open a temporary file beside `path`, for text or bytes, that takes its place once the block ends without an error"
+    "Open a temporary file (`mode` 'w' or 'wb') that replaces `path` if the block ends without an error"
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     fd,tmp = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
@@ -159,7 +159,7 @@ def atomic_write(path, mode:str='w'):
 
 # %% ../nbs/01_config.ipynb #5eb39a7c
 def data_dir()->Path: # Folder with responses/ and test_fixtures/
-    "The data that ships with this package: inside the wheel, or the repository's `data`"
+    "The data that come with this package: in the wheel, or the repository's `data`"
     here = Path(__file__).resolve().parent
     return here/'data' if (here/'data').is_dir() else here.parent/'data'
 

@@ -232,19 +232,20 @@ EVAL_QUESTIONS = [
 def _repeats(xs): return [x for x,n in Counter(xs).items() if n>1]
 
 def _unique(pairs):
-    "A dict of `pairs`, all of whose keys differ"
-    if twice := _repeats(k for k,_ in pairs): raise ValueError(f'{twice[0]!r} stands twice, and only the last would count; rename or remove one')
+    "A dict of `pairs`; ValueError if two keys are equal"
+    if twice := _repeats(k for k,_ in pairs):
+        raise ValueError(f'{twice[0]!r} stands twice, and only the last would count; rename or remove one')
     return dict(pairs)
 
 class _UniqueLoader(yaml.SafeLoader):
-    "Safe YAML, all of whose keys differ"
+    "Safe YAML; ValueError if two keys are equal"
     def construct_mapping(self, node, deep=False):
         _unique([(k.value, v) for k,v in node.value if isinstance(k, yaml.ScalarNode)])
         return super().construct_mapping(node, deep)
 
 # %% ../nbs/02_personas.ipynb #11e78e58
 def _parse(text, suffix):
-    "What `text` holds, read in the way of `suffix`"
+    "The content of `text`, parsed by the file's `suffix`"
     if not text.strip(): raise ValueError('the file is empty; put at least one entry in it')
     if suffix=='.json': return json.loads(text, object_pairs_hook=_unique)
     if suffix=='.txt': return [l.strip() for l in text.splitlines() if l.strip()]
@@ -252,21 +253,21 @@ def _parse(text, suffix):
 
 # %% ../nbs/02_personas.ipynb #282ac9cd
 def read_data(path, suffixes):
-    "What the file at `path` holds; its name ends in one of `suffixes`"
+    "The content of the file at `path`; ValueError if its suffix is not in `suffixes` or it cannot be parsed"
     suffix = path.suffix.lower()
     if suffix not in suffixes: raise ValueError(f'{path}: the suffix does not say what kind of file this is; use one of {", ".join(suffixes)}')
     if not path.is_file(): raise FileNotFoundError(f'{path.absolute()}: no such file; check the name and the folder')
     try: return _parse(path.read_text('utf-8-sig'), suffix)
     except UnicodeDecodeError: raise ValueError(f'{path}: not UTF-8 text; save it as UTF-8') from None
-    except json.JSONDecodeError as e: raise ValueError(f'{path}: not valid JSON ({e}); mend it there') from None
+    except json.JSONDecodeError as e: raise ValueError(f'{path}: not valid JSON ({e}); correct it there') from None
     except yaml.YAMLError as e:
         at = ' '.join(str(e).split()).replace('in "<unicode string>", ', 'at ')
-        raise ValueError(f'{path}: not valid YAML ({at}); mend it there, with quotes around any text that holds ": " or " #"') from None
+        raise ValueError(f'{path}: not valid YAML ({at}); correct it there, with quotes around any text that holds ": " or " #"') from None
     except ValueError as e: raise ValueError(f'{path}: {e}') from None
 
 # %% ../nbs/02_personas.ipynb #aafeb9d6
 def _check_prompts(who, prompts):
-    "`prompts`, checked: one prompt, or a list of at least one"
+    "`prompts`, a text or a list of texts; ValueError if it is neither, empty, or repeats one"
     if isinstance(prompts, str): return prompts
     if not isinstance(prompts, (list,tuple)):
         raise ValueError(f'{who} has {reprlib.repr(prompts)} for a prompt; '
@@ -280,7 +281,7 @@ def _check_prompts(who, prompts):
 
 # %% ../nbs/02_personas.ipynb #55486061
 def _check_personas(data, where):
-    "The mapping `data`, checked: every name and prompt is text"
+    "`data` as a dict; ValueError unless it maps names to prompts"
     if not isinstance(data, Mapping) or not data:
         raise ValueError(f'{where}: expected personas as name and prompt, found {reprlib.repr(data)}; '
                          'write for example {"pirate": "You are a pirate."}')
@@ -290,9 +291,9 @@ def _check_personas(data, where):
 
 # %% ../nbs/02_personas.ipynb #14d9a274
 def _unknown(name):
-    "What to say of a `name` that is not built in"
+    "The message for a `name` that is not built in"
     close = difflib.get_close_matches(name.lower(), PERSONAS)
-    hint = f'did you mean {" or ".join(close)}?' if close else 'nor is any name close to it.'
+    hint = f'did you mean {" or ".join(close)}?' if close else 'no name is close to it.'
     known = '; '.join(f'{c}: {", ".join(names)}' for c,names in PERSONA_CATEGORIES.items())
     return f'{name!r} is not a built-in persona; {hint} Your own come from a .json or .yaml file. Built in are {known}'
 
@@ -310,7 +311,7 @@ def _built_in(names):
 def load_personas(
     src, # a mapping of name to prompt or prompts; a JSON or YAML file of one; or built-in names, in a list or with commas between
 ): # name → a prompt, or a list of prompts
-    "The personas that `src` gives, checked"
+    "The personas in `src`; ValueError says what is wrong with them"
     if isinstance(src, Mapping): return _check_personas(src, 'personas')
     if isinstance(src, Path) or (isinstance(src, str) and (Path(src).suffix or '/' in src)):
         return _check_personas(read_data(Path(src), ('.json', '.yaml', '.yml')), src)
@@ -323,7 +324,7 @@ def as_prompts(personas):
 
 # %% ../nbs/02_personas.ipynb #9e2e26f7
 def _check_questions(data, where):
-    "The list `data`, every entry of which is a question, and another one"
+    "`data` as a list; ValueError unless its entries are questions, all different"
     if not isinstance(data, (list,tuple)) or not data:
         raise ValueError(f'{where}: expected a list of questions, found {reprlib.repr(data)}; write for example ["Why do people dream?"]')
     for i,q in enumerate(data, 1):
@@ -339,13 +340,13 @@ def _check_questions(data, where):
 def load_questions(
     src, # a list of questions; or a JSON or YAML file of one; or a text file with one a line
 ): # list of questions
-    "The questions that `src` gives, checked"
+    "The questions in `src`; ValueError says what is wrong with them"
     if not isinstance(src, (str,Path)): return _check_questions(src, 'questions')
     return _check_questions(read_data(Path(src), ('.json', '.yaml', '.yml', '.txt')), src)
 
 # %% ../nbs/02_personas.ipynb #667faa4b
 def load_extra(src):
-    "Persona → questions for it alone: `src`, a mapping or a JSON or YAML file of one, checked"
+    "Persona to its own questions, from `src`: such a mapping, or a JSON or YAML file of one"
     where,data = ('extra questions',src) if isinstance(src, Mapping) else (src, read_data(Path(src), ('.json', '.yaml', '.yml')))
     if not isinstance(data, Mapping) or not data:
         raise ValueError(f'{where}: expected personas and their questions, found {reprlib.repr(data)}; '

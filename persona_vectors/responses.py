@@ -27,11 +27,11 @@ class Response:
     prompt:int=0             # Which of the persona's prompts
     sample:int=0             # Which of several samples
     finish_reason:str=None   # 'stop', 'length' (cut by max_tokens), 'content_filter', 'refusal', ...; None: the file does not say
-    model:str=None           # The name under which an endpoint answered, where it is not the one that was asked
-    prompt_tokens:int=None   # Tokens of the prompt, as counted by who answered
+    model:str=None           # The model an endpoint says answered, if it is not the one asked for
+    prompt_tokens:int=None   # Tokens of the prompt, as the endpoint counted them
     completion_tokens:int=None # Tokens of the answer, thinking included
     cost:float=None          # What the endpoint charged, in its currency
-    scores:dict=None         # Name of a rubric to what a judge gave
+    scores:dict=None         # Rubric to a judge's score
     @property
     def key(self): return (self.persona, self.prompt, self.question, self.sample)
     def __repr__(self): return f"Response({', '.join(f'{k}={v!r}' for k,v in asdict(self).items() if v is not None)})"
@@ -41,16 +41,16 @@ THINKING = re.compile(r'(?:(?!<think>).)*</think>\s*|\s*<think>.*?(?:</think>\s*
 
 @patch(as_prop=True)
 def blank(self:Response)->bool:
-    "Is there nothing in the text, thinking apart?"
+    "Whether the text is empty but for thinking"
     m = THINKING.match(self.text)
     return not self.text[m.end() if m else 0:].strip()
 
 # %% ../nbs/03_responses.ipynb #e450249b
-OUTCOMES = ('complete', 'cut', 'empty', 'refused', 'filtered', 'unknown') # How an answer can have ended
+OUTCOMES = ('complete', 'cut', 'empty', 'refused', 'filtered', 'unknown') # 'unknown': the file has no finish reason
 
 @patch(as_prop=True)
 def outcome(self:Response)->str:
-    "How it ended: 'complete', 'cut', 'empty', 'refused', 'filtered', or 'unknown' where the file does not say"
+    "How it ended: one of `OUTCOMES`"
     ends = dict(refusal='refused', content_filter='filtered')
     if self.finish_reason in ends: return ends[self.finish_reason]
     if self.blank: return 'empty'
@@ -67,14 +67,16 @@ def plan(
     if samples<1: raise ValueError(f"samples={samples}: give a whole number above 0")
     prompts,shared,own = as_prompts(personas),load_questions(questions),load_extra(extra) if extra else {}
     for p,qs in own.items():
-        if p not in prompts: raise ValueError(f"there are extra questions for {p!r}, who is not among the personas: {', '.join(prompts)}")
-        if both := [q for q in qs if q in shared]: raise ValueError(f"the extra question {both[0]!r} of {p!r} is put to every persona already")
+        if p not in prompts: raise ValueError(
+            f"there are extra questions for {p!r}, who is not among the personas ({', '.join(prompts)}): add the persona or remove them")
+        if both := [q for q in qs if q in shared]: raise ValueError(
+            f"the extra question {both[0]!r} of {p!r} is put to every persona already: remove it")
     return [Response(p, q, '', s, i, n) for p,ss in prompts.items() for i,s in enumerate(ss)
             for q in shared+own.get(p, []) for n in range(samples)]
 
 # %% ../nbs/03_responses.ipynb #e9ac41bd
 class Responses(Mapping):
-    "Answers: a mapping of (persona, question) to text, over `rows` with everything known of each"
+    "A mapping of (persona, question) to answer; `rows` has all that is known of each, as `Response`s"
     def __init__(self,
         rows, # Iterable of Response
         meta:dict=None, # What made them: model, sampling, versions
@@ -82,7 +84,8 @@ class Responses(Mapping):
     ):
         self._rows,self.meta,self.path = tuple(rows),meta or {},path
         if twice := [k for k,n in Counter(r.key for r in self.rows).items() if n>1]:
-            raise ValueError(f"{len(twice)} answers are there twice, the first for persona {twice[0][0]!r}, question {twice[0][2]!r}")
+            raise ValueError(f"{len(twice)} answers are there twice, the first for persona {twice[0][0]!r}, question {twice[0][2]!r}: "
+                "remove one, or number the samples")
     @property
     def rows(self): return self._rows # tuple of `Response`
     @cached_property
@@ -103,7 +106,7 @@ def only(self:Responses,
 
 # %% ../nbs/03_responses.ipynb #3f16c4ad
 def asked_of_all(asked)->list:
-    "The questions in `asked` (to the personas they were put to) that every persona was asked; ValueError if there are none"
+    "The questions in `asked` (question to personas) that were put to every persona; ValueError if there are none"
     everyone = set().union(*asked.values())
     if found := [q for q,ps in asked.items() if ps==everyone]: return found
     raise ValueError("no question was put to every persona: name the questions, and the personas")
@@ -123,8 +126,8 @@ def shared_questions(self:Responses):
 def outcomes(self:Responses)->dict: # Outcome to number of answers, the most frequent first
     return dict(Counter(r.outcome for r in self.rows).most_common())
 @patch(as_prop=True)
-def usage(self:Responses)->dict: # Sums of what is known
-    "prompt_tokens, completion_tokens and cost"
+def usage(self:Responses)->dict:
+    "Total prompt_tokens, completion_tokens and cost, of the answers that have them"
     return {k: sum(getattr(r, k) or 0 for r in self.rows) for k in ('prompt_tokens','completion_tokens','cost')}
 
 # %% ../nbs/03_responses.ipynb #0c29f019
@@ -145,25 +148,25 @@ def _scores(self:Responses, k):
 # %% ../nbs/03_responses.ipynb #9e2a8dfc
 @patch
 def hash(self:Responses)->str:
-    "Names the answers: the same for the same texts at the same addresses, in any order"
+    "Hash of the texts and their addresses, in any order"
     return content_hash(sorted([*r.key, r.text] for r in self.rows))
 
 # %% ../nbs/03_responses.ipynb #8a5d65f2
 @patch
 def prompted(self:Response)->Response:
-    "The same with its system prompt; ValueError where neither the file nor the built-in personas have one"
+    "A copy with its system prompt; ValueError if neither the file nor the built-in personas have one"
     if self.system is not None: return self
     if self.persona in PERSONAS: return replace(self, system=PERSONAS[self.persona])
     raise ValueError(f"the responses do not say the prompt of {self.persona!r}, and it is not built in: name a personas file")
 
 @patch
 def prompted(self:Responses)->Responses:
-    "The same, each with its system prompt"
+    "A copy in which each answer has its system prompt"
     return Responses([r.prompted() for r in self.rows], self.meta, self.path)
 
 @patch
 def prompts(self:Responses)->dict: # Persona to list of system prompts
-    "The system prompts of the personas"
+    "The system prompts of each persona, by number"
     found = {}
     for r in self.rows: found.setdefault(r.persona, {})[r.prompt] = r.prompted().system
     return {p: [d[i] for i in sorted(d)] for p,d in found.items()}
@@ -173,13 +176,13 @@ FORMAT = 'persona_vectors.responses/1'
 _always = {f.name for f in fields(Response)[:7]}
 
 def as_json(r:Response)->str:
-    "`r` as JSON in one line, without what is not known of it"
+    "`r` as one line of JSON, without its empty fields"
     return json.dumps({k:v for k,v in asdict(r).items() if k in _always or v is not None}, ensure_ascii=False)
 
 # %% ../nbs/03_responses.ipynb #0e65623f
 @patch
 def save(self:Responses, path):
-    "Write to `path` as JSON, whole or not at all"
+    "Write to `path` as JSON, atomically"
     with atomic_write(path) as f:
         f.write(f'{{"format": {json.dumps(FORMAT)},\n "meta": {json.dumps(self.meta, ensure_ascii=False)},\n "responses": [')
         f.writelines((',' if i else '')+'\n  '+as_json(r) for i,r in enumerate(self.rows))
@@ -238,7 +241,7 @@ def _plain(d):
 
 # %% ../nbs/03_responses.ipynb #1fd3c931
 def _lines(path):
-    "(byte where its line begins, Response, whether the line says which sample it is) of each"
+    "Yield (byte offset, Response, whether the line numbers its sample) of each line"
     at = 0
     with open(path, 'rb') as f:
         for i,line in enumerate(f, 1):
@@ -267,7 +270,7 @@ def _parquet(path):
     return ParquetFile(path)
 
 def _table(path, group=None):
-    "(number, Response, whether it says which sample it is) of all rows, or of those of one row group"
+    "Yield (number, Response, whether the file numbers samples) of each row, or of each in one row group"
     with _parquet(path) as f:
         at,numbered = sum(f.metadata.row_group(i).num_rows for i in range(group or 0)),'sample' in f.schema_arrow.names
         for batch in f.iter_batches(1024, None if group is None else [group]):
@@ -276,7 +279,7 @@ def _table(path, group=None):
 
 # %% ../nbs/03_responses.ipynb #13824747
 def each_response(path):
-    "(place, Response) of each in a file: the byte where its line begins, or its number. ValueError says what is wrong with the file"
+    "Yield (place, Response) of each answer in a file; its place is a byte offset (.jsonl) or a number. ValueError says what is wrong with the file"
     path,seen = Path(path),Counter()
     try:
         for at,r,numbered in (_lines if path.suffix=='.jsonl' else _table if path.suffix=='.parquet' else _listed)(path):
@@ -288,7 +291,7 @@ def _listed(path): return ((i, r, True) for i,r in enumerate(_json(path).rows))
 
 # %% ../nbs/03_responses.ipynb #b61d1b9a
 class _RowAt:
-    "Rows of a Parquet file by number; those that follow one another are decoded once"
+    "Rows of a Parquet file by number; consecutive ones are decoded once"
     def __init__(self, path):
         self.path,self.rows,self.next = path,iter(()),None
         with _parquet(path) as f: self.sizes = [f.metadata.row_group(i).num_rows for i in range(f.metadata.num_row_groups)]
@@ -305,7 +308,7 @@ class _RowAt:
 
 # %% ../nbs/03_responses.ipynb #bcc0b62a
 def response_at(path):
-    "A function that fetches the response at a place that `each_response` named; its sample is right only where the file records it"
+    "A function from a place given by `each_response` to the response there; its `sample` is right only if the file records it"
     path = Path(path)
     if path.suffix=='.jsonl':
         f = open(path, 'rb')
@@ -320,7 +323,8 @@ def response_files(path)->list[Path]:
     "The files that `path` stands for; FileNotFoundError if it is not there, ValueError if it is a folder without any"
     path = Path(path)
     if path.is_file(): return [path]
-    if not path.is_dir(): raise FileNotFoundError(f"no responses file at {path}: generate one with `persona-vectors generate`, or check the path")
+    if not path.is_dir():
+        raise FileNotFoundError(f"no responses file at {path}: generate one with `persona-vectors generate`, or check the path")
     if found := sorted(p for p in path.iterdir() if p.suffix in LARGE): return found
     raise ValueError(f"{path} is a folder without .jsonl or .parquet files: name a responses file")
 

@@ -24,23 +24,23 @@ KEEPABLE = ('refused', 'filtered') # Outcomes that are left out unless asked for
 
 @dataclass
 class Rule:
-    "What an answer must be to be read"
+    "Which answers are read"
     keep:tuple=()        # Outcomes to read though they are usually left out: 'refused', 'filtered'
-    min_score:dict=None  # Least score that a judge gave, or rubric to least score
+    min_score:dict=None  # Least score from a judge, or rubric to least score
     min_answers:int=None # Fewest answers of a persona; None: 10 if there is a `min_score`, else 1
-    unless:object=None   # Function of a `Response` that says why it is left out, or None
+    unless:object=None   # Function of a `Response`: why to leave it out, or None
     def __post_init__(self):
         if odd := [o for o in self.keep if o not in KEEPABLE]:
             raise ValueError(f"keep names {odd[0]!r}: what can be kept is {' and '.join(KEEPABLE)}")
     def why_not(self, r)->str:
         "Why `r` is left out; None: it is read"
         if r.outcome in KEEPABLE and r.outcome not in self.keep: return r.outcome
-        if r.finish_reason and r.blank: return 'empty'   # a file without a finish reason is checked below
+        if r.finish_reason and r.blank: return 'empty'   # without a finish reason it is an error: `checked`
         return low_score(r, self.min_score or {}) or (self.unless and self.unless(r)) or None
 
 # %% ../nbs/04_selection.ipynb #f60369f5
 def low_score(r, least)->str:
-    "Which score of `r` is below `least` (rubric to number), in words; None: no score is"
+    "In words, which score of `r` is missing or below `least` (rubric to number); None: none is"
     for k,n in least.items():
         if k=='role' and (r.persona in NEUTRAL or r.system==''): continue
         score = (r.scores or {}).get(k)
@@ -50,7 +50,7 @@ def low_score(r, least)->str:
 # %% ../nbs/04_selection.ipynb #4e0e39e7
 @patch
 def settled(self:Rule, rows)->Rule:
-    "The rule for the answers `rows`: by rubric, and with a number for `min_answers`. ValueError if they have no such scores"
+    "The rule with `min_score` by rubric and `min_answers` a number; ValueError if the answers `rows` lack the scores it asks for"
     if self.min_score is None: return replace(self, min_answers=1 if self.min_answers is None else self.min_answers)
     there,least = sorted({k for r in rows for k in r.scores or {}}),self.min_score
     def refuse(why): raise ValueError(f"min_score={self.min_score!r}{why}")
@@ -66,7 +66,7 @@ def settled(self:Rule, rows)->Rule:
 ELSEWHERE = OTHER_PERSONA,OTHER_PROMPT,OTHER_QUESTION = 'of another persona','under another prompt','to another question'
 
 class Cells:
-    "The cells that answers fall into, and the numbers of these cells"
+    "The cells that answers fall into, numbered as they come"
     def __init__(self, prompts=None): # Persona to system prompts; None: those of the answers
         self.prompts,self.number,self.text = prompts,{},{} # cell to number; each text once
         self.systems,self.asked,self.elsewhere = {},{},set() # (persona, prompt) to text; question to personas; cells with another prompt
@@ -78,7 +78,7 @@ class Cells:
 # %% ../nbs/04_selection.ipynb #4898b934
 @patch
 def place(self:Cells, r):
-    "The cell of `r`, or None and why it has none"
+    "(the cell of `r`, None), or (None, why it has none)"
     p,q = (self.text.setdefault(o, o) for o in (r.persona, r.question))
     self.asked.setdefault(q, set()).add(p)
     if self.prompts is not None and p not in self.prompts: return None,OTHER_PERSONA
@@ -93,7 +93,7 @@ def place(self:Cells, r):
 
 # %% ../nbs/04_selection.ipynb #d5e8928d
 def which_questions(asked, questions=None)->list:
-    "The questions to be read: those given, or of those `asked` (question to personas)"
+    "The questions to read: those given, or those that every persona in `asked` (question to personas) was asked"
     if questions is not None and not isinstance(questions, int): return load_questions(questions)
     qs = asked_of_all(asked)
     n = min(len(qs), questions or len(qs))
@@ -157,7 +157,7 @@ def _leave_out_other_questions(self:Selection):
 def left_out(self:Selection,
     persona=None # Name of one persona; None: all
 )->Counter: # Reason to number of answers
-    "Why answers of these personas to these questions are not read"
+    "How many answers to these questions are left out, by reason"
     elsewhere = [i for i,o in enumerate(self.reasons) if o is None or o in ELSEWHERE]
     at = np.flatnonzero(~np.isin(self.why, elsewhere))
     return Counter(self.reasons[self.why[i]] for i in at if persona in (None, self.cells[self.cell[i]][0]))
@@ -202,7 +202,7 @@ def _check_grid(self:Selection):
 # %% ../nbs/04_selection.ipynb #3310e716
 @patch
 def checked(self:Selection, unnamed)->Selection:
-    "The selection, if it has what it must; the log says what is not read (answers to other questions if these are `unnamed`)"
+    "The selection; ValueError for one of the four. The log says what is left out, and how many answers are to other questions (if `unnamed`)"
     for p,_,q in [o for o,n in zip(self.cells, self.count) if n and o in self.empty]: raise ValueError(
         f"the answer of persona {p!r}, question {q!r} is empty: generate it again, or leave it out")
     self._check_twice()
@@ -220,7 +220,7 @@ def checked(self:Selection, unnamed)->Selection:
 def fetch(self:Selection,
     numbers # Of answers
 ): # Iterator of `Response`, each with `system` filled in
-    "Some of the answers"
+    "The answers with these numbers"
     for i in numbers:
         r = self.store[i]
         s,n = self.systems[r.persona,r.prompt],int(self.sample[i])
@@ -228,15 +228,15 @@ def fetch(self:Selection,
 
 @patch
 def grid_order(self:Selection, numbers)->np.ndarray:
-    "The places in `numbers` that put these answers into the order of the grid: by persona, prompt, question, then as in the store"
+    "Indices that sort `numbers` into the order of the grid: by persona, prompt, question, then as in the store"
     place = {o: k for k,o in enumerate((p,s,q) for p,ss in self.prompts.items() for s in ss for q in self.questions)}
     at = np.array([place.get((p, self.systems[p,i], q), -1) for p,i,q in self.cells], int)
     return np.lexsort((numbers, at[self.cell[numbers]]))
 
 # %% ../nbs/04_selection.ipynb #6d466af1
 @patch
-def weights(self:Selection)->np.ndarray: # Of an answer in each cell
-    "What makes a sum of answers the mean over questions of means over answers"
+def weights(self:Selection)->np.ndarray: # Of one answer in each cell
+    "1 over the number of answers of the cell's persona to its question"
     number = Counter()
     for (p,_,q),n in zip(self.cells, self.count.tolist()): number[p,q] += n
     return np.array([1/max(1, number[p,q]) for p,_,q in self.cells])
@@ -259,9 +259,9 @@ def select(
 
 # %% ../nbs/04_selection.ipynb #badfa028
 class AnswerFiles:
-    "A store of the answers in files, in their order; they stay there"
+    "A store of answers that stay in their files"
     def __init__(self, path):
-        self.path,self.readers = Path(path).resolve(),{}                         # an actor may be in another folder
+        self.path,self.readers = Path(path).resolve(),{}                         # a worker may run in another folder
         self.files = response_files(self.path)
     def __iter__(self):
         self.ends = []
@@ -284,11 +284,11 @@ def __getitem__(self:AnswerFiles, i):
     return self.readers[f](int(self.at[i]))
 
 @patch
-def __getstate__(self:AnswerFiles): return vars(self) | dict(readers={})         # files stay open in one process
+def __getstate__(self:AnswerFiles): return vars(self) | dict(readers={})         # open files are not passed on to a worker
 
 @patch
 def settle(self:AnswerFiles, rows):
-    "Hashes of the answers `rows` without and with their order, and how they ended; keeps only places and lengths"
+    "(hash without order, hash with order, outcomes) of the answers `rows`; keeps only places and lengths"
     digest,outcome = (np.array(o)[rows] for o in (self.digest, self.outcome))
     del self.digest,self.outcome
     self.size,self.at = np.array(self.size),np.array(self.at)
@@ -303,7 +303,7 @@ class Answers(Selection):
         personas=None, # As `load_personas` takes them; None: those of the files
         questions=None, # As `load_questions` takes them; None: those that every persona in the files was asked
         keep=(), # Outcomes to read though they are usually left out: 'refused', 'filtered'
-        min_score=None, # Least score that a judge gave, or rubric to least score
+        min_score=None, # Least score from a judge, or rubric to least score
         min_answers:int=None # Fewest answers of a persona; None: 10 if there is a `min_score`, else 1
     ):
         super().__init__(AnswerFiles(path), personas, questions, keep=keep, min_score=min_score, min_answers=min_answers)

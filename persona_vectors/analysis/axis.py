@@ -17,15 +17,15 @@ import numpy as np, pandas as pd, torch
 def centred(
     v:PersonaVectors # At one layer
 )->pd.DataFrame: # Persona × coordinate
-    "The vectors minus the mean of the roles (of all, where none is neutral)"
-    v.layer
+    "Each persona's vector minus the mean of the roles; without a neutral persona, minus the mean of all"
+    v.layer # ValueError for several layers
     x = pd.DataFrame(v.stacked().double().numpy(), index=list(v))
     return x - x.loc[v.split()[1] if v.neutral else list(v)].mean()
 
 # %% ../../nbs/analysis/30_axis.ipynb #f655f870
 def cosine_matrix(
     v:PersonaVectors, # At one layer
-    raw:bool=False # Without centring; near 1 for all pairs in real models, and no test of equality
+    raw:bool=False # Without centring; near 1 for every pair in real models, whether or not the personas differ
 )->pd.DataFrame: # Persona × persona
     "Cosine of every pair of personas, centred on the role mean"
     x = pd.DataFrame(v.stacked().double().numpy(), index=list(v)) if raw else centred(v)
@@ -35,7 +35,7 @@ def cosine_matrix(
 # %% ../../nbs/analysis/30_axis.ipynb #554bb4ab
 def assistant_axis(
     v:PersonaVectors # At one layer
-)->Direction:
+)->Direction: # Not of unit length
     "mean(neutral) − mean(roles) (Lu et al. 2026, arXiv 2601.10387)"
     ns,rs = v.split()
     plus,minus = (torch.stack([v[p] for p in o]).mean(0) for o in (ns,rs))
@@ -47,7 +47,7 @@ def project(
     v:PersonaVectors, # At the direction's layer
     direction:Direction
 )->pd.Series: # Persona to projection, in units of the residual stream
-    "Where each persona lies along the direction, from the role mean. In-sample if the direction was made from `v`"
+    "Projection of each persona on the unit direction, from the role mean; in-sample if the direction was made from `v`"
     if v.layers!=[direction.layer]: raise ValueError(f"the direction is of layer {direction.layer}, the vectors have {v.layers}")
     return pd.Series(centred(v).values @ direction.unit.double().numpy(), index=list(v))
 
@@ -66,7 +66,7 @@ def leave_one_out_axes(half, ns, rs):
 
 # %% ../../nbs/analysis/30_axis.ipynb #f09139bb
 def cross_fitted(x, o, ns, rs, splits, rng): # 'persona question d_model' each; gives 'persona question'
-    "Projection of every answer of `o` on axes made from `x` without its persona and without its question"
+    "Projection of every answer in `o` on axes from `x` without its persona and its question, averaged over the splits"
     if x.shape[1]<2: raise ValueError("one question cannot be split in halves: a cross-fitted ranking needs at least two")
     total,n = np.zeros(x.shape[:2]),np.zeros(x.shape[1])
     for _ in range(splits):
@@ -83,7 +83,7 @@ def held_out(
     splits:int=20, # Random halvings of the questions
     seed:int=0
 )->pd.DataFrame: # Persona × question
-    "Projection of every persona's answer to every question on axes made without the persona and without the question"
+    "Cross-fitted projection of every answer, on axes made without its persona and its question"
     v.split()
     g = v.complete().grid()
     y = cross_fitted(g.x, g.centred, g.ns, g.rs, splits, np.random.default_rng(seed))
@@ -107,7 +107,7 @@ class RolePCA:
     scores:pd.DataFrame # Persona × component, all personas
     variance_ratio:np.ndarray # Share of the roles' variance of each component
     components:np.ndarray # 'component d_model', unit length, signs agreeing with the axis
-    axis_cosine:np.ndarray # Cosine of each component with the assistant axis
+    axis_cosine:np.ndarray # Cosine of each component with the assistant axis, never negative
 
 # %% ../../nbs/analysis/30_axis.ipynb #81b77b8f
 def role_pca(
@@ -124,15 +124,15 @@ def role_pca(
 
 # %% ../../nbs/analysis/30_axis.ipynb #75d15d5f
 def text_vectors(responses, x, name)->PersonaVectors:
-    "Features 'response feature' of the answers' text in the form of persona vectors; `name` stands in place of a model"
+    "Text features `x` 'response feature' as persona vectors with one layer, None; `name` is recorded as the model"
     rows = [Row(r.persona, r.question, r.prompt, r.sample, len(r.text.split())) for r in responses.rows]
     return PersonaVectors(torch.tensor(x, dtype=torch.float32)[:,None], rows, [None], {'model': name})
 
 # %% ../../nbs/analysis/30_axis.ipynb #06571c9c
 def tfidf_vectors(
     responses:Responses
-)->PersonaVectors: # One 'layer', as many coordinates as words
-    "TF-IDF of the answers (scikit-learn, sublinear counts, words in at least two answers) in the form of persona vectors"
+)->PersonaVectors: # One layer, None; one coordinate for each word
+    "TF-IDF of the answers as persona vectors (scikit-learn; log-scaled counts, words in at least two answers)"
     from sklearn.feature_extraction.text import TfidfVectorizer
     x = TfidfVectorizer(sublinear_tf=True, min_df=2).fit_transform([r.text for r in responses.rows])
     return text_vectors(responses, x.toarray(), 'TF-IDF')
@@ -140,8 +140,8 @@ def tfidf_vectors(
 # %% ../../nbs/analysis/30_axis.ipynb #f5b44c07
 def compare_rankings(
     rankings:dict # Name to ranking from `rank_personas`; the first gives the order
-)->tuple[pd.DataFrame,pd.Series]: # Ranks of each persona; Spearman correlation of each with the first
-    "Ranks under several readings, and how far each agrees with the first"
+)->tuple[pd.DataFrame,pd.Series]: # Persona × ranking; Spearman correlation of each ranking with the first
+    "Each persona's rank in every ranking, and the agreement of every ranking with the first"
     from scipy.stats import spearmanr
     first = next(iter(rankings.values()))
     ranks = pd.DataFrame({k: r.projection.rank(ascending=False).astype(int) for k,r in rankings.items()}).loc[first.index]

@@ -362,8 +362,8 @@ def plot_ranking(
     "Projections on the assistant axis with their intervals, and each ranking's Spearman correlation with the first"
     names,k,ns = list(next(iter(rankings.values())).index),len(rankings),v.neutral if v else []
     for o,r in rankings.items():
-        lacking = ', '.join(p for p in names if p not in r.index)
-        if lacking: raise ValueError(f'the ranking {o!r} lacks {lacking}: rank the same personas in each')
+        if lacking := [p for p in names if p not in r.index]:
+            raise ValueError(f"the ranking {o!r} lacks {', '.join(lacking)}: rank the same personas in each")
     room,pitch = _room(names),21 if len(names)<60 else 15
     fig = make_subplots(1, k, shared_yaxes=True, horizontal_spacing=.025, column_widths=[1.6]+[1]*(k-1),
         subplot_titles=_headings(rankings))

@@ -162,8 +162,7 @@ def identification(
     mine,x[at,own] = x[at,own].copy(),-np.inf
     df = pd.DataFrame(dict(persona=table.columns[own], identified=mine>x.max(1), taken_for=table.columns[table.values.argmax(1)]))
     by = [df.groupby('persona', sort=False), df.assign(persona='all').groupby('persona')]
-    def most(s): return s.mode()[0]
-    out = pd.concat([pd.DataFrame(dict(answers=o.size(), identified=o.identified.mean(), taken_for=o.taken_for.agg(most))) for o in by])
+    out = pd.concat([pd.DataFrame(dict(answers=o.size(), identified=o.identified.mean(), taken_for=o.taken_for.agg(lambda s: s.mode()[0]))) for o in by])
     return out.assign(chance=1/table.shape[1])[['answers','identified','chance','taken_for']]
 
 # %% ../../nbs/analysis/35_likelihood.ipynb #1db8c117
@@ -202,7 +201,7 @@ def logit_lens(
 def _answer_projections(v, direction, splits, seed):
     "Projection of each row, relative to the roles' mean on its question, on a direction made without its persona and question"
     ns,rs = v.split()
-    v.layer
+    v.layer                                                     # ValueError if there are several
     x,out,rng,at = v.means[:,0].double().numpy(),np.zeros(len(v.rows)),np.random.default_rng(seed),_addresses(v.rows)
     middle = {q: x[i][at.persona[i].isin(rs)].mean(0) for q,i in at.groupby('question').groups.items()}
     x = x - np.stack([middle[q] for q in at.question])

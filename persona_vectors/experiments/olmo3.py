@@ -79,7 +79,7 @@ class Variants:
     layer:dict          # Model, or twin, to the layer that is compared
     comparison:object   # Comparison at that layer, beside TF-IDF and the twin
     rankings:dict       # Model to ranking on its own axis
-    joint:object        # JointPCA of all models, each centred by itself; None if their widths differ
+    joint:object        # JointPCA of all models, each centred on its own role mean; None if their widths differ
     files:list          # Paths written or used
     def at(self, name): return (self.vectors.get(name) or self.baselines[name]).at(self.layer[name]) # PersonaVectors that are compared
 

@@ -91,13 +91,9 @@ def load_blocks(
     return model if cut else keep_blocks(model, k, blocks)
 
 # %% ../../nbs/extraction/21_blocks.ipynb #c4d0859d
-def block_output(out):
-    "The hidden states in what a block returned"
-    return out if isinstance(out, Tensor) else out[0]
+def block_output(out): return out if isinstance(out, Tensor) else out[0]                # the hidden states in what a block returned
 
-def block_input(args, kwargs):
-    "The hidden states in what a block was called with"
-    return args[0] if args else kwargs['hidden_states']
+def block_input(args, kwargs): return args[0] if args else kwargs['hidden_states']      # the hidden states in what a block was called with
 
 # %% ../../nbs/extraction/21_blocks.ipynb #1e590b67
 @contextmanager

@@ -56,7 +56,8 @@ def layer(self:ActivationExtractor): return layer_index(self.num_layers, self.co
 def one_layer(self:ActivationExtractor, layer=None)->int:
     "The index of the one layer, above 0, that `layer` means; ValueError if it means several"
     ks = self.layers(layer)
-    if len(ks)!=1 or ks[0]==0: raise ValueError(f"layer={layer!r}: the ranking is of one layer above 0; `persona-vectors extract` takes several")
+    if len(ks)!=1 or ks[0]==0:
+        raise ValueError(f"layer={layer!r}: the ranking is of one layer above 0; `persona-vectors extract` takes several")
     return ks[0]
 
 # %% ../../nbs/extraction/26_extractor.ipynb #fd8d04ff
@@ -73,7 +74,7 @@ def placed_on(self:ActivationExtractor): return 'auto' if self.config.device=='a
 
 # %% ../../nbs/extraction/26_extractor.ipynb #487fd8c6
 def prompt_of(read_under:str, personas)->str:
-    "The system prompt of the persona `read_under`, one of these or built in (None: None); ValueError if there is no such persona"
+    "The prompt of the persona `read_under`, among `personas` or built in (None: None); ValueError if there is none of that name"
     if read_under is None: return None
     known = {**as_prompts(PERSONAS), **as_prompts(personas)}
     if read_under in known: return known[read_under][0]
@@ -84,7 +85,7 @@ def prompt_of(read_under:str, personas)->str:
 def conversations(self:ActivationExtractor,
     rows, # Iterable of `Response`, as a selection has them
     under:str=None # A system prompt that takes the place of every row's own; None: their own
-)->list: # `Tokens` of each
+)->list: # One `Tokens` a row
     "The exact tokens of each conversation; ValueError names one that cannot be read"
     out,limit = [],context_length(self.model_config)
     for r in rows:
@@ -106,7 +107,7 @@ def preview(self:ActivationExtractor, response:Response):
 def plan(self:ActivationExtractor,
     seqs:list, # `Tokens` from `conversations`
     layers:list, # Layer indices
-    measure:bool=True # Measure how fast the device is, for the time expected
+    measure:bool=True # Measure the speed of the device, to estimate the time
 )->Plan:
     "What reading `seqs` will load, hold and compute; loads nothing"
     c,here = self.config,self._blocks and self._blocks[0]>=max(layers)
@@ -116,13 +117,14 @@ def plan(self:ActivationExtractor,
 # %% ../../nbs/extraction/26_extractor.ipynb #cd678eb5
 @patch
 def read_rest(self:ActivationExtractor,
-    kept:Means, # Some of which may be there
+    kept:Means, # The means so far
     progress:bool=True, # Show a bar
     plan:Plan=None # How the rest is read; None: what `plan` says
 ):
-    "The means, after reading the sequences that have none yet"
+    "All means, after reading the sequences that have none yet"
     if not kept.todo: return kept.values
-    c,seqs,layers,p = self.config,kept.seqs,kept.layers,plan or self.plan([kept.seqs[i] for i in kept.todo], kept.layers)
+    c,seqs,layers = self.config,kept.seqs,kept.layers
+    p = plan or self.plan([seqs[i] for i in kept.todo], layers)
     if not plan: log.info(p)
     if p.stream:
         return read_streamed(self.source, seqs, layers, self.dtype, self.device, c.batch_tokens, progress, kept, c.blocks, p.place, p.chunks)
@@ -135,7 +137,7 @@ def means(self:ActivationExtractor,
     layers:list, # Layer indices
     progress:bool=True, # Show a bar
     partial=None, # A file that keeps the means while they are made
-    what=None # What decides them, as JSON can hold it
+    what=None # What decides the means, as JSON can hold it
 ): # 'sequence layer d_model', float32, on the CPU
     "The residual stream at `layers`, averaged over each sequence's span, as planned"
     return self.read_rest(Means(seqs, layers, self.model_config.hidden_size, partial, what), progress)
@@ -162,7 +164,7 @@ def provenance(self:ActivationExtractor,
     layers:list, # Layer indices
     read_under:str=None # As `cache_key` takes it
 )->dict:
-    "What is stored with the vectors: the cache key, and what is good to know"
+    "The cache key and whatever else is stored with the vectors"
     from importlib.metadata import version
     prompts,under = selection.prompts,prompt_of(read_under, selection.prompts)
     return dict(**self.cache_key(selection, layers, read_under), num_layers=self.num_layers, d_model=self.model_config.hidden_size,
@@ -183,7 +185,7 @@ def extract_persona_vectors(
     partial=None, # A file that keeps the means while they are made; after a run that was stopped, the next goes on from it
     **rule # keep, min_score, min_answers: as `select` takes them
 )->PersonaVectors: # Behaves as a dict of name to tensor ('d_model', or 'layer d_model' for several layers)
-    "One vector a persona: the mean residual stream over its answers' tokens. ValueError, before weights are loaded, names an answer that cannot be used"
+    "One vector a persona: the mean residual stream over its answers' tokens. ValueError names an answer that cannot be used"
     selection,layers = select(responses, personas, questions, **rule),extractor.layers(layer)
     rows,about = selection.responses.rows,extractor.provenance(selection, layers, read_under)
     seqs = extractor.conversations(rows, prompt_of(read_under, selection.prompts))
@@ -215,7 +217,7 @@ def cached_vectors(
     folder, # Where vectors files are
     read_under:str=None # Name of the persona whose prompt takes the place of every persona's own
 )->tuple: # PersonaVectors, and the path of their file
-    "The vectors from their file if it was made from exactly this, else extracted and saved"
+    "The vectors from their file if its cache key is the same, else extracted and saved"
     want = extractor.cache_key(selection, layers, read_under)
     path = vectors_file(folder, want)
     if path.exists() and all((v := load_vectors(path)).meta.get(k)==o for k,o in want.items()): return v,path

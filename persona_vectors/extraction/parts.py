@@ -24,7 +24,7 @@ from .vectors import PersonaVectors, Row
 def cut(answers, rows, n:int)->list:
     "The numbers `rows` in `n` pieces, in order, with about as much text in each"
     end = np.cumsum(answers.size[rows], dtype=np.int64)
-    at = (end-answers.size[rows]/2)*n/max(1, end[-1] if len(end) else 1)    # where the middle of each answer falls
+    at = (end-answers.size[rows]/2)*n/max(1, end[-1] if len(end) else 1)    # the middle of each answer
     return np.split(rows, np.searchsorted(at, np.arange(1, n)))
 
 def shard(answers, i:int, n:int)->np.ndarray:
@@ -36,7 +36,7 @@ def shard(answers, i:int, n:int)->np.ndarray:
 @dataclass
 class Part:
     "What was read of some answers; parts of one run add up"
-    what:dict         # All that decides the numbers
+    what:dict         # All that decides the numbers: the same in all parts of a run
     rows:np.ndarray   # Numbers of the answers that were read
     n_tokens:np.ndarray # Tokens that were averaged, of each
     groups:list       # (persona, prompt), for each sum
@@ -49,7 +49,7 @@ class Part:
 
 # %% ../../nbs/extraction/27_parts.ipynb #0ef4a884
 def part_of(what, answers, rows, n_tokens, means, failed=None)->Part:
-    "The sums over the answers `rows` with these `means` ('answer layer d_model', float32) of so many tokens"
+    "The part of the answers `rows`, from their `means` ('answer layer d_model', float32) and numbers of tokens"
     at = [answers.cells[c][:2] for c in answers.cell[rows]]
     groups = list(dict.fromkeys(at))
     number = torch.tensor([groups.index(o) for o in at], dtype=torch.long)
@@ -60,7 +60,7 @@ def part_of(what, answers, rows, n_tokens, means, failed=None)->Part:
 
 # %% ../../nbs/extraction/27_parts.ipynb #2a61bfd7
 def combine(parts)->Part:
-    "The sum of parts; ValueError if they are of different runs or have an answer twice"
+    "The sum of parts; ValueError if they are of different runs or an answer is in two"
     what,at,kept,failed = None,{},[],{}
     for p in parts:
         what = what or p.what
@@ -106,7 +106,7 @@ def save(self:Part, folder)->Path:
 
 # %% ../../nbs/extraction/27_parts.ipynb #915a9db5
 def load_part(path, means:bool=True, sums:bool=True)->Part:
-    "The part in a file, with the means of the single answers (where they are) and the sums; ValueError if there is none in it"
+    "The part in a file, with or without `means` and `sums`; ValueError if the file is not a part"
     from safetensors import SafetensorError, safe_open
     skip = {k for k,o in dict(means=means, sums=sums).items() if not o}
     try:
@@ -114,7 +114,7 @@ def load_part(path, means:bool=True, sums:bool=True)->Part:
     except (SafetensorError, ValueError) as e: raise ValueError(f"{path} is no part of a run ({e}): delete it and extract again") from None
 
 def part_from(raw:bytes)->Part:
-    "The part that `to_bytes` made these of"
+    "The inverse of `to_bytes`"
     from safetensors.torch import load
     return _part(json.loads(raw[8:8+int.from_bytes(raw[:8], 'little')])['__metadata__'], load(raw))
 
@@ -126,7 +126,7 @@ def _part(meta, t):
 
 # %% ../../nbs/extraction/27_parts.ipynb #983ed540
 def conversations(extractor, answers, rows, under=None)->tuple:
-    "The conversations of the answers `rows` (read under the system prompt `under`), and why not, by number, of those that cannot be read"
+    "(`Tokens` of each of the answers `rows`, read under the system prompt `under`; number to reason for those that cannot be read)"
     seqs,failed = [],{}
     for i,r in zip(np.asarray(rows).tolist(), answers.fetch(rows)):
         try: seqs += extractor.conversations([r], under)
@@ -138,11 +138,11 @@ def allowed(n:int)->int: # How many of `n` answers may fail
 
 # %% ../../nbs/extraction/27_parts.ipynb #b2ad169b
 def read_rows(extractor, answers, rows, layers, what, under=None, plan:Plan=None, partial=None, may_fail:int=None)->Part:
-    "The part of the answers `rows` in the run `what`; `plan` and `partial` as `read_rest` and `Means` take them. RuntimeError if too many fail"
+    "Read the answers `rows` of the run `what` into a `Part`; `plan` as `read_rest`, `partial` as `Means` takes it. RuntimeError if too many fail"
     may_fail = allowed(len(rows)) if may_fail is None else may_fail
     seqs,failed = conversations(extractor, answers, rows, under)
     read = [i for i in rows.tolist() if i not in failed]
-    _few(failed, rows, may_fail)
+    _check_failed(failed, rows, may_fail)
     kept = Means(seqs, layers, extractor.model_config.hidden_size, partial, dict(what, rows=content_hash(read)))
     while kept.todo:
         try: extractor.read_rest(kept, False, plan)
@@ -154,15 +154,15 @@ def read_rows(extractor, answers, rows, layers, what, under=None, plan:Plan=None
 
 # %% ../../nbs/extraction/27_parts.ipynb #ac9d374d
 def _give_up(kept, e, read, failed, rows, may_fail):
-    "Note the answer that the exception `e` is about as failed"
+    "Mark the answer that the exception `e` names as failed; raise `e` if it names none"
     if not hasattr(e, 'sequence'): raise e
     kept.done[e.sequence] = True
     failed[read[e.sequence]] = str(e)
-    _few(failed, rows, may_fail)
+    _check_failed(failed, rows, may_fail)
 
-def _few(failed, rows, may_fail):
+def _check_failed(failed, rows, may_fail):
     if len(failed)>may_fail: raise RuntimeError(
-        f"too many answers cannot be read: of the last {len(rows)} it is {len(failed)}, the first because of {next(iter(failed.values()))}")
+        f"too many answers cannot be read: {len(failed)} of the last {len(rows)}, the first because of {next(iter(failed.values()))}")
 
 # %% ../../nbs/extraction/27_parts.ipynb #b844a08c
 def plan_extraction(
@@ -170,16 +170,16 @@ def plan_extraction(
     answers:Answers,
     layer=None, # An index, a fraction, a list of those, or 'all'; None: the configuration's fraction
     read_under:str=None, # Name of the persona whose prompt takes the place of every persona's own
-    kind:str=None, # A kind of device that is not at hand, as 'h100'; None: this machine's
+    kind:str=None, # A device this machine does not have, as 'h100'; None: this machine's
     devices:int=1, # How many
     per_actor:int=1 # How many of them one model is spread over
 )->RunPlan:
-    "What reading `answers` will take; nothing is loaded"
+    "The memory, computation and time that reading `answers` will take; no weights are loaded"
     c,under = extractor.config,prompt_of(read_under, answers.prompts)
     rows = answers.rows if len(answers)<=4000 else np.concatenate([o[:500] for o in cut(answers, answers.rows, 8)])
     seqs,failed = conversations(extractor, answers, rows, under)
     if not seqs: extractor.conversations(answers.fetch(rows[:1]), under)         # says why none can be read
-    if failed: log.warning(f"{len(failed)} of the {len(rows)} answers that were looked at cannot be read, and are not in the plan")
+    if failed: log.warning(f"{len(failed)} of the {len(rows)} answers sampled cannot be read, and are not in the plan")
     p = plan_run(extractor.source.text_config(), extractor.layers(layer), seqs, sum(map(len, answers.prompts.values())),
                  answers.size[answers.rows].sum()/answers.size[rows].sum(), kind or c.device, devices, per_actor, c.dtype, c.stream,
                  extractor.source.label, batch_tokens=c.batch_tokens, blocks=c.blocks)
@@ -187,7 +187,7 @@ def plan_extraction(
 
 # %% ../../nbs/extraction/27_parts.ipynb #bcffe9c2
 def begin_run(extractor, answers, layers, folder, read_under=None, sums=False)->tuple:
-    "The folder of this run's parts in `folder`, made if it is not there; and all that decides the numbers"
+    "(the folder of this run's parts in `folder`, made if needed; all that decides the numbers)"
     what = dict(extractor.cache_key(answers, layers, read_under), order=answers.order, sums=sums)
     path = Path(folder)/f"{slug(what['model'])}-{content_hash(what)[:8]}.parts"
     if not (path/'run.json').exists():
@@ -199,7 +199,7 @@ def begin_run(extractor, answers, layers, folder, read_under=None, sums=False)->
 def part_files(path): return sorted(Path(path).glob('part-*.safetensors'))
 
 def done(path)->np.ndarray:
-    "The numbers of the answers that were read so far"
+    "The numbers of the answers read so far"
     return np.unique(np.concatenate([np.array([], np.int64), *(load_part(p, means=False, sums=False).rows for p in part_files(path))]))
 
 def _run(path):
@@ -219,7 +219,7 @@ def describe_run(path)->str:
 PART_BATCHES,STREAMED_PART_BATCHES,MAX_MEAN_BYTES = 64,512,1<<28
 
 def parts_of(answers, rows, batch_tokens:int, streamed:bool, mean_bytes:int, workers:int=0)->list:
-    "`rows` in parts for so many workers; `streamed`: the weights are read for each part, `mean_bytes`: of one answer"
+    "`rows` cut into parts, at least six a worker; `streamed`: weights are loaded for each part; `mean_bytes`: size of an answer's means"
     batches = answers.size[rows].sum()/3/batch_tokens            # a token has about four bytes, seldom less than three
     n = max(1, batches/(STREAMED_PART_BATCHES if streamed else PART_BATCHES), min(len(rows), 6*workers))
     return [p for o in cut(answers, rows, math.ceil(n)) if len(o)
@@ -227,7 +227,7 @@ def parts_of(answers, rows, batch_tokens:int, streamed:bool, mean_bytes:int, wor
 
 # %% ../../nbs/extraction/27_parts.ipynb #81db3396
 def parts_left(answers, rows, was, *how)->list:
-    "What is left to read of `rows` after `was`: first the parts of which nothing was read, cut as if nothing was; then the rest"
+    "The parts left to read of `rows` after `was` were read: first those of the full cut with nothing read, then the rest, cut anew"
     read = np.zeros(len(answers.cell), bool)
     read[was] = True
     whole = [o for o in parts_of(answers, rows, *how) if not read[o].any()]
@@ -236,7 +236,7 @@ def parts_left(answers, rows, was, *how)->list:
 
 # %% ../../nbs/extraction/27_parts.ipynb #94c87dbe
 def plan_parts(extractor, answers, layers, under=None)->tuple:
-    "How parts are read: a plan from the first answers (None: each part has its own), and what `parts_of` takes"
+    "(the plan for all parts, or None if each makes its own; the arguments of `parts_of` after `rows`)"
     plan = extractor.plan(conversations(extractor, answers, answers.rows[:64], under)[0], layers, measure=False)
     batch_tokens = extractor.config.batch_tokens or default_batch_tokens(extractor.device)
     return None if plan.stream else plan,(batch_tokens, plan.stream, 4*len(layers)*extractor.model_config.hidden_size)
@@ -265,7 +265,7 @@ def extract_shard(
     sums:bool=False, # Without the means of the single answers
     progress:bool=True # Show a bar
 )->Path: # Folder of the parts, for `merge`
-    "Read what is left of one shard, a part at a time"
+    "Read what is left of one shard, a part at a time, and return the folder"
     from filelock import FileLock, Timeout
     mine,layers,under = shard(answers, i, n),extractor.layers(layer),prompt_of(read_under, answers.prompts)
     path,what = begin_run(extractor, answers, layers, folder, read_under, sums)
@@ -281,7 +281,7 @@ def extract_shard(
 
 # %% ../../nbs/extraction/27_parts.ipynb #21b85588
 def _whole_run(path, answers):
-    "What `path` is a run of, its answers, and its parts; ValueError if they do not belong together, or if one is missing"
+    "(`run.json`, the answers, the part files) of the run in `path`; ValueError if they do not match or answers are missing"
     run,files = _run(path),part_files(path)
     if not isinstance(answers, Answers): answers = _answers_of(run, path, answers)
     if (answers.hash(),answers.order)!=(run['what']['responses'],run['what']['order']):
@@ -290,11 +290,11 @@ def _whole_run(path, answers):
     return run,answers,files
 
 def _answers_of(run, path, where=None):
-    "The answers of a run, from `where` they are now, or were"
+    "The `Answers` of a run, from `where` or from where they were"
     try: return Answers(**run['answers'] | (dict(path=where) if where else {}))
     except FileNotFoundError:
         if where: raise
-        raise FileNotFoundError(f"{run['answers']['path']}, of which {path} was made, is there no longer: "
+        raise FileNotFoundError(f"{run['answers']['path']}, the answers of {path}, is no longer there: "
             "say where it is now (answers=, --responses)") from None
 
 # %% ../../nbs/extraction/27_parts.ipynb #8d9b919d
@@ -316,7 +316,7 @@ def _check_files(files, answers, run):
 # %% ../../nbs/extraction/27_parts.ipynb #f647e1a2
 @patch
 def vectors(self:Part, answers:Answers, meta:dict)->PersonaVectors:
-    "One vector a persona; with the means of the answers where they were kept"
+    "The vectors of all answers: from their means where these were kept, else from the sums"
     read = {p for p,_ in self.groups}
     if lost := [p for p in answers.prompts if p not in read]:
         raise ValueError(f"no answer of persona {lost[0]!r} could be read: {next(iter(self.failed.values()), 'there are none')}")
@@ -341,7 +341,7 @@ def _from_sums(self:Part, answers, meta):
     weight = answers.weights()[answers.cell]
     for i in self.failed:
         if weight[i]<1: raise ValueError(f"the answer {row_of(answers, i, 0)} could not be read, and others to its question were: "
-            "sums cannot be put right for that. Extract with the means of the answers, or leave the answer out")
+            "sums cannot be corrected for that. Extract with the means of the answers, or leave the answer out")
     rows,means,of = [],[],np.array([answers.cells[c][0] for c in answers.cell[self.rows]])
     for p in answers.prompts:
         at = [i for i,g in enumerate(self.groups) if g[0]==p]
@@ -355,26 +355,26 @@ def merge(
     answers=None, # The `Answers`, or where they are now; None: where they were
     sums:bool=False # Without the means of the single answers
 )->PersonaVectors:
-    "The vectors of a run whose parts are all there; ValueError names answers that are missing or there twice"
+    "The vectors of a finished run; ValueError names answers that are missing or in two parts"
     run,answers,files = _whole_run(path, answers)
     if not sums and not run['what']['sums']: _check_memory(path, files)
     total = combine(load_part(p, means=not sums) for p in files)
     if total.failed: log.warning(
-        f"{len(total.failed)} of {len(answers)} answers could not be read, and are left out: they stand under 'failed' in the file's meta")
+        f"{len(total.failed)} of {len(answers)} answers could not be read, and are left out: `meta['failed']` lists them")
     return total.vectors(answers, run['meta'])
 
 def _check_memory(path, files):
     size,free = sum(p.stat().st_size for p in files),free_memory()
     if 3*size>free: raise ValueError(
-        f"the answers' means take {size/1e9:.0f} GB, and putting them into one file three times that; {free/1e9:.0f} GB are free. "
-        f"They stay in {path} (`each_mean`): merge the sums alone (sums=True, --sums)")
+        f"merging needs memory for three times the answers' means, {3*size/1e9:.0f} GB, and {free/1e9:.0f} GB are free: "
+        f"merge the sums alone (sums=True, --sums). The means stay in {path} (`each_mean`)")
 
 # %% ../../nbs/extraction/27_parts.ipynb #b403b9c2
 def save_merged(
     v:PersonaVectors, # From `merge`
     path # Folder of the parts
 )->Path:
-    "Save where `extract` looks for the vectors, beside the parts' folder, and take away what killed processes left in it"
+    "Save where `extract` looks for the vectors, beside the parts' folder; delete what killed processes left in it; return the file"
     want = {k: o for k,o in _run(path)['what'].items() if k not in ('order','sums')} | dict(responses=v.meta['responses'])
     at = vectors_file(Path(path).parent, want)
     v.save(at)
@@ -385,7 +385,7 @@ def each_mean(
     path, # Folder of the parts
     answers=None # As `merge` takes them
 ): # Iterator of (Row, 'layer d_model')
-    "The mean of every answer, a part at a time; for what does not fit into memory"
+    "Yield the mean of every answer, a part at a time, for runs larger than memory"
     _,answers,files = _whole_run(path, answers)
     for p in map(load_part, files):
         if p.means is None: raise ValueError(f"{path} has sums alone")

@@ -25,7 +25,7 @@ from .planning import free_memory
 # %% ../../nbs/extraction/28_ray.ipynb #f2698bb5
 @contextmanager
 def cluster(address:str='local'):
-    "Ray, connected to `address`; what is started here is stopped at the end"
+    "Yield Ray, connected to `address`; a cluster that this starts is shut down at the end"
     for k,v in dict(RAY_USAGE_STATS_ENABLED='0', RAY_BACKEND_LOG_LEVEL='fatal').items(): os.environ.setdefault(k, v)
     try: import ray, ray.data
     except ImportError: raise ImportError('this needs Ray: pip install "persona-vectors-lab[ray]"') from None
@@ -43,7 +43,7 @@ def cluster(address:str='local'):
 
 # %% ../../nbs/extraction/28_ray.ipynb #ede92b23
 class PartReader:
-    "Reads parts by number, for Ray Data"
+    "Reads parts by number; Ray Data makes one in each actor"
     def __init__(self, config:PersonaVectorConfig, shared, layers, what, under, plan, threads, may_fail):
         import ray
         torch.set_num_threads(threads)
@@ -53,7 +53,7 @@ class PartReader:
         parts,wrong = zip(*map(self.read, batch['part']))
         return dict(part=np.array(parts, object), wrong=np.array(wrong, object))
     def read(self, i):
-        "A part as bytes, and what went wrong"
+        "(the part as bytes, '') or (b'', what went wrong)"
         try:
             if self.extractor.source.fingerprint!=self.what['fingerprint']: raise ValueError(
                 f"{self.extractor.config.model_name} is another model where an actor runs than where the run was started: "
@@ -64,20 +64,20 @@ class PartReader:
 
 # %% ../../nbs/extraction/28_ray.ipynb #4f5e300b
 def pool(ray, config, actors=None, per_actor=1)->tuple:
-    "The configuration of the actors, how many they are, and what Ray gives each; ValueError if the cluster has no room for them"
+    "(the actors' configuration, their number, what Ray gives each); ValueError if the cluster has no room for them"
     there = ray.cluster_resources()
     gpu = bool(there.get('GPU')) and config.device!='cpu'
     if config.device not in (None, 'cpu', 'auto', 'cuda') or config.device in ('auto','cuda') and not gpu: raise ValueError(
         f"device={config.device!r}: on Ray, give 'cpu', or 'cuda' where the cluster has GPUs; it has {there.get('GPU', 0):g}")
     have = int(there['GPU' if gpu else 'CPU'])//per_actor
     if (actors or 1)>have: raise ValueError(
-        f"actors={actors or 1}, per_actor={per_actor}: the cluster has {there['GPU' if gpu else 'CPU']:g} {'GPUs' if gpu else 'cores'}")
+        f"actors={actors or 1}, per_actor={per_actor}: the cluster has {there['GPU' if gpu else 'CPU']:g} {'GPUs' if gpu else 'cores'}; ask for fewer")
     config = replace(config, model_name=find_model(config.model_name, config.hf_token).address,
         device=('auto' if per_actor>1 else 'cuda') if gpu else 'cpu', dtype=config.dtype or ('bfloat16' if gpu else default_dtype('cpu')))
     n = actors or (have if gpu else min(have, _copies(config)*len(ray.nodes())))
     return config,n,dict(num_cpus=1, num_gpus=per_actor) if gpu else dict(num_cpus=per_actor)
 
-def _plan_there(config, *args): return plan_parts(ActivationExtractor(config), *args) # where it runs
+def _plan_there(config, *args): return plan_parts(ActivationExtractor(config), *args) # on the machine where it runs
 
 def _copies(config)->int:
     "How many of the model fit into this machine's memory"
@@ -86,13 +86,13 @@ def _copies(config)->int:
 
 # %% ../../nbs/extraction/28_ray.ipynb #f27ff0d8
 def _made(ray, args, parts, n, need):
-    "Parts as they come from the actors, as bytes"
+    "Yield each part, as bytes, as soon as an actor has read it"
     if not parts: return
     ds = ray.data.from_items([dict(part=i) for i in range(parts)], override_num_blocks=parts)
     ds = ds.map_batches(PartReader, fn_constructor_args=args, batch_size=1, compute=ray.data.ActorPoolStrategy(size=min(n, parts)),
         max_restarts=100, max_task_retries=10, **need)
     try:
-        for o in ds.iter_batches(batch_size=None, prefetch_batches=0):       # each as soon as it is there
+        for o in ds.iter_batches(batch_size=None, prefetch_batches=0):
             for part,wrong in zip(o['part'], o['wrong']):
                 if wrong: raise RuntimeError(wrong)
                 yield part
@@ -100,7 +100,7 @@ def _made(ray, args, parts, n, need):
 
 # %% ../../nbs/extraction/28_ray.ipynb #605ae93f
 def _gather(raws, path, n, left, name, progress, stop):
-    "Write the parts that come back, of `left` of `n` answers"
+    "Save the parts `raws` in `path`, of `left` of `n` answers; RuntimeError if too many could not be read"
     from tqdm.auto import tqdm
     may_fail = allowed(n)
     with tqdm(total=n, initial=n-left, unit='answer', desc=f'Reading {name}', disable=not progress) as bar:
@@ -113,21 +113,32 @@ def _gather(raws, path, n, left, name, progress, stop):
             if may_fail<0: raise RuntimeError(
                 f"more than {allowed(n)} of {n:,} answers cannot be read, one of them because of {next(iter(part.failed.values()))}")
 
+# %% ../../nbs/extraction/28_ray.ipynb #dea4b9eb
+_one_by_one = Lock() # Plans are made from models without weights, which torch can build in one thread at a time
+
+@contextmanager
+def _alone(path):
+    "Lock the run in the folder `path`; RuntimeError if another process on this machine reads it with Ray"
+    from filelock import FileLock, Timeout
+    try: lock = FileLock(path/'.ray.lock').acquire(timeout=0)
+    except Timeout: raise RuntimeError(f"another process reads this run with Ray: {path}") from None
+    with lock: yield
+
 # %% ../../nbs/extraction/28_ray.ipynb #277ce913
 def extract_on_ray(
-    config:PersonaVectorConfig, # What is read, and how; `device` and `dtype` are those of the actors
+    config:PersonaVectorConfig, # Which model, and how; `device` and `dtype` are for the actors
     answers:Answers,
     layer=None, # An index, a fraction, a list of those, or 'all'; None: the configuration's fraction
     address:str='local', # 'local': Ray on this machine, for this run; 'auto': the cluster that this machine belongs to, or 'host:port'
-    actors:int=None, # How many; None: one for each GPU, or for each core as far as memory goes
+    actors:int=None, # How many; None: one for each GPU, or for each core if memory allows
     per_actor:int=1, # GPUs that one model is spread over, or cores
     folder='data/persona_vectors', # Where vectors files are
     read_under:str=None, # Name of the persona whose prompt takes the place of every persona's own
     sums:bool=False, # Without the means of the single answers
     progress:bool=True, # Show a bar
-    stop:Event=None # Ends the run with its next part once it is set, as Ctrl-C does where the run is not in a thread
+    stop:Event=None # Once set, ends the run after the next part; for runs in threads, which Ctrl-C does not reach
 )->Path: # Folder of the parts, for `merge`
-    "Read what is left of a run with a pool of actors"
+    "Read what is left of a run with a pool of actors, and return its folder"
     with cluster(address) as ray:
         with _one_by_one:
             config,n,need = pool(ray, config, actors, per_actor)
@@ -145,17 +156,6 @@ def extract_on_ray(
                 _gather(raws, path, len(answers), left, what['model'], progress, stop or Event())
     return path
 
-# %% ../../nbs/extraction/28_ray.ipynb #dea4b9eb
-_one_by_one = Lock() # Models are planned without weights, which torch can do for one at a time
-
-@contextmanager
-def _alone(path):
-    "No other process on this machine reads the run with Ray meanwhile; RuntimeError if one does"
-    from filelock import FileLock, Timeout
-    try: lock = FileLock(path/'.ray.lock').acquire(timeout=0)
-    except Timeout: raise RuntimeError(f"another process reads this run with Ray: {path}") from None
-    with lock: yield
-
 # %% ../../nbs/extraction/28_ray.ipynb #a5aa2db9
 def extract_models_on_ray(
     configs:list, # `PersonaVectorConfig` of each model
@@ -166,7 +166,7 @@ def extract_models_on_ray(
     per_actor:int=1,
     **kw # As `extract_on_ray` takes them
 ): # Iterator of the folders of their parts
-    "Several models over one set of answers, side by side as far as the cluster goes; each folder as it is done"
+    "Read the answers with several models, side by side as far as the cluster has room; yield each folder when it is done"
     stop,wrong = Event(),[]
     with cluster(address) as ray:
         have = min(pool(ray, c, None, per_actor)[1] for c in configs)
@@ -181,6 +181,6 @@ def extract_models_on_ray(
                     wrong.append(e)
                     if len(configs)>1: log.error(f"{c.model_name}: {e}")
         finally:
-            stop.set()                                                   # at Ctrl-C, each ends with its next part
+            stop.set()                                                   # at Ctrl-C, each ends after its next part
             threads.shutdown(cancel_futures=True)
     if wrong: raise wrong[0]

@@ -148,15 +148,13 @@ class Grid:
     ns:list # Indices of the neutral personas
     rs:list # Indices of the roles
     @property
-    def filled(self): return self.n>0                        # 'persona question'
-    @property
     def centred(self): return self.x - self.x[self.rs].mean(0)   # from the roles' mean in each question; NaN where a role has no answer
 
 # %% ../../nbs/extraction/20_vectors.ipynb #7c7b1c0c
 @patch
 def grid(self:PersonaVectors)->Grid:
     "The `Grid` of vectors at one layer (ValueError for several); `complete().grid()` has no empty cell"
-    self.layer
+    self.layer                                                   # ValueError if there are several
     p,q = ({o: i for i,o in enumerate(k)} for k in (self.personas, self.questions))
     i = [p[r.persona] for r in self.rows],[q[r.question] for r in self.rows]
     x,n = np.zeros((len(p), len(q), self.means.shape[-1])),np.zeros((len(p), len(q)), int)

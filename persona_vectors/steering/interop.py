@@ -19,10 +19,10 @@ from torch import Tensor
 # %% ../../nbs/steering/55_interop.ipynb #74558903
 @dataclass(frozen=True)
 class Convention:
-    "How a format counts: our layer k has its number k - `less`"
+    "How a format numbers layers: our layer k is its k - `less`"
     less:int
     first:int # The first of our layers that it holds
-    short:int # How many layers below the last one it ends
+    short:int # How many of the last layers it does not hold
     why:str # Why it does not hold the others
 
 CONVENTIONS = {
@@ -50,14 +50,14 @@ def their_index(layer:int, format:str, num_layers:int)->int:
     return layer-CONVENTIONS[format].less
 
 def our_layer(index:int, format:str, num_layers:int)->int:
-    "Our layer of the one that `format` calls `index`"
+    "The layer that `format` calls `index`, as we number it"
     layer = index+CONVENTIONS[format].less
     check_place(layer, format, num_layers)
     return layer
 
 # %% ../../nbs/steering/55_interop.ipynb #9d30cc37
 def sorted_directions(directions)->list:
-    "A direction, some, or a dict by layer, as a list in the order of layers"
+    "One direction, several, or a dict by layer, as a list in the order of layers"
     if isinstance(directions, dict):
         wrong = [k for k,d in directions.items() if k!=d.layer]
         if wrong: raise ValueError(f"the direction under {wrong[0]} says it is of layer {directions[wrong[0]].layer}")
@@ -82,6 +82,7 @@ UNIT = 'as computed, in units of the residual stream'
 def plain_float(x): return x.detach().to('cpu', torch.float32).contiguous()
 
 def write_gguf(ds, path, m):
+    "Write directions of model `m` as a control vector"
     from gguf import GGUFWriter
     with tempfile.TemporaryDirectory() as tmp:
         w = GGUFWriter(Path(tmp)/'v.gguf', 'controlvector')
@@ -97,7 +98,7 @@ def write_gguf(ds, path, m):
 
 # %% ../../nbs/steering/55_interop.ipynb #6ba95a0f
 def layer_rows(vectors, n, format, m):
-    "'row d_model' from a dict of layer to vector; NaN in rows that it does not have"
+    "'row d_model', `n` rows, from a dict of layer to vector; the other rows are NaN"
     x = torch.full((n, m.width), float('nan'))
     for k,v in vectors.items(): x[their_index(k, format, m.num_layers)] = plain_float(v)
     return x
@@ -123,10 +124,10 @@ def export_direction(
 
 # %% ../../nbs/steering/55_interop.ipynb #25f829d0
 def read_control_vector(path):
-    "A GGUF file's own and our fields, whether it counts in int32, and its tensors by number; ValueError where llama.cpp would refuse the file"
+    "A GGUF file's metadata, whether its layer_count is an int32, its tensors by number; ValueError where llama.cpp would refuse it"
     from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType
     try: r = GGUFReader(path)
-    except Exception as e: raise ValueError(f"it is damaged or no GGUF file ({str(e).splitlines()[0] if str(e) else type(e).__name__})") from None
+    except Exception as e: raise ValueError(f"it is damaged or not a GGUF file ({str(e).splitlines()[0] if str(e) else type(e).__name__})") from None
     fields = {k: f.contents() for k,f in r.fields.items() if k=='general.architecture' or k.startswith(('controlvector.','persona_vectors.'))}
     arch = fields.get('general.architecture')
     if arch!='controlvector': raise ValueError(f"its architecture is {arch!r}: a control vector says 'controlvector'")
@@ -135,12 +136,12 @@ def read_control_vector(path):
         n = re.fullmatch(r'direction\.([1-9]\d*)', t.name)
         if not n or t.tensor_type!=GGMLQuantizationType.F32 or len(t.shape)!=1:
             raise ValueError(f"its tensor {t.name!r} is {t.tensor_type.name} of shape {t.shape.tolist()}: "
-                             "llama.cpp takes nothing but direction.N with N from 1, one row of F32")
+                             "llama.cpp takes only direction.N with N from 1, one row of F32")
         tensors[int(n[1])] = torch.tensor(t.data.copy())
     return fields,bool(count) and count.types[-1]==GGUFValueType.INT32,tensors
 
 # %% ../../nbs/steering/55_interop.ipynb #5094c189
-LLAMA_CPP_NAMES = {'mistral': 'llama', 'mixtral': 'llama'} # Kinds of configuration that llama.cpp calls otherwise
+LLAMA_CPP_NAMES = {'mistral': 'llama', 'mixtral': 'llama'} # Kinds of configuration that have another name in llama.cpp
 
 def same_kind(hint, kinds):
     "Whether a file's hint names one of a model's kinds: gemma3 is gemma3_text, qwen2moe is qwen2_moe"
@@ -148,7 +149,7 @@ def same_kind(hint, kinds):
     return plain(hint) in {plain(o) for k in kinds for o in (k, LLAMA_CPP_NAMES.get(k, k))}
 
 def check_gguf(fields, int32, format, orientation, m):
-    "ValueError if what a GGUF file says does not fit the model, or what was asked for"
+    "ValueError if the metadata of a GGUF file do not fit the model `m`, the format or the orientation"
     if format not in (None,'gguf','cvector-generator'): raise ValueError(f"it is a GGUF file, not one of format {format}")
     if int32 and not format and 'persona_vectors.layers' not in fields:
         raise ValueError("its layer_count is an int32, as llama.cpp's own generator writes it, and that generator numbers a direction one higher "
@@ -157,18 +158,20 @@ def check_gguf(fields, int32, format, orientation, m):
     hint,by,unit,said = map(fields.get, ('controlvector.model_hint', *(f'persona_vectors.{o}' for o in ('model','unit','orientation'))))
     if hint and not same_kind(hint, m.kinds): raise ValueError(f"it is for a model of kind {hint!r}, and {m.label} is of kind {m.kinds[0]!r}")
     if by and not same_model(by, m.label):
-        raise ValueError(f"it was made with {by}, not with {m.label}: name that model, and to use its directions in another, `replace(direction, model=...)`")
+        raise ValueError(f"it was made with {by}, not with {m.label}: name {by}, and to use its directions in another model, "
+                         "`replace(direction, model=...)`")
     if unit not in (None, UNIT): raise ValueError(f"its vectors are {unit!r}, and this version reads {UNIT!r}")
     if said and orientation and said!=orientation: raise ValueError(f"it says that positive is {said!r}, not {orientation!r}")
 
 # %% ../../nbs/steering/55_interop.ipynb #9f3d9163
 def checked_direction(x, orientation, layer, m, made_of=None):
+    "A `Direction` of model `m`; ValueError if `x` is not finite or not as wide as the model"
     if x.shape!=(m.width,): raise ValueError(f"its vectors are {len(x)} wide, and {m.label} is {m.width}: it is of another model")
     if not x.isfinite().all(): raise ValueError(f"its vector of layer {layer} has numbers that are not finite")
     return Direction(x.float().clone(), orientation, layer, m.label, made_of)
 
 def from_gguf(path, m, format, orientation):
-    "Directions by layer"
+    "Directions by layer, from a GGUF file"
     fields,int32,tensors = read_control_vector(path)
     check_gguf(fields, int32, format, orientation, m)
     own,ks = fields.get('persona_vectors.layers'),{our_layer(n, format or 'gguf', m.num_layers): t for n,t in sorted(tensors.items())}
@@ -182,7 +185,7 @@ def from_gguf(path, m, format, orientation):
 AXIS_ORIENTATION = 'mean of the default persona minus mean of the roles'
 
 def from_rows(x, path, m, format):
-    "Directions by layer from 'row d_model', L rows or L+1"
+    "Directions by layer, from a tensor 'row d_model' with L or L+1 rows"
     if x.dim()!=2: raise ValueError(f"its tensor is of shape {tuple(x.shape)}: a file of directions has a row for every layer")
     trait = re.fullmatch('(.+)_(response_avg|prompt_avg|prompt_last)_diff', path.stem)
     rows = {m.num_layers: 'assistant-axis', m.num_layers+1: 'persona_vectors'}.get(len(x))
@@ -192,7 +195,7 @@ def from_rows(x, path, m, format):
                          f"and a persona_vectors file {m.num_layers+1}: {f'by its rows it is not {want} but {rows}' if rows else 'it is not of this model'}")
     said,made_of = 'answers with the trait minus answers without',None
     if trait: said = f"answers with {trait[1]} minus answers without ({trait[2]})"
-    if rows=='assistant-axis': said,made_of = AXIS_ORIENTATION,dict(kind='axis', plus=[], minus=[], responses=None)   # of which personas, it does not say
+    if rows=='assistant-axis': said,made_of = AXIS_ORIENTATION,dict(kind='axis', plus=[], minus=[], responses=None)   # the file does not name the personas
     at = {k: their_index(k, rows, m.num_layers) for k in fitting(range(m.num_layers+1), rows, m.num_layers)}
     return {k: checked_direction(x[i], said, k, m, made_of) for k,i in at.items() if not x[i].isnan().all()}
 
@@ -208,8 +211,8 @@ def from_role_files(files, m):
                              "it is of another model, or counts otherwise")
     x,roles = torch.stack([o['vector'].float() for o in files.values()]),[o['role'] for o in files.values()]
     at = [i for i in range(m.num_layers) if not x[:,i].isnan().any()]
-    if not at: raise ValueError('they have no layer in common')
-    if len(set(roles))<len(roles): raise ValueError(f"two files are of the same role: {', '.join(sorted(roles))}")
+    if not at: raise ValueError('no layer is without NaN in all files')
+    if len(set(roles))<len(roles): raise ValueError(f"two files are of the same role: {', '.join(sorted({r for r in roles if roles.count(r)>1}))}")
     layers,neutral = [i+1 for i in at],[o['role'] for o in files.values() if o['role']=='default' or o.get('type')=='mean']
     meta = dict(model=m.label, num_layers=m.num_layers, d_model=m.width, layers=layers, neutral=neutral)
     meta['read from'] = f'{len(files)} role files of assistant-axis'
@@ -221,7 +224,7 @@ def from_pt(path, m, format):
     o = load_pt(path)
     if isinstance(o, dict) and {'vector','role'}<=set(o): return from_role_files({path: o}, m)
     if isinstance(o, dict) and isinstance(o.get('axis'), Tensor):
-        if format not in (None, 'assistant-axis'): raise ValueError(f"it holds an assistant axis, and you say format={format!r}")
+        if format not in (None, 'assistant-axis'): raise ValueError(f"it holds an assistant axis, not format={format!r}")
         o,format = o['axis'],'assistant-axis'
     if isinstance(o, Tensor): return from_rows(o, path, m, format)
     if isinstance(o, dict) and o and all(isinstance(t, Tensor) and t.dim()==1 for t in o.values()):
@@ -232,22 +235,22 @@ def from_pt(path, m, format):
 # %% ../../nbs/steering/55_interop.ipynb #d9d8b51e
 def import_file(
     path, # A GGUF control vector, a .pt of assistant-axis or persona_vectors, or a folder of assistant-axis' role files
-    model, # Of which model it is: a name, a folder or a `ModelSource`
+    model, # The model that the file is for: a name, a folder or a `ModelSource`
     format:str=None, # 'gguf', 'cvector-generator', 'assistant-axis' or 'persona_vectors'; None: recognised
     orientation:str=None # What positive means, for a GGUF file that does not say
-): # Dict of layer to `Direction`; of role files, `PersonaVectors`
-    "What is in another project's file, at our layers; ValueError says what does not fit"
+): # Dict of layer to `Direction`; from role files, `PersonaVectors`
+    "The directions or persona vectors in another project's file, at our layers; ValueError says what does not fit"
     path,m = Path(path),find_model(model)
     if format: fitting([], format, 0)                                # ValueError for an unknown name
     if not path.exists(): raise FileNotFoundError(f"there is no file or folder {path}")
     try:
         gguf = path.is_file() and path.open('rb').read(4)==b'GGUF'
         if gguf: return from_gguf(path, m, format, orientation)
-        if orientation: raise ValueError(f"orientation={orientation!r} is for a GGUF file that does not say what positive means; here the format says it")
+        if orientation: raise ValueError(f"orientation={orientation!r} is for a GGUF file that does not say it; here the format does: leave it out")
         if path.is_dir(): return from_role_files({p: load_pt(p) for p in sorted(path.glob('*.pt'))}, m)
         if path.suffix in ('.json','.jsonl','.safetensors'):
             by = 'load_vectors` or `load_direction' if path.suffix=='.safetensors' else 'load_responses'
-            raise ValueError(f"it is not of another project: `{by}` reads it")
+            raise ValueError(f"it is not another project's: `{by}` reads it")
         return from_pt(path, m, format)
     except ValueError as e: raise ValueError(f"{path}: {e}") from None
 
@@ -262,14 +265,14 @@ def read_vector(path):
         else: x = load_pt(path) if path.suffix=='.pt' else None
     except Exception as e:
         if path.suffix=='.pt': raise
-        raise ValueError(f"{path} is damaged or no {path.suffix[1:]} file ({type(e).__name__})") from None
+        raise ValueError(f"{path} is damaged or not a {path.suffix[1:]} file ({type(e).__name__})") from None
     if isinstance(x, dict) and len(x)==1: x = next(iter(x.values()))
     if isinstance(x, Tensor) and x.squeeze().dim()==1: return x.squeeze().float()
 
 # %% ../../nbs/steering/55_interop.ipynb #849acbae
 def choose_direction(found, layer, v, path):
-    "The direction of `layer`, of `v`, or the only one, of those that a file has by layer"
-    if isinstance(found, PersonaVectors): raise ValueError(f"{path} holds persona vectors, not a direction: import them")
+    "Of the directions `found` by layer: the one at `layer`, else the only one, else the one at the layer of `v`"
+    if isinstance(found, PersonaVectors): raise ValueError(f"{path} holds persona vectors, not a direction: read them with import_file")
     k = layer if layer is not None else next(iter(found)) if len(found)==1 else v.layer if v is not None else None
     if k in found: return found[k]
     raise ValueError(f"{path} has {'several directions' if k is None else f'no direction for layer {k}'}: "
@@ -291,8 +294,8 @@ def from_file(path, v, model, layer, **kw):
 def load_direction(
     text, # A file; or two personas with a comma between, the first minus the second
     v:PersonaVectors=None, # At one layer: the personas of a pair, and layer and model of a file that does not say them
-    model=None, # Of which model another project's file is: a name, a folder or a `ModelSource`. None: that of `v`
-    layer:int=None, # Which one, of a file with several. None: that of `v`, or the only one
+    model=None, # The model that another project's file is for: a name, a folder or a `ModelSource`. None: that of `v`
+    layer:int=None, # Which one, of a file with several. None: the only one, or that of `v`
     format:str=None, # As `import_file` takes it
     orientation:str=None # As `import_file` takes it
 )->Direction:
