@@ -81,6 +81,7 @@ def config_from(model=EMBEDDED, base_url=None, api_model=None, **kw):
     c = PersonaVectorConfig(model_name=model, openrouter_model=api_model, **kw)
     return replace(c, base_url=base_url) if base_url else c
 
+# %% ../nbs/92_cli.ipynb #63cce1ba
 def _grid(personas, questions):
     "The personas and questions that options name"
     from persona_vectors.personas import EVAL_QUESTIONS, PERSONAS, load_personas, load_questions
@@ -178,6 +179,7 @@ def generate(model:Model=EMBEDDED, personas:Personas=None, questions:Questions=N
     print(rs, file=sys.stderr)
     print(rs.path)
 
+# %% ../nbs/92_cli.ipynb #32c55e08
 def _json(text):
     "The object that `--extra-body` holds"
     if text is None: return None
@@ -247,6 +249,7 @@ def _extract_here(configs, responses, personas, questions, which, layer, folder,
         print(v, file=sys.stderr)
         print(path)
 
+# %% ../nbs/92_cli.ipynb #ef0d3c6c
 def _plans(configs, answers, *args):
     from persona_vectors.extraction.extractor import ActivationExtractor
     from persona_vectors.extraction.parts import plan_extraction
@@ -260,6 +263,7 @@ def _extract_shard(configs, answers, shard, **what):
     except ValueError: raise ValueError(f"--shard {shard}: give which of how many, as 3/7") from None
     for c in configs: print(extract_shard(ActivationExtractor(c), answers, i=i, n=n, **what))
 
+# %% ../nbs/92_cli.ipynb #ce5b3a87
 def _extract_on_ray(configs, answers, address, **what):
     "Prints the merged file of each model as soon as it is there; a model that fails does not stop the others"
     from persona_vectors.extraction.ray import extract_models_on_ray
@@ -289,6 +293,7 @@ def merge(parts:Annotated[Path, typer.Argument(help='The folder that `extract --
     "One vectors file from the parts of a run. Answers that are missing or there twice are named."
     print(_merged(parts, responses, sums))
 
+# %% ../nbs/92_cli.ipynb #db384788
 def _merged(path, answers=None, sums=False):
     from persona_vectors.extraction.parts import merge, save_merged
     v = merge(path, answers, sums)
@@ -317,6 +322,7 @@ def vectors_for(path, source, layer=None):
     if None in v.layers: raise ValueError(f"{path} does not record its layer: give the .safetensors beside it")
     return at_layer(v, layer, path or EMBEDDED)
 
+# %% ../nbs/92_cli.ipynb #73205f38
 def direction_for(text, v, source):
     "The direction that `--direction` names, at the layer of `v`; without one the assistant axis of `v`"
     from persona_vectors.analysis.axis import assistant_axis
@@ -364,6 +370,7 @@ def _only_for_a_model(**given):
     if not (said := [f'--{k}' for k,o in given.items() if o]): return
     raise ValueError(f"{', '.join(said)}: for reading answers with a model; with a vectors file leave {'it' if len(said)==1 else 'them'} out")
 
+# %% ../nbs/92_cli.ipynb #4ae5a479
 def _from_file(path, layer, neutral, rs, given, direction):
     "Like `gather`, from a vectors file; `responses` is None if the vectors were made from other answers"
     from persona_vectors.extraction.vectors import load_vectors
@@ -377,6 +384,7 @@ def _from_file(path, layer, neutral, rs, given, direction):
     return dict(v=v, readings={'layer 0': whole.at(0)} if 0 in whole.layers and v.layer!=0 else {}, responses=rs,
                 direction=direction and direction(v))
 
+# %% ../nbs/92_cli.ipynb #d668c80b
 def _further(paths, v, direction):
     "Readings from further vectors files, by name; ValueError if one lacks personas or questions"
     from persona_vectors.analysis.readings import read_along, reading_name
@@ -385,6 +393,7 @@ def _further(paths, v, direction):
     for o in found.values(): read_along(v, o, direction)
     return {reading_name(o, p.stem): o for p,o in found.items()}
 
+# %% ../nbs/92_cli.ipynb #5bbb3afb
 def _page_for(e, vectors, out, *named):
     from persona_vectors.config import slug
     v = e.vectors
@@ -423,6 +432,7 @@ def _numbers(text):
     if all(map(isfinite, found)) and found: return found
     raise ValueError(f"--coef {text!r}: give numbers with commas between, as -3,-1.5,1.5")
 
+# %% ../nbs/92_cli.ipynb #63c966b0
 def _typed():
     "The lines that are typed, up to an empty one or the end"
     print('Type a question; an empty line or Ctrl-D ends.', file=sys.stderr)
@@ -431,6 +441,7 @@ def _typed():
         if not (q := sys.stdin.readline().strip()): return
         yield q
 
+# %% ../nbs/92_cli.ipynb #64972fa7
 def _side_by_side(coefs, said, title):
     from rich.table import Table
     from rich.text import Text
@@ -485,6 +496,7 @@ def _with_layer(file):
     if None in v.layers: raise ValueError(f"{file} does not record of which layer its vectors are: give the .safetensors file")
     return v
 
+# %% ../nbs/92_cli.ipynb #3d43d5a4
 def _to_export(file, direction, layer, format, model):
     "The directions that `export` writes: one a layer of a vectors file, or the one in a direction file"
     from persona_vectors.analysis.axis import assistant_axis
@@ -523,6 +535,7 @@ def _keep_roles(v, layer, file, out):
     print(v)
     if out: v.save(out)
 
+# %% ../nbs/92_cli.ipynb #ca055a02
 def _keep_directions(found, layer, file, out, model):
     from persona_vectors.steering.interop import export_direction
     if layer is not None:
@@ -547,6 +560,7 @@ def preview(responses:Annotated[Path, typer.Argument(help='A responses file. Def
     r = _answer_of(rs, persona or rs.personas[0], question)
     Console(soft_wrap=True, force_jupyter=False).print(ActivationExtractor(config_from(model, prompt_format=prompt_format, span=span)).preview(r))
 
+# %% ../nbs/92_cli.ipynb #5baafc33
 def _answer_of(rs, who, i):
     "The first answer of a persona to question number `i`, with its prompt"
     if who not in rs.personas: raise ValueError(f"persona {who!r} is not in the responses: they have {', '.join(rs.personas)}")

@@ -51,6 +51,7 @@ def stored_outputs(
             if c['cell_type']=='code' and ''.join(c['source']).strip()==src.strip(): return [o for o in c['outputs'] if not _is_note(o)]
     return []
 
+# %% ../nbs/93_notebooks.ipynb #e6084c10
 def _is_note(o): return 'left_out' in o.get('metadata', {})
 
 # %% ../nbs/93_notebooks.ipynb #1c157ab0
@@ -64,6 +65,7 @@ def leave_out(
         data = {'text/plain': o['text']} if o['output_type']=='stream' else o.get('data', {})
         if data: publish_display_data({k: ''.join(v) if isinstance(v, list) else v for k,v in data.items()})
 
+# %% ../nbs/93_notebooks.ipynb #38c938be
 def _wanted(): return os.environ.get('PERSONA_VECTORS_TIERS', '').split()
 
 def _transform(lines):

@@ -37,6 +37,7 @@ def agreement(v:PersonaVectors, ref:PersonaVectors)->dict:
     return dict(raw=raw.min().item(), raw_max=raw.max().item(), centred=cen.min().item(), centred_max=cen.max().item(),
                 worst=list(v)[cen.argmin()])
 
+# %% ../nbs/91_verification.ipynb #0baa6386
 def swapped(v:PersonaVectors)->PersonaVectors:
     "The control: `v` with the vectors of the next persona under each name"
     successor = dict(zip(v, [*list(v)[1:], list(v)[0]]))
@@ -138,6 +139,7 @@ class Benchmark:
     limit:list=field(default_factory=list) # Seconds of the bare matrix products, in each round
     apart:dict=field(default_factory=dict) # Contestant to relative difference of its means from the first one's
 
+# %% ../nbs/91_verification.ipynb #b9d57ca0
 @patch
 def ratio(self:Benchmark,
     a:str, # Contestant, or 'limit'
@@ -189,6 +191,7 @@ def compare_times(contestants, seqs, model, what, rounds)->Benchmark:
     apart = {k: ((v-want).norm()/want.norm()).item() for k,v in comparable.items()}
     return Benchmark(dict(**what, answers=len(seqs), tokens=p.tokens, distinct=p.distinct, flop=p.flop, **machine()), seconds, limit, apart)
 
+# %% ../nbs/91_verification.ipynb #2f24c23a
 def shipped_conversations(ex, every:int=1)->list:
     "`Tokens`, by the extractor `ex`, of the package's answers of one persona in `every`"
     rs = shipped_responses()

@@ -6,6 +6,8 @@ from statistics import median
 import pytest
 from fastcore.utils import ifnone
 from nbdev.process import first_code_ln
+from pyflakes.checker import Checker
+from pyflakes.messages import RedefinedWhileUnused
 from run_notebooks import no_bars
 
 root = Path(__file__).parent.parent
@@ -146,5 +148,93 @@ def test_outputs_tidy_control():
     assert having(output_type='stream', name='stderr', text=['100%|##| 3/3 [00:00<00:00]\n'])
     assert having(output_type='error', ename='E') and having(output_type='display_data', data={'application/vnd.plotly.v1+json':{}})
     assert having(output_type='display_data', data={'text/html':'x'*300_001})
+
+# how the notebooks are written
+
+def statements(src): return [l for l in src.splitlines() if l.strip() and not l.startswith('#|')]
+def exported(src): return bool(re.match(r'#\s*\|\s*exporti?\b', src))
+def only_imports(src):
+    try: return all(isinstance(o, (ast.Import, ast.ImportFrom)) for o in ast.parse(src).body)
+    except SyntaxError: return False                                                # shell or magic: a use
+
+def unused_run(nb):
+    "The most exported lines in a row without a cell that uses them"
+    run = worst = 0
+    for _,s in code(nb):
+        if not statements(s) or only_imports(s): continue
+        run = run+len(statements(s)) if exported(s) else 0
+        worst = max(worst, run)
+    return worst
+
+def cell_sizes(nb): return [len(statements(s)) for _,s in code(nb) if exported(s) and statements(s) and not only_imports(s)]
+def wide_lines(nb): return [f'cell {i}: {len(l)} characters: {l[:60]}' for i,s in code(nb) if exported(s) for l in statements(s) if len(l)>160]
+
+@all_modules
+def test_export_a_little_and_use_it(nb): assert unused_run(nb) <= 100
+def test_export_a_little_and_use_it_control():
+    block = '#| export\n' + 'x = 1\n'*60
+    assert unused_run(nb_of(block, 'x', block))==60 and unused_run(nb_of(block, '#| export\nimport a', '# a word', block))==120
+
+@all_modules
+def test_cells_are_short(nb): assert max(cell_sizes(nb), default=0) <= 40
+def test_cells_are_short_in_the_middle(): assert median([n for nb in modules.values() for n in cell_sizes(nb)]) <= 10
+def test_cells_are_short_control(): assert cell_sizes(nb_of('#| export\n\n' + 'x = 1\n'*41, '#| export\nimport a', 'x = 1'))==[41]
+
+@all_modules
+def test_lines_are_short(nb): assert wide_lines(nb) == []
+def test_lines_are_short_control(): assert len(wide_lines(nb_of('#| export\nx = ' + '1'*157, 'x = ' + '1'*200, '#| export\ny = ' + '1'*156)))==1
+
+# the surface
+
+sources = {dotted(p): p.read_text(encoding='utf-8') for p in (root/'persona_vectors').rglob('*.py') if p.name not in ('_modidx.py', '__init__.py')}
+
+def foreign_patches(src):
+    "Methods that `src` adds to classes of other modules"
+    tree = ast.parse(src)
+    own = {o.name for o in ast.walk(tree) if isinstance(o, ast.ClassDef)}
+    def patched(f): return any(ast.unparse(d).startswith('patch') for d in f.decorator_list)
+    def names(a): return [o.id for o in ast.walk(a.annotation) if isinstance(o, ast.Name)] if a.annotation else []
+    return [f.name for f in tree.body if isinstance(f, ast.FunctionDef) and patched(f) and not set(names(f.args.args[0])) <= own]
+
+@pytest.mark.parametrize('src', sources.values(), ids=sources)
+def test_no_class_of_another_is_patched(src): assert foreign_patches(src) == []
+def test_no_class_of_another_is_patched_control():
+    own, f = 'class A: pass\n', '@patch\ndef f(self:A): pass\n'
+    assert foreign_patches(own+f)==[] and foreign_patches('from .a import A\n'+f)==['f'] and foreign_patches(own+f.replace('patch', 'patch(as_prop=True)').replace('A)', 'B)'))==['f']
+
+def private_imports(src): return [a.name for o in ast.walk(ast.parse(src)) if isinstance(o, ast.ImportFrom) and (o.level or (o.module or '').startswith('persona_vectors')) for a in o.names if re.match('_(?!_)', a.name)]
+
+@pytest.mark.parametrize('src', sources.values(), ids=sources)
+def test_nothing_private_is_imported(src): assert private_imports(src) == []
+def test_nothing_private_is_imported_control(): assert private_imports('from ..a import b, _c\nfrom os import _exit\nfrom . import __version__') == ['_c']
+
+def public(src): return ast.literal_eval(m[1]) if (m := re.search(r'^__all__ = (\[.*?\])', src, re.M|re.S)) else []
+def in_two(srcs):
+    "Names that two of the modules `srcs` call public"
+    where = {}
+    for k,v in srcs.items():
+        for n in public(v): where.setdefault(n, []).append(k)
+    return {n: ks for n,ks in where.items() if len(ks)>1}
+
+def test_public_names():
+    assert sum(len(public(o)) for o in sources.values()) <= 230
+    import persona_vectors
+    assert len(set(persona_vectors.__all__)) <= 45
+def test_one_home_a_name(): assert in_two(sources) == {}
+def test_one_home_a_name_control(): assert in_two(dict(a="__all__ = ['f',\n 'g']", b="__all__ = ['g']")) == dict(g=['a','b'])
+
+def complaints(src):
+    "What pyflakes says of a module, but for what it does not know: jaxtyping's shapes are strings, and methods of one name are patched onto several classes"
+    src = re.sub(r"\b(Float|Int|Bool)\[([\w.]+), *'[^']*'\]", r'\1[\2]', src)
+    lines = src.splitlines()
+    for m in Checker(ast.parse(src)).messages:
+        if not (isinstance(m, RedefinedWhileUnused) and '@patch' in ''.join(lines[max(0, m.lineno-3):m.lineno])): yield f'{m.lineno}: {m.message % m.message_args}'
+
+@pytest.mark.parametrize('src', sources.values(), ids=sources)
+def test_pyflakes(src): assert list(complaints(src)) == []
+def test_pyflakes_control():
+    shape = "from jaxtyping import Float\ndef f(x:Float[int, 'token d_model']): return x\n"
+    assert list(complaints(shape)) == []
+    assert len(list(complaints(shape + 'import os\ndef g():\n    y = 1\n    return z\n'))) == 3
 
 def test_there_are_notebooks(): assert 'index.ipynb' in nbs and modules

@@ -229,6 +229,7 @@ def _unbiased_hsic(K, L):
     K,L = K-np.diag(np.diag(K)),L-np.diag(np.diag(L))
     return float(((K*L).sum() + K.sum()*L.sum()/((n-1)*(n-2)) - 2/(n-2)*K.sum(0)@L.sum(1))/(n*(n-3)))
 
+# %% ../../nbs/analysis/41_comparison.ipynb #680f1af3
 def debiased_cka(
     K, # 'n n' inner products in one model
     L # 'n n' inner products in the other

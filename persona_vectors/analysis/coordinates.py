@@ -69,6 +69,7 @@ def _masked(v, x, top):
     y[:,at] = 0
     return y, f"masked: {len(at)} of {x.shape[1]} coordinates set to 0{': ' if at else ''}{', '.join(map(str, sorted(at)))}"
 
+# %% ../../nbs/analysis/34_coordinates.ipynb #f9c3f200
 def _whitened(v, x, shrink):
     "`x` whitened by the scatter of `v` within personas, and what was done, in words"
     sd,V,lams,lam = _whitener(*_residuals(v), shrink)

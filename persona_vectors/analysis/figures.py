@@ -109,6 +109,7 @@ def _square(names):
     side,room = _cell(names)*len(names),_room(names, _font(names))
     return (side,side),room,100,room
 
+# %% ../../nbs/analysis/37_figures.ipynb #122c2da0
 def _heat(z, rows, columns, bar):
     "A heat map of cosines, with `rows` and `columns` as HTML for the names"
     look = dict(title=dict(text=bar, font_size=12), thickness=14, len=min(1, 300/(_cell(z)*len(z))+.2))
@@ -281,6 +282,7 @@ def _note(text, at, shift, colour):
     return dict(x=at[0], y=at[1], ax=shift[0], ay=-shift[1], text=_safe(text), arrowhead=0, arrowwidth=.8, borderpad=0, **line,
         font=dict(color=colour, size=11))
 
+# %% ../../nbs/analysis/37_figures.ipynb #278bf9d5
 def _labels(names, colours, points, named, area, to_px, blocks=()):
     "Annotations for those of `names` that are in `named`, each beside its own point and clear of all `points`"
     sizes = [(_width(p, 11)+4,15) if p in named else None for p in names] + [None]*(len(points)-len(names))
@@ -305,6 +307,7 @@ def _components(shares, elsewhere=()):
         there = f' (in other questions {elsewhere[i]:.0f} %)' if len(elsewhere)>i and not np.isnan(elsewhere[i]) else ''
         yield dict(text=f'PC{i+1}{here}{there}', font_size=12)
 
+# %% ../../nbs/analysis/37_figures.ipynb #087754eb
 def _bar(height, far):
     "Colours of projections up to `far` either way, in a bar below a plot of `height`"
     title = dict(text='projection on the assistant axis (in-sample)', side='bottom', font_size=12)
@@ -339,6 +342,7 @@ def _panel(r, title, names, first):
             customdata=[[_safe(p), _safe(title), s] for p,s in zip(g.index, g.se)],
             hovertemplate='<b>%{customdata[0]}</b> ('+c+')<br>%{customdata[1]}: %{x:.3g} ± %{customdata[2]:.2g} (se)<extra></extra>')
 
+# %% ../../nbs/analysis/37_figures.ipynb #9f2e9554
 def _bars(g, first):
     "Error bars: the 95 % intervals of `g` if it has them; else two standard errors, for the first ranking only"
     if 'low' in g: return dict(array=g.high-g.projection, arrayminus=g.projection-g.low, symmetric=False, thickness=1.3, width=0)
@@ -454,6 +458,7 @@ def _joined(xy):
     return go.Scatter(x=_broken(lines[...,0]), y=_broken(lines[...,1]), mode='lines', line=dict(color='#999', width=1),
         hoverinfo='skip', showlegend=False)
 
+# %% ../../nbs/analysis/37_figures.ipynb #04d45cba
 def _models(planes, xy, who):
     "Markers of each model in its colour and symbol"
     for i,m in enumerate(map(_safe, planes)):

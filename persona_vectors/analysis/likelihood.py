@@ -137,6 +137,7 @@ def log_likelihood_ratio(
     own,other = (total/n[:,None]).T
     return _addresses(s.responses.rows).assign(n_tokens=n, own=own, default=other, difference=own-other)
 
+# %% ../../nbs/analysis/35_likelihood.ipynb #6c977c3a
 def _addresses(rows): return pd.DataFrame([{k: getattr(r, k) for k in ('persona','question','prompt','sample')} for r in rows])
 
 # %% ../../nbs/analysis/35_likelihood.ipynb #c87f43da
@@ -174,6 +175,7 @@ def _after_blocks(model, h, blocks=None):
     try: return decoder_output(model, pad([Tokens([0]*h.shape[1], 0, 1, [], '')], [0]))
     finally: hook.remove()
 
+# %% ../../nbs/analysis/35_likelihood.ipynb #b742d9ad
 def _token_scores(direction, model, blocks=None):
     "Half the difference of the logits that `direction` and its opposite give as the last block's output: 'vocab', float32, on the CPU"
     u = direction.unit.float()*len(direction.vector)**.5

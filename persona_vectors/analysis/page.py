@@ -83,6 +83,7 @@ def _with_interval(df):
     both = [f'{_cell(a)} to {_cell(b)}' if not pd.isna(a) else '–' for a,b in zip(df.low, df.high)]
     return df.assign(low=both).drop(columns='high').rename(columns={'low': '95 % interval'})
 
+# %% ../../nbs/analysis/40_page.ipynb #86614f1a
 def _rows(df, names=None):
     "A frame for the template: `corner` (name of the index), `heads` and `rows`; each text comes with whether it is a number"
     df = _with_interval(df).rename(columns=names or {})

@@ -38,6 +38,7 @@ class Finding:
     because:str # With the numbers
     rule:str
 
+# %% ../../nbs/analysis/39_report.ipynb #1e548f31
 def _found(key, question, answer, because, rule, **counts):
     "A `Finding`; `counts` maps answers to 'for' or 'against', every other answer counts as 'open'"
     return Finding(key, question, answer, counts.get(answer, 'open'), because, rule)
@@ -315,6 +316,7 @@ def _behaviour(e):
 # %% ../../nbs/analysis/39_report.ipynb #b813ab2a
 def _lower(s): return s[0].lower()+s[1:]
 
+# %% ../../nbs/analysis/39_report.ipynb #708b9c69
 def _about(f, a):
     "Headline and sentences: what the readings leave of a reproducible axis, which `a` names"
     def because(keys): return ' '.join(f[k].because for k in keys)

@@ -20,6 +20,7 @@ def _who(rng, n_roles, n_neutral, d, axis, dims, role_sd, centre):
     if centre: scores -= scores.mean(0)
     return basis,np.concatenate([np.tile(axis*basis[0], (n_neutral,1)), scores@basis])
 
+# %% ../../nbs/analysis/31_simulation.ipynb #0b57f1e1
 def _rotation(rotate, d):
     "The matrix 'd e' of `rotate`: a seed, a matrix, or None for the identity"
     if rotate is None: return np.eye(d)
@@ -33,11 +34,13 @@ def _add_outliers(x, n, size, rng):
     x[...,huge] += size*(1 + .1*rng.normal(size=(*x.shape[:-1],n)))
     return huge.tolist()
 
+# %% ../../nbs/analysis/31_simulation.ipynb #fd35419e
 def _rows(names, wordings, questions, samples, rng):
     "A `Row` for each answer, with a random number of tokens"
     at = [(p,w,q,s) for p in names for w in range(wordings) for q in range(questions) for s in range(samples)]
     return [Row(p, f'question_{q:02}', w, s, int(k)) for (p,w,q,s),k in zip(at, rng.integers(40, 200, len(at)))]
 
+# %% ../../nbs/analysis/31_simulation.ipynb #67547653
 def _truth(names, n_neutral, basis, means, said, huge):
     "The dict that `planted` returns as the truth"
     along = (means-means[n_neutral:].mean(0)) @ basis[0]

@@ -38,6 +38,7 @@ def _release():
     gc.collect()
     if torch.cuda.is_available(): torch.cuda.empty_cache()
 
+# %% ../../nbs/experiments/001_olmo3_variants.ipynb #10a5ab1f
 def read_model(
     config:PersonaVectorConfig, # Of the model; raw format
     selection, # From `select`
@@ -204,6 +205,7 @@ def figures(self:Variants)->dict: # Name to figure
         out[f'layers {m}'] = plot_sweep(self.over_layers(m), k, 'the dotted line: the layer that is compared', f'Agreement over the layers: {m}')
     return out if self.joint is None else out | dict(_planes(self))
 
+# %% ../../nbs/experiments/001_olmo3_variants.ipynb #95887dee
 @patch
 def save(self:Variants,
     out # Folder of data/ and images/

@@ -43,6 +43,7 @@ def empty_model(cfg, dtype):
     from transformers import AutoModel
     with quiet(), init_empty_weights(): return AutoModel.from_config(cfg, dtype=getattr(torch, dtype)).eval().requires_grad_(False)
 
+# %% ../../nbs/extraction/21_blocks.ipynb #2763d063
 def keep_blocks(model:nn.Module, k:int, blocks:str=None)->nn.Module:
     "`model`, a base model, cut to its first `max(k,1)` blocks"
     found = find_blocks(model, blocks)

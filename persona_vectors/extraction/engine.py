@@ -52,6 +52,7 @@ def attach_index(i, e):
     e.sequence = i
     return e
 
+# %% ../../nbs/extraction/23_engine.ipynb #47336c70
 @patch
 def check(self:Means, index, layer, means):
     "FloatingPointError if one of `means`, of the sequences `index`, is not finite"
@@ -176,6 +177,7 @@ def read_batch(model, batch, layers, blocks=None)->Float[Tensor, 'sequence layer
     with residual_hooks(model, layers, keep, blocks): forward(model, batch)
     return torch.stack([got[k].to(model.device) for k in layers], 1)
 
+# %% ../../nbs/extraction/23_engine.ipynb #9239ad66
 def reading_bar(means, progress):
     "A progress bar over the tokens of all sequences, starting after those already read"
     from tqdm.auto import tqdm

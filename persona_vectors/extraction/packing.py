@@ -38,6 +38,7 @@ def shared_prefix(a:list, b:list)->int:
     "Length of the common prefix of the token ids `a` and `b`"
     return next((i for i,(x,y) in enumerate(zip(a, b)) if x!=y), min(len(a), len(b)))
 
+# %% ../../nbs/extraction/22_packing.ipynb #90e1388e
 def pack_segments(seqs:list)->list:
     "The segments of each of `seqs` (sorted lists of token ids), laid in one row with each shared prefix once"
     out,n,before = [],0,[]
@@ -60,6 +61,7 @@ class Batch:
     packed:bool      # One row, each shared prefix once; else padded rows
     def __len__(self): return self.ids.numel()
 
+# %% ../../nbs/extraction/22_packing.ipynb #f08f06f9
 def _batch(seqs, index, ids, positions, where, packed):
     spans = [slice_segments(r, seqs[i].start, seqs[i].end) for i,r in zip(index, where)]
     return Batch(index, ids, positions, where, spans, packed)
@@ -126,6 +128,7 @@ def _weights(q, k, mask, scale, softcap, sinks):
     s = sinks.to(z.dtype).view(len(q), -1, 1).repeat_interleave(z.shape[1]//(len(sinks)//len(q)), 1)
     return torch.cat([z, s], -1).softmax(-1)[...,:-1]
 
+# %% ../../nbs/extraction/22_packing.ipynb #9feb0030
 def _by_torch(q, k, v, scale, window):
     "What `causal_attention` returns, by torch's kernel"
     n,m = q.shape[1],k.shape[1]

@@ -49,6 +49,7 @@ def _container_free(group):
         return int((group/'memory.max').read_text())-int((group/'memory.current').read_text())+cached
     except (OSError, ValueError, TypeError): return math.inf
 
+# %% ../../nbs/extraction/24_planning.ipynb #26198e1a
 def free_memory(device:str='cpu')->int:
     "Free bytes of `device`: 'cpu', 'cuda', 'mps', 'auto' (all GPUs)"
     import psutil
@@ -218,6 +219,7 @@ def _is_here(kind, dtype):
         raise ValueError(f"the peak of {kind!r} is that of bfloat16 and float16: plan with one of them, or on the machine itself")
     return False
 
+# %% ../../nbs/extraction/24_planning.ipynb #771809f7
 def _times(p, times, budget):
     "Plan `p` for `times` as many conversations, in batches of `budget` tokens"
     def more(n): return round(n*times)

@@ -88,6 +88,7 @@ def drop(self:Weights, part:int):
 # %% ../../nbs/extraction/25_streaming.ipynb #6b871161
 class _Captured(Exception): pass
 
+# %% ../../nbs/extraction/25_streaming.ipynb #5139cdcf
 def _calls(model, found, batch, wrap):
     "List of (hidden states, other args, other kwargs) of the call of each of the blocks `found`, as far as the model gets"
     calls = []
@@ -144,6 +145,7 @@ class _Streamed:
     "The state of a streamed reading"
     w:Weights; reader:ThreadPoolExecutor; means:Means; bar:object; place:str; ahead:object=None
 
+# %% ../../nbs/extraction/25_streaming.ipynb #7f5e2d08
 @patch
 def ready(self:_Streamed, i):
     "Block `i`, loaded; starts loading the next"
@@ -151,6 +153,7 @@ def ready(self:_Streamed, i):
     self.ahead = self.reader.submit(self.w.load, i+1) if i+1<len(self.w.blocks) else None
     return self.w.blocks[i]
 
+# %% ../../nbs/extraction/25_streaming.ipynb #5df0555c
 @patch
 def _reset(self:_Streamed):
     "Wait for the block that is being loaded, then drop all"
@@ -199,6 +202,7 @@ def chunk(self:_Streamed, bs):
     self.place = 'memory'
     return self.chunk(bs)
 
+# %% ../../nbs/extraction/25_streaming.ipynb #9fcaacf8
 @patch
 def first(self:_Streamed, batch):
     "List of the first block's output, to test packing"

@@ -288,6 +288,7 @@ def describe(self:PersonaVectors)->dict:
                 answers=f"{answers}, {tokens}" + (f", read under {m['read_under']!r}" if m.get('read_under') else ''),
                 made=f"{m.get('prompt_format','?')} format, span {m.get('span','?')}, {m.get('dtype','?')}")
 
+# %% ../../nbs/extraction/20_vectors.ipynb #73b1ff14
 @patch
 def __repr__(self:PersonaVectors): return 'PersonaVectors\n' + '\n'.join(f'  {k:8} {o}' for k,o in self.describe().items())
 
@@ -297,6 +298,7 @@ def _table(rows, head=None):
     def line(o, tag): return '<tr>' + ''.join(f'<{tag} style="text-align:left">{escape(str(x))}</{tag}>' for x in o) + '</tr>'
     return '<table>' + (line(head, 'th') if head else '') + ''.join(line(o, 'td') for o in rows) + '</table>'
 
+# %% ../../nbs/extraction/20_vectors.ipynb #ae99775f
 @patch
 def _repr_html_(self:PersonaVectors):
     def row(p):

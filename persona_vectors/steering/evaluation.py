@@ -100,6 +100,7 @@ def split_halves(
     rs,qs = rng.permutation(rs).tolist(),rng.permutation(qs).tolist()
     return tuple(v.only(ns+rs[i::2], qs[i::2]) for i in (0,1))
 
+# %% ../../nbs/steering/54_evaluation.ipynb #a00846aa
 def other_questions(v, question): # `v` without one question
     return v.only(questions=[q for q in v.questions if q!=question])
 
@@ -133,6 +134,7 @@ def word_classifier(
     regression = LogisticRegression(C=10, class_weight='balanced')
     return make_pipeline(TfidfVectorizer(sublinear_tf=True, min_df=2), regression).fit(list(texts), list(neutral))
 
+# %% ../../nbs/steering/54_evaluation.ipynb #5840caa3
 def word_scores(
     rows:list, # Answers to score
     known:list, # Answers to train on, `Response`s
@@ -160,6 +162,7 @@ def axis_projections(extractor, rows, held, progress=True)->list:
     x = extractor.means(extractor.conversations(rows), held.layers, progress)[:,0].double()
     return [(o@units[r.question]).item() for r,o in zip(rows, x)]
 
+# %% ../../nbs/steering/54_evaluation.ipynb #3d61fad9
 def answer_likelihoods(extractor, rows, prompts, questions, progress=True)->dict:
     "`prompts`, `perplexity` and `relevance` of each answer; a role's own prompt is left out of its `prompts`"
     lp,n = log_likelihoods(extractor, rows, [None,*prompts.values()], progress)
@@ -213,6 +216,7 @@ def answer_table(kind, names, rows, **kw):
     "A row for each answer that was not steered: no dose and no coefficient"
     return pd.DataFrame(dict(kind=kind, name=names, sign=0, dose=np.nan, coefficient=np.nan) | kw, index=range(len(rows)))
 
+# %% ../../nbs/steering/54_evaluation.ipynb #2ce654d0
 def prompt_kl(
     extractor:ActivationExtractor,
     told:list, # Answers to role prompts and to other neutral prompts
@@ -298,6 +302,7 @@ def bounds(self:SteeringEvaluation)->dict: # perplexity_low, perplexity_high, re
     low,high = p.perplexity.quantile([.05,.95])
     return dict(perplexity_low=low, perplexity_high=high, repetition=p.repetition.quantile(.95), relevance=p.relevance.quantile(.05))
 
+# %% ../../nbs/steering/54_evaluation.ipynb #888f3fee
 @patch
 def effects(self:SteeringEvaluation)->pd.DataFrame: # As `answers`, with `coherent`
     "The answers, each measure minus that of the unsteered answer to the same question"
@@ -351,6 +356,7 @@ def dose_line(df, m, name, show):
     return go.Scatter(x=t.x, y=t.y, error_y=dict(array=t.e, thickness=1.3, width=0), mode='lines+markers', line=dict(color=LINE_COLOURS[0], width=2),
         marker_size=6, name=name, legendgroup=name, showlegend=show, customdata=t.kl, hovertemplate='KL %{customdata:.2f}: %{y:.2f}<extra>'+name+'</extra>')
 
+# %% ../../nbs/steering/54_evaluation.ipynb #d98e1479
 def prompt_point(df, m, kind, colour, symbol, side, show):
     "The point of the prompts of a kind: mean and interval, at their KL"
     by = df[df.kind==kind].groupby('question')[[m,'kl']].mean()
@@ -406,6 +412,7 @@ def save(self:SteeringEvaluation, path):
     text = json.dumps(parts, ensure_ascii=False, indent=0, default=lambda o: o.item())
     with atomic_write(path) as f: f.write(text)
 
+# %% ../../nbs/steering/54_evaluation.ipynb #aaeeb508
 def load_evaluation(
     path # From `save`
 )->SteeringEvaluation:

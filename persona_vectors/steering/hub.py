@@ -22,6 +22,7 @@ def interval_strip(low, at, high, lo, hi, width=41):
     s[place(at)] = '●'
     return ''.join(s)
 
+# %% ../../nbs/steering/56_hub.ipynb #c01f16fe
 def text_picture(t):
     "The ranking of `rank_intervals` as lines of text"
     lo,hi,n = min(t.low.min(), 0),max(t.high.max(), 0),max(map(len, t.index))
@@ -36,6 +37,7 @@ def made_rows(meta):
     def cell(o): return ', '.join(f'{k} {x}' for k,x in o.items()) if isinstance(o, dict) else str(o).replace('|', '\\|').replace('\n', ' ')
     return '\n'.join(f'| {o} | {cell(meta[k])} |' for k,o in SHOWN.items() if meta.get(k))
 
+# %% ../../nbs/steering/56_hub.ipynb #7736ed0a
 def order_at_layer_0(v, layer):
     "A sentence on how much of the ranking at `layer` is already in the word embeddings"
     if layer==0: return 'Layer 0 is the word embeddings of the answers: the axis there is how they are written.'

@@ -25,6 +25,7 @@ class Convention:
     short:int # How many of the last layers it does not hold
     why:str # Why it does not hold the others
 
+# %% ../../nbs/steering/55_interop.ipynb #c29d0f8f
 CONVENTIONS = {
     'gguf': Convention(1, 2, 0, 'llama.cpp adds direction.N after block N, counted from 0, and has none for block 0'),
     'cvector-generator': Convention(0, 1, 1, 'direction.N is what block N-1 wrote, and the last block is left out'),
@@ -44,11 +45,13 @@ def check_place(layer, format, num_layers):
     raise ValueError(f"a file of format {format} has no place for layer {layer} of a model of {num_layers} blocks: {CONVENTIONS[format].why}. "
                      f"It can hold layers {ks[0]} to {ks[-1]}")
 
+# %% ../../nbs/steering/55_interop.ipynb #c850b1ca
 def their_index(layer:int, format:str, num_layers:int)->int:
     "The number that `format` gives our `layer`"
     check_place(layer, format, num_layers)
     return layer-CONVENTIONS[format].less
 
+# %% ../../nbs/steering/55_interop.ipynb #582760fe
 def our_layer(index:int, format:str, num_layers:int)->int:
     "The layer that `format` calls `index`, as we number it"
     layer = index+CONVENTIONS[format].less
@@ -65,6 +68,7 @@ def sorted_directions(directions)->list:
     if not ds: raise ValueError('there is no direction to write')
     return sorted(ds, key=lambda d: d.layer)
 
+# %% ../../nbs/steering/55_interop.ipynb #f3978d99
 def check_directions(ds, m):
     "ValueError if directions do not belong together, or do not fit the model"
     for what in ('orientation','model','made_of'):
@@ -81,6 +85,7 @@ UNIT = 'as computed, in units of the residual stream'
 
 def plain_float(x): return x.detach().to('cpu', torch.float32).contiguous()
 
+# %% ../../nbs/steering/55_interop.ipynb #c8a1b617
 def write_gguf(ds, path, m):
     "Write directions of model `m` as a control vector"
     from gguf import GGUFWriter
@@ -148,6 +153,7 @@ def same_kind(hint, kinds):
     def plain(s): return re.sub('[^a-z0-9]', '', s.lower().removesuffix('_text'))
     return plain(hint) in {plain(o) for k in kinds for o in (k, LLAMA_CPP_NAMES.get(k, k))}
 
+# %% ../../nbs/steering/55_interop.ipynb #9cc4eb81
 def check_gguf(fields, int32, format, orientation, m):
     "ValueError if the metadata of a GGUF file do not fit the model `m`, the format or the orientation"
     if format not in (None,'gguf','cvector-generator'): raise ValueError(f"it is a GGUF file, not one of format {format}")
@@ -170,6 +176,7 @@ def checked_direction(x, orientation, layer, m, made_of=None):
     if not x.isfinite().all(): raise ValueError(f"its vector of layer {layer} has numbers that are not finite")
     return Direction(x.float().clone(), orientation, layer, m.label, made_of)
 
+# %% ../../nbs/steering/55_interop.ipynb #3a82bdaa
 def from_gguf(path, m, format, orientation):
     "Directions by layer, from a GGUF file"
     fields,int32,tensors = read_control_vector(path)
@@ -278,6 +285,7 @@ def choose_direction(found, layer, v, path):
     raise ValueError(f"{path} has {'several directions' if k is None else f'no direction for layer {k}'}: "
                      f"it has layers {', '.join(map(str, found))}; choose one with layer=")
 
+# %% ../../nbs/steering/55_interop.ipynb #93dfcb82
 def from_file(path, v, model, layer, **kw):
     "The direction in a file"
     if (kind := file_kind(path))=='a direction': return Direction.load(path)

@@ -73,6 +73,7 @@ def size(self:Steer, d, k)->float:
     "The length of one unit along direction `d` at layer `k`"
     return self.norm[k] if self.unit=='norm' else 1. if self.unit=='raw' else d.vector.double().norm().item()
 
+# %% ../../nbs/steering/50_steer.ipynb #7d8495fa
 def check_layers(s):
     "ValueError if the layer of a direction, or that layer's norm, is missing"
     for k,d in s.targets:
@@ -192,6 +193,7 @@ class SteeredLayer:
     def rows(self): # The numbers of rows that there are coefficients for
         return {n for n in [*(c.numel() for _,c,_ in self.adds), *(len(o.lo) for o in self.bounds.values())] if n>1}
 
+# %% ../../nbs/steering/50_steer.ipynb #f2a0af0c
 def step(s, ds, k):
     "The sum of what a coefficient of 1 adds at layer `k` along directions `ds`"
     return sum(d.vector.double() if s.unit=='gap' else d.vector.double()/d.vector.double().norm()*s.size(d, k) for d in ds)
@@ -284,6 +286,7 @@ def check_fits(model, width, n, steers):
     for name in dict.fromkeys(d.model for s in steers for d in s.directions):
         if own and not same_model(name, own): log.warning(f"a direction of {name} steers {own}")
 
+# %% ../../nbs/steering/50_steer.ipynb #6cbf71f5
 def check_steered(state):
     "ValueError if the model ran, but read no token at the named positions"
     if not state.notes: log.warning("nothing was steered: the model did not run in the block, or ran as a compiled copy without hooks")
