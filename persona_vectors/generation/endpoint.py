@@ -23,7 +23,7 @@ def is_openrouter(config:PersonaVectorConfig)->bool:
 def request(config:PersonaVectorConfig, r:Response)->tuple[dict,dict]:
     "What the endpoint is sent for the cell `r`: arguments of the `openai` client's `create`, and its `extra_body`"
     more = dict(config.extra_body or {})
-    if is_openrouter(config): more.setdefault('usage', {'include': True})   # it says the cost only when asked
+    if is_openrouter(config): more.setdefault('usage', {'include': True})   # OpenRouter reports the cost only when asked
     kw = dict(model=config.openrouter_model or config.model_name, max_tokens=config.max_tokens,
               temperature=config.temperature, seed=config.seed+r.sample)
     msgs = chat_messages(r.system, r.question)
@@ -33,37 +33,37 @@ def request(config:PersonaVectorConfig, r:Response)->tuple[dict,dict]:
 
 # %% ../../nbs/generation/11_endpoint.ipynb #2ec84f49
 def api_key(config:PersonaVectorConfig)->str:
-    "The key for `config.base_url`, or 'none'; ValueError if one is needed"
+    "The key for `config.base_url`, or 'none'; ValueError if OpenRouter has none or it is malformed"
     router = is_openrouter(config)
     key = config.openrouter_api_key or os.environ.get('OPENROUTER_API_KEY' if router else 'OPENAI_API_KEY')
     key = (key or '').strip()   # key files end with a newline
     if not key and router:
         raise ValueError("no API key: set OPENROUTER_API_KEY, or give another endpoint with --base-url, or a local model with --model")
-    if not (key.isascii() and key.isprintable()): raise ValueError("the API key holds characters that no key has: copy it again")
+    if not (key.isascii() and key.isprintable()): raise ValueError("the API key has characters that are not printable ASCII: copy it again")
     return key or 'none'
 
 # %% ../../nbs/generation/11_endpoint.ipynb #c5db050f
 def is_alias(asked:str, said:str)->bool:
-    "May `said` be another name of the model `asked`?"
+    "Do `asked` and `said` differ only by provider, variant or version?"
     a,b = sorted((re.split('[:@]', o.rstrip('/').lower().split('/')[-1])[0] for o in (asked, said or asked)), key=len)
     return b.startswith(a) and bool(re.fullmatch(r'([-_.](\d[\d-]*|latest|v\d+))?', b[len(a):]))
 
 # %% ../../nbs/generation/11_endpoint.ipynb #442beee9
-class NoAnswer(Exception): "What came back holds no answer"
+class NoAnswer(Exception): "The endpoint's response holds no answer"
 
 def usage(res)->dict: # prompt_tokens, completion_tokens, cost
-    "What the endpoint counted, as far as it sent numbers"
+    "The numbers of tokens and the cost in a response, where they are numbers"
     n = {k: getattr(res.usage, k, None) for k in ('prompt_tokens','completion_tokens','cost')}
     return {k: o for k,o in n.items() if isinstance(o, (int,float))}
 
 def read_answer(config:PersonaVectorConfig, r:Response, res)->Response:
-    "The cell `r` with the answer in `res`, what the `openai` client returned; NoAnswer if there is none"
+    "The cell `r` with the answer from `res`, the `openai` client's response; NoAnswer if it has none"
     o,raw = res.choices[0],config.prompt_format=='raw'
     said,refused = (o.text,None) if raw else (o.message.content,getattr(o.message, 'refusal', None))
     text,why = (refused,'refusal') if refused else (said or '',o.finish_reason)
     if not (isinstance(text, str) and isinstance(why, (str,type(None)))): raise NoAnswer('the endpoint sent something other than text')
     if why=='error' or not (text.strip() or why): raise NoAnswer('the endpoint sent an empty answer and no reason')
-    text = text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')   # half an emoji, cut by `max_tokens`
+    text = text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')   # half an emoji becomes �
     if raw: text = text.removeprefix(' ')   # of `Assistant: `; put back when the answer is read
     model = str(res.model or '')
     same = is_alias(config.openrouter_model or config.model_name, model)
@@ -71,13 +71,13 @@ def read_answer(config:PersonaVectorConfig, r:Response, res)->Response:
 
 # %% ../../nbs/generation/11_endpoint.ipynb #c76155a1
 async def send(client, config:PersonaVectorConfig, kw:dict, more:dict=None):
-    "What comes back for a `request`; NoAnswer if it is not whole or holds no choice, or an error of the `openai` client"
+    "The response to a `request`; NoAnswer if it is incomplete or has no choice, else the `openai` client's own errors"
     raw = 'prompt' in kw
     make = (client.completions if raw else client.chat.completions).create
     try:
         async with asyncio.timeout(config.timeout): res = await make(**kw, extra_body=more or None)
     except TimeoutError: raise NoAnswer(f"no answer within {config.timeout:g} s") from None
-    except ValueError as e: raise NoAnswer(f"the endpoint sent what is not whole JSON ({e})") from None
+    except ValueError as e: raise NoAnswer(f"the endpoint sent incomplete JSON ({e})") from None
     choices = getattr(res, 'choices', None)
     if not (isinstance(choices, list) and choices): raise NoAnswer(f"the endpoint sent no answer: {getattr(res, 'error', None) or res}")
     if not (hasattr(choices[0], 'text') if raw else hasattr(getattr(choices[0], 'message', None), 'content')):
@@ -94,9 +94,10 @@ async def ask(client, config:PersonaVectorConfig, r:Response)->Response:
     "The answer to one cell of the plan"
     return read_answer(config, r, await send(client, config, *request(config, r)))
 
-# %% ../../nbs/generation/11_endpoint.ipynb #bf51d0f6
+# %% ../../nbs/generation/11_endpoint.ipynb #1a0e756c
 class Stopped(Exception): "No further request may start"
 
+# %% ../../nbs/generation/11_endpoint.ipynb #bf51d0f6
 class RateLimiter:
     "When the next request may start, and whether any may"
     def __init__(self, config:PersonaVectorConfig):
@@ -104,9 +105,9 @@ class RateLimiter:
         self.per_token = 60/config.tokens_per_minute if config.tokens_per_minute else 0.
         self.next,self.stopped,self.line = 0.,asyncio.Event(),asyncio.Lock()
     async def acquire(self, tokens:int):
-        "Wait until a request of so many tokens may start"
+        "Wait until a request of `tokens` may start; Stopped if none may any more"
         now = asyncio.get_running_loop().time
-        async with self.line:   # one after the other; who is first in it sees what `hold` says meanwhile
+        async with self.line:   # in turn; the first in line sees a `hold` that comes meanwhile
             while self.next>now() and not self.stopped.is_set(): await self.sleep(self.next-now())
             self.next = max(self.next, now()) + max(self.per_request, tokens*self.per_token)
         if self.stopped.is_set(): raise Stopped
@@ -115,15 +116,15 @@ class RateLimiter:
         try: await asyncio.wait_for(self.stopped.wait(), seconds)
         except TimeoutError: pass
     def hold(self, seconds:float):
-        "Let no request start for so long"
+        "Let no request start for `seconds`"
         self.next = max(self.next, asyncio.get_running_loop().time()+seconds)
 
 # %% ../../nbs/generation/11_endpoint.ipynb #188f8d28
 REMEDIES = {
-    400: "check max_tokens, temperature and extra_body, one of which it may not know; or this prompt is too long or unwanted, and has to be left out",
+    400: "check max_tokens, temperature and extra_body, which it may not accept; or leave this prompt out, if it is too long or refused",
     401: "check the key: OPENROUTER_API_KEY for OpenRouter, OPENAI_API_KEY for any other endpoint",
     402: "add credit, and run the same again",
-    403: "the key may not use this model, or the request was judged improper: check both",
+    403: "check whether the key may use this model, and whether the endpoint allows this prompt",
     404: "check the model's name (--api-model) and the address (--base-url)"}
 
 def is_transient(e:Exception)->bool:
@@ -132,13 +133,13 @@ def is_transient(e:Exception)->bool:
     if isinstance(e, APIStatusError): return e.code!='insufficient_quota' and (e.status_code in (408,409,429) or e.status_code>=500)
     return isinstance(e, (NoAnswer, APIConnectionError))
 
-def remedy(e:Exception)->str: # None: it concerns one cell
+def remedy(e:Exception)->str: # None: the error concerns one cell
     "What to do about an error that every request would meet"
     return REMEDIES[402] if getattr(e, 'code', None)=='insufficient_quota' else REMEDIES.get(getattr(e, 'status_code', None))
 
 # %% ../../nbs/generation/11_endpoint.ipynb #e86a2b1b
 def retry_after(e:Exception)->float: # Seconds; None: it does not say
-    "How long the endpoint asks us to wait"
+    "The wait that the endpoint asks for"
     from email.utils import parsedate_to_datetime
     says = getattr(getattr(e, 'response', None), 'headers', {})
     for name,unit in (('retry-after-ms',.001), ('retry-after',1)):
@@ -156,10 +157,10 @@ def error_text(e:Exception, config:PersonaVectorConfig)->str:
     return ' '.join((said if key=='none' else said.replace(key, '***')).split())[:300]
 
 # %% ../../nbs/generation/11_endpoint.ipynb #7288d96a
-FIRST_BACKOFF,MAX_BACKOFF = 1.,60. # Bound of the random wait before the second try, and of any, in seconds
+FIRST_BACKOFF,MAX_BACKOFF = 1.,60. # Seconds: bounds of the random wait before the first retry, and before any
 
 async def ask_with_retries(client, config:PersonaVectorConfig, r:Response, limiter:RateLimiter, ask:Callable, retried:Callable=None):
-    "What `ask` returns for `r`, retried while its errors are transient"
+    "What `ask` returns for `r`; transient errors are retried, the last of them and all others raised"
     from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
     backoff = wait_random_exponential(multiplier=FIRST_BACKOFF, max=MAX_BACKOFF)
     def wait(state): return backoff(state) if (s := retry_after(state.outcome.exception())) is None else s
@@ -175,25 +176,25 @@ async def ask_with_retries(client, config:PersonaVectorConfig, r:Response, limit
             return await ask(client, config, r)
 
 # %% ../../nbs/generation/11_endpoint.ipynb #5646985b
-MAX_FAILURES = 10 # So many cells in a row, or one for each worker if those are more: the endpoint is down
+MAX_FAILURES = 10 # Failures in a row that stop the run
 
 class Failures:
     "The cells that failed, each with the reason"
     def __init__(self, config:PersonaVectorConfig, cells:list): self.config,self.cells,self.in_a_row = config,cells,0
     def add(self, r:Response, e:Exception):
-        "Record that `r` failed with `e`; RuntimeError if every request would, or the endpoint is down"
+        "Record that `r` failed with `e`; RuntimeError if every request would fail, or the endpoint is down"
         if not (is_transient(e) or getattr(e, 'status_code', None)): raise e   # not the endpoint's doing
         url,why = self.config.base_url,error_text(e, self.config)
         if what := remedy(e):
             raise RuntimeError(f"{url} refused the request of persona {r.persona!r}, question {r.question!r} ({why}): {what}") from None
         self.cells.append((r, why))
-        self.in_a_row += is_transient(e)   # a cell's own fault says nothing of the endpoint
+        self.in_a_row += is_transient(e)   # an error of one cell does not count
         if self.in_a_row>=max(MAX_FAILURES, self.config.max_concurrent_requests):
             raise RuntimeError(f"{url} seems to be down: {self.in_a_row} answers in a row failed, the last with: {why}") from None
 
 # %% ../../nbs/generation/11_endpoint.ipynb #1f6a4324
 async def _run_all(coros, limiter):
-    "Run all; after an error or a cancellation no request starts, and those under way are waited for"
+    "Run `coros`; after an error or a cancellation no request starts, and those under way are waited for"
     tasks = [asyncio.create_task(o) for o in coros]
     try: await asyncio.wait(tasks)
     except asyncio.CancelledError:
@@ -214,7 +215,7 @@ async def answer_api(
     keep:Callable[[Response],Awaitable], # Awaited with each answer
     ask:Callable=ask, # Asks for one cell
     retried:Callable=None, # Called with the reason of every retry
-    failed:list=None # Receives (cell, reason) of each that failed, also where the run is then stopped
+    failed:list=None # Receives (cell, reason) of each failure, also if the run then stops
 )->list: # `failed`
     "Ask for `rows`, `max_concurrent_requests` at a time; RuntimeError if the endpoint refuses or is down"
     limiter,queue,failures = RateLimiter(config),iter(rows),Failures(config, [] if failed is None else failed)

@@ -18,24 +18,25 @@ from .endpoint import NoAnswer, read_answer, request, send, usage
 from .answers import Generation, Journal, local_source, settings
 from .local import Decoding, LocalModel
 from ..personas import NEUTRAL, read_data
-from ..responses import THINKING, Response, Responses, load_responses
+from ..prompts import thinking
+from ..responses import Response, Responses, load_responses
 
 # %% ../../nbs/generation/13_judging.ipynb #09631043
 @dataclass(frozen=True)
 class Rubric:
-    "What a judge is asked: `text` with {persona}, {question} and {answer} in it, answered with a whole number from 0 to `top`"
+    "What a judge is asked: `text` with {persona}, {question} and {answer} to fill in. It answers with a whole number from 0 to `top`"
     name:str
     text:str
     top:int=100
     def __post_init__(self):
-        if not re.fullmatch(r'[a-z][a-z0-9_-]*', self.name): raise ValueError(f"rubric name {self.name!r}: use lower-case letters, digits, _ and -")
+        if not re.fullmatch(r'[a-z][a-z0-9_-]*', self.name):
+            raise ValueError(f"rubric name {self.name!r}: use lower-case letters, digits, _ and -")
         if '{answer}' not in self.text:
-            raise ValueError(f"rubric {self.name!r}: its text has no {{answer}} in it, so the judge would not see the answer")
-        if self.top not in (3,100): raise ValueError(f"rubric {self.name!r}: top={self.top!r}; scores are from 0 to 3, or from 0 to 100")
+            raise ValueError(f"rubric {self.name!r}: its text has no {{answer}}: put it where the judge is to read the answer")
+        if self.top not in (3,100): raise ValueError(f"rubric {self.name!r}: top={self.top!r}: give 3 or 100")
     def ask(self, r:Response)->str:
-        "The message to the judge"
-        m = THINKING.match(r.text)
-        fill = dict(persona=r.system or '', question=r.question, answer=r.text[m.end() if m else 0:])
+        "The message to the judge, `text` filled in from `r` (without its thinking)"
+        fill = dict(persona=r.system or '', question=r.question, answer=r.text[thinking(r.text):])
         return re.sub(r'\{(persona|question|answer)\}', lambda m: fill[m[1]], self.text)
 
 # %% ../../nbs/generation/13_judging.ipynb #2652b4a3
@@ -68,7 +69,7 @@ Reply with one whole number from 0 to 100 and nothing else.""")
 # %% ../../nbs/generation/13_judging.ipynb #efb8aab1
 def trait_rubric(
     name:str, # Of the trait, one word
-    description:str # What it is to show it
+    description:str # What it means to show it
 )->Rubric:
     "A rubric for a trait, with scores from 0 (absent) to 100"
     return Rubric(name, f"""Here is a question and an answer to it. \
@@ -85,7 +86,7 @@ Reply with one whole number from 0 to 100 and nothing else.""")
 def load_rubric(
     src # 'role' or 'coherence'; a mapping with `name` and `description`, or `name`, `text` and `top`; or a JSON or YAML file of one
 )->Rubric:
-    "The rubric that `src` gives"
+    "A rubric: built in, or made from `src`"
     built_in = dict(role=ROLE, coherence=COHERENCE)
     if isinstance(src, Rubric): return src
     if isinstance(src, str) and src in built_in: return built_in[src]
@@ -97,13 +98,13 @@ def load_rubric(
 
 # %% ../../nbs/generation/13_judging.ipynb #89165847
 def expected_score(p:dict)->float:
-    "The mean of the numbers with probabilities `p`; None where they have less than a quarter together"
+    "The mean of the numbers with probabilities `p`; None if these sum to less than a quarter"
     mass = sum(p.values())
     return sum(n*o for n,o in p.items())/mass if mass>=.25 else None
 
 # %% ../../nbs/generation/13_judging.ipynb #1fa16c92
-def read_score(choice, top:int)->float: # None where there is no number
-    "The score in an answer of the `openai` client: from the log-probabilities if they tell, else the number that is written"
+def read_score(choice, top:int)->float: # None if there is no number, or several
+    "The score in a choice of the `openai` client: expected by the log-probabilities of whole numbers, else the one number written"
     tokens = (getattr(choice.logprobs, 'content', None) or []) if choice.logprobs else []
     at = next((i for i,o in enumerate(tokens) if o.token.strip().isdecimal()), 0)   # past a 'Score:', if there is one
     p = Counter()
@@ -116,7 +117,7 @@ def read_score(choice, top:int)->float: # None where there is no number
 
 # %% ../../nbs/generation/13_judging.ipynb #6353eb5b
 def numbers(first:Mapping, after:Mapping)->dict:
-    "The probability of each number from 0 to 100, from those of digits after the prompt, and `after` '1' … '9' and '10'"
+    "The probability of each number to 100, from those of digit strings `first` in the reply, and `after` each of '1' … '9' and '10'"
     begun = {d: first.get(d, 0) for d in map(str, range(1,10))}
     begun['10'] = first.get('10', 0) + begun['1']*after['1'].get('0', 0)
     p = Counter({0: first.get('0', 0), 100: first.get('100', 0) + begun['10']*after['10'].get('0', 0) + begun['1']*after['1'].get('00', 0)})
@@ -131,7 +132,7 @@ def digits(tokenizer)->dict: # Token id to its digits
     return {i: t for i,t in found.items() if re.fullmatch('[0-9]{1,3}', t)}
 
 def _summed(pairs):
-    "Sum by key: a number may be several tokens, with and without a space"
+    "Sums by key: a number may be several tokens, with and without a space"
     out = {}
     for k,o in pairs: out[k] = out.get(k, 0)+o
     return out
@@ -140,7 +141,7 @@ def _summed(pairs):
 REPLY_START = 'Score: ' # How a local judge's reply begins
 
 def number_probs(lm:LocalModel, messages:list, top:int)->list[dict]:
-    "The probability of each number up to `top`, 3 or 100, as the model's reply to each of `messages`"
+    "For each of `messages` the probability of each number up to `top`, 3 or 100, as the model's reply"
     import torch
     known,b = digits(lm.tokenizer),Decoding(lm.model, lm.encode(lm.format.prompt('', o)+REPLY_START for o in messages))
     def probs(b):
@@ -160,18 +161,18 @@ JUDGING_VERSION = 1 # Raised when how a score is read changes
 def _judged(r): return (r.system, r.question, r.text)
 
 def to_judge(responses:Responses, rubric:Rubric)->list[Response]:
-    "The answers that `rubric` is for: not the empty ones, nor neutral personas, which play no role"
+    "The answers to judge: not empty, and for the role rubric not of neutral personas"
     def roleless(r): return rubric.name=='role' and (r.persona in NEUTRAL or r.system=='')
     return [r for r in responses.rows if r.text.strip() and r.outcome!='empty' and not roleless(r)]
 
 # %% ../../nbs/generation/13_judging.ipynb #c858aad6
 class Judging(Generation):
-    "A run over answers: `todo` are to be judged, of which `done` are there and `left` are missing"
+    "A run over answers: `todo` are to be judged, `done` are the scores, `left` the answers without one"
     outcomes,unit = ('judged', 'without a number'),'scores'
     def __init__(self,
         config:PersonaVectorConfig, # Of the judge
         responses:Responses,
-        rubric, # As `load_rubric` takes them
+        rubric, # As `load_rubric` takes it
         api:bool=False, # Ask the endpoint instead of a model on this machine; a `base_url` implies it
         out=None # Folder of the judged answers; None: where the answers are
     ):
@@ -187,7 +188,7 @@ class Judging(Generation):
 # %% ../../nbs/generation/13_judging.ipynb #d7b80467
 @patch
 def look(self:Judging):
-    "Find the scores that are there"
+    "Find the existing scores, in files and journals"
     folder,name = self.path.parent,self.rubric.name
     found = [r for p in sorted(folder.glob(f'*.{self.name}.json')) for r in load_responses(p).rows]
     found += [r for p in sorted(folder.glob(f'*.{self.name}.jsonl')) for r in Journal(p).read()]
@@ -226,12 +227,12 @@ async def ask(self:Judging, client, config, r)->Response:
     if not read_answer(config, r, res).text.strip(): raise NoAnswer('the judge said nothing')
     self.counts += Counter(usage(res))
     try: return self.with_score(r, read_score(res.choices[0], self.rubric.top))
-    except (AttributeError, TypeError) as e: raise NoAnswer(f'the endpoint sent log-probabilities that are none ({e})') from None
+    except (AttributeError, TypeError) as e: raise NoAnswer(f'the endpoint sent malformed log-probabilities ({e})') from None
 
 # %% ../../nbs/generation/13_judging.ipynb #6766a8a8
 @patch
 def finish(self:Judging)->Responses:
-    "All answers, with their scores, in a file of their own"
+    "All answers with their scores, saved in a file of their own"
     self.check()
     scored = [self.with_score(r, self.done[_judged(r)]) if r.key in self.kept else r for r in self.responses.rows]
     judges = {**self.responses.meta.get('judges', {}), self.rubric.name: self.settings}
@@ -244,11 +245,11 @@ def finish(self:Judging)->Responses:
 # %% ../../nbs/generation/13_judging.ipynb #a7793a6b
 def judge_responses(
     responses:Responses,
-    rubric, # As `load_rubric` takes them
+    rubric, # As `load_rubric` takes it
     config:PersonaVectorConfig, # Of the judge: a model on this machine, or one behind an endpoint
     api:bool=False, # Ask the endpoint instead of a model on this machine; a `base_url` implies it
     out=None, # Folder of the judged answers; None: where the answers are
     batch_size:int=16 # Answers at once on this machine
-)->Responses: # Those given, with scores; also in a file of their own
-    "Have every answer judged that has not been. Unanswered if some failed for good, RuntimeError if the endpoint refuses"
+)->Responses: # `responses` with scores; also saved in a file of their own
+    "Judge every answer that has no score yet; Unanswered if some failed for good, RuntimeError if the endpoint refuses"
     return Judging(config, responses, rubric, api, out).run(batch_size)

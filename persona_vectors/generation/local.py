@@ -17,13 +17,13 @@ from ..responses import Response
 
 # %% ../../nbs/generation/10_local.ipynb #5d935bf2
 def uniforms(
-    r:Response, # The cell of the plan
+    r:Response, # A cell of the plan: a question to one persona, to be answered
     n:int, # How many
     seed:int
 ): # 'n', float64
-    "The random numbers in [0,1) that decide the tokens of this answer"
+    "The random numbers in [0,1) that decide the tokens of the answer to `r`"
     import torch
-    if n<1: raise ValueError(f"{n} tokens: an answer has at least 1 (max_tokens)")
+    if n<1: raise ValueError(f"max_tokens={n}: an answer has at least 1")
     h = hashlib.sha256(json.dumps([seed, r.system, r.question, r.sample]).encode()).digest()
     return torch.rand(n, dtype=torch.float64, generator=torch.Generator().manual_seed(int.from_bytes(h[:8])>>1))
 
@@ -33,7 +33,7 @@ def pick(
     u, # 'batch', uniform in [0,1)
     temperature:float # 0 is greedy
 ): # 'batch', token ids
-    "Inverse-CDF sampling: the first token at which the cumulated probability exceeds `u`"
+    "Inverse-CDF sampling: the first token whose cumulated probability exceeds `u`"
     import torch
     if not temperature>=0: raise ValueError(f"temperature={temperature}: give 0 (greedy) or more")
     if temperature==0: return logits.argmax(-1)
@@ -46,7 +46,7 @@ def make_cache(
     model, # A causal language model
     n:int=None # Tokens it is to hold; None: it grows
 ): # None where the model takes no cache of transformers' usual kind
-    "What `model` keeps of the tokens it has read"
+    "An empty cache for `model`"
     from transformers import DynamicCache, StaticCache
     takes = signature(model.forward).parameters
     if 'past_key_values' not in takes or not model._supports_default_dynamic_cache(): return None
@@ -56,11 +56,11 @@ def make_cache(
 
 # %% ../../nbs/generation/10_local.ipynb #04af9dd5
 class Decoding:
-    "Prompts on their way through a model, a token at a time; rows can leave"
+    "A batch of prompts that a model continues token by token; rows can leave"
     def __init__(self,
         model, # A causal language model
         prompts:list, # Token ids of each
-        n:int=None # Tokens a row may come to, padding included; None: the cache grows
+        n:int=None # Most tokens a row can reach, padding included; None: the cache grows
     ):
         import torch
         self.model,self.rows,self.takes = model,list(range(len(prompts))),signature(model.forward).parameters
@@ -81,7 +81,7 @@ def logits(self:Decoding): # 'batch vocab', float32
 def add(self:Decoding,
     tokens # Of each row: 'batch' or 'batch tokens'
 ):
-    "What the model reads next"
+    "Append `tokens`, which the model reads next"
     import torch
     new = tokens.reshape(len(self.rows), -1)
     self.ids = torch.cat([self.ids, new], -1) if self.cache is None else new
@@ -100,7 +100,7 @@ def keep(self:Decoding,
 
 @patch
 def branch(self:Decoding):
-    "Another `Decoding` that has read the same"
+    "An independent copy that has read the same"
     b = copy(self)
     b.cache = deepcopy(self.cache)
     return b
@@ -112,7 +112,7 @@ def tokens(self:Decoding,
     temperature:float, # 0 is greedy
     read_last:bool=False # Read the last token too
 ): # Yields 'batch', token ids
-    "The next token of each row that is there"
+    "Generate: the next token of each remaining row, step by step"
     for i in range(us.shape[1]):
         tok = pick(self.logits(), us[self.rows,i], temperature)
         self.add(tok)
@@ -161,21 +161,22 @@ def is_over(self:LocalModel,
     tail = self.tokenizer.decode(ids[-16:], skip_special_tokens=True)
     return any(s in tail for s in self.format.stop)
 
-# %% ../../nbs/generation/10_local.ipynb #6100405b
+# %% ../../nbs/generation/10_local.ipynb #844b91b4
 @patch
 def encode(self:LocalModel, texts)->list:
     "The token ids of each prompt"
     return self.tokenizer(list(texts), add_special_tokens=False).input_ids
 
+# %% ../../nbs/generation/10_local.ipynb #6100405b
 @patch
 def generate(self:LocalModel,
     prompts:list, # Token ids of each
     us, # 'prompt token', uniform in [0,1), as `uniforms` draws them
     temperature:float=0., # 0 is greedy
     step=None, # Called with the number of tokens so far, for progress
-    leave:bool=True # Let rows leave whose answer is over
+    leave:bool=True # Drop rows whose answer is over
 )->list: # Token ids of each answer, the end token included
-    "Continue `prompts` in one batch"
+    "Answer `prompts` in one batch"
     import torch
     self.longest = max(self.longest, max(map(len, prompts))+us.shape[1]-1)
     b,out,going = Decoding(self.model, prompts, self.longest),[[] for _ in prompts],list(range(len(prompts)))
@@ -192,25 +193,25 @@ def generate(self:LocalModel,
 # %% ../../nbs/generation/10_local.ipynb #fef41454
 @patch
 def finished(self:LocalModel, ids, prompt)->dict: # text, finish_reason
-    "The text of the generated `ids`, up to the end token or a stop string"
+    "The answer in the generated `ids`, up to the end token or a stop string"
     ended = ids[-1] in self.ends
     text = self.tokenizer.decode(ids[:-1] if ended else ids, skip_special_tokens=True)
     if self.format.name=='raw': text = text.removeprefix(' ')
     cuts = [text.index(s) for s in self.format.stop or [] if s in text]
-    if m := OPEN.search(prompt): text = m[0]+text   # the prompt had begun a thinking block
+    if m := OPEN.search(prompt): text = m[0]+text
     return dict(text=text[:min(cuts)] if cuts else text, finish_reason='stop' if ended or cuts else 'length')
 
 # %% ../../nbs/generation/10_local.ipynb #68f52c70
 @patch
 def answer(self:LocalModel,
-    rows:list, # Cells of the plan
+    rows:list, # Cells of the plan, a `Response` without text each
     max_tokens:int=256, # Most tokens an answer
     temperature:float=0.7, # 0 is greedy
     seed:int=0,
     step=None, # As `generate` takes it
     leave:bool=True # As `generate` takes it
 )->list[Response]:
-    "Answer `rows` in one batch; finish_reason is 'stop', or 'length' where `max_tokens` cut the answer"
+    "`rows` with their answers, made in one batch; finish_reason is 'stop', or 'length' if `max_tokens` cut the answer"
     import torch
     prompts = [self.format.prompt(r.system, r.question) for r in rows]
     ids,us = self.encode(prompts),torch.stack([uniforms(r, max_tokens, seed) for r in rows])
