@@ -151,6 +151,13 @@ def hash(self:Responses)->str:
     "Hash of the texts and their addresses, in any order"
     return content_hash(sorted([*r.key, r.text] for r in self.rows))
 
+# %% ../nbs/03_responses.ipynb #11a6db8d
+def by_persona(systems)->dict: # Persona to list of system prompts
+    "The system prompts in `systems`, a dict of (persona, number) to text, in the order of their numbers"
+    out = {p: [] for p,_ in systems}
+    for p,i in sorted(systems, key=lambda o: o[1]): out[p].append(systems[p,i])
+    return out
+
 # %% ../nbs/03_responses.ipynb #8a5d65f2
 @patch
 def prompted(self:Response)->Response:
@@ -167,9 +174,7 @@ def prompted(self:Responses)->Responses:
 @patch
 def prompts(self:Responses)->dict: # Persona to list of system prompts
     "The system prompts of each persona, by number"
-    found = {}
-    for r in self.rows: found.setdefault(r.persona, {})[r.prompt] = r.prompted().system
-    return {p: [d[i] for i in sorted(d)] for p,d in found.items()}
+    return by_persona({(r.persona,r.prompt): r.prompted().system for r in self.rows})
 
 # %% ../nbs/03_responses.ipynb #d951341e
 FORMAT = 'persona_vectors.responses/1'

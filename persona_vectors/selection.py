@@ -17,7 +17,7 @@ import numpy as np
 from fastcore.basics import patch
 from .config import log
 from .personas import NEUTRAL, as_prompts, load_questions
-from .responses import OUTCOMES, Response, Responses, asked_of_all, each_response, response_at, response_files
+from .responses import OUTCOMES, Response, Responses, asked_of_all, by_persona, each_response, response_at, response_files
 
 # %% ../nbs/04_selection.ipynb #5a9ee55d
 KEEPABLE = ('refused', 'filtered') # Outcomes that are left out unless asked for
@@ -136,12 +136,7 @@ def _sort(self:Selection, cells, why_not):
         why.append(codes.setdefault(no, len(codes)))
     self.cells,self.systems,self.reasons = list(cells.number),cells.systems,list(codes)
     self.cell,self.sample,self.why = np.array(cell),np.array(sample),np.array(why)
-    self.prompts = _by_persona(self.systems) if cells.prompts is None else cells.prompts
-
-def _by_persona(systems):
-    out = {p: {} for p,_ in systems}
-    for (p,i),s in systems.items(): out[p][i] = s
-    return {p: [ss[i] for i in sorted(ss)] for p,ss in out.items()}
+    self.prompts = by_persona(self.systems) if cells.prompts is None else cells.prompts
 
 # %% ../nbs/04_selection.ipynb #385df7ee
 @patch
