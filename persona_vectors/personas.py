@@ -237,6 +237,7 @@ def _unique(pairs):
         raise ValueError(f'{twice[0]!r} stands twice, and only the last would count; rename or remove one')
     return dict(pairs)
 
+# %% ../nbs/02_personas.ipynb #be01d47d
 class _UniqueLoader(yaml.SafeLoader):
     "Safe YAML; ValueError if two keys are equal"
     def construct_mapping(self, node, deep=False):

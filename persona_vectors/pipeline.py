@@ -36,6 +36,7 @@ def rank_with_controls(v, v0, bare, responses)->dict: # Name to ranking
         except ValueError as e: log.warning(f"no ranking of {k}: {e}")
     return out
 
+# %% ../nbs/90_pipeline.ipynb #78707d15
 def _table(rankings):
     "(the first ranking with the ranks of the others beside it; the rank correlation of each with the first)"
     from persona_vectors.analysis.axis import compare_rankings

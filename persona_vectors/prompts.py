@@ -97,11 +97,13 @@ def conversation(self:RawFormat,
     "The text of `msgs`, and where each stands in it"
     return self.write(msgs, self.bos)
 
+# %% ../nbs/06_prompts.ipynb #0df50827
 @patch
 def prompt(self:RawFormat, system, question)->str:
     "The text that asks for an answer"
     return self.conversation(chat_messages(system, question))[0]
 
+# %% ../nbs/06_prompts.ipynb #3413f8f6
 @patch
 def full(self:RawFormat, system, question, answer)->Text:
     "The text with the answer in it"
@@ -146,6 +148,7 @@ def fold(self:ChatFormat, msgs)->list:
     if not (self.folds_system and len(msgs)>1 and msgs[0]['role']=='system'): return msgs
     return [dict(msgs[1], content=f"{msgs[0]['content']}\n\n{msgs[1]['content']}"), *msgs[2:]]
 
+# %% ../nbs/06_prompts.ipynb #aac46f58
 @patch
 def asking(self:ChatFormat, msgs)->str:
     "The text that asks for the answer to `msgs`"
@@ -188,6 +191,7 @@ def _check_order(self:ChatFormat, msgs):
         if _mark(f'MESSAGE{i}') in shows+post and _mark(f'MESSAGE{i}') not in asks:
             raise ValueError(f"the chat template moves message {i} ({m['role']}) once there is an answer: {RAW}")
 
+# %% ../nbs/06_prompts.ipynb #5ab2678f
 @patch
 def answered(self:ChatFormat,
     msgs:list # The last is the answer
@@ -325,6 +329,7 @@ def encode(tokenizer, text, limit=None)->tuple:
         raise ValueError(f"the conversation has {len(enc['input_ids'])} tokens, and the model's context holds {limit}")
     return enc['input_ids'], enc['offset_mapping']
 
+# %% ../nbs/06_prompts.ipynb #5e7411d6
 def token_span(tokenizer, text, ids, offs, start, end)->tuple:
     "(first, one past the last) token that holds a character of `start:end`; ValueError if a marker stands among them"
     special = markers(tokenizer)
@@ -391,6 +396,7 @@ def pieces(self:Preview)->tuple: # (text before, list of the averaged tokens' te
     marked = [tk.text[a:b] for a,b in zip(cuts, cuts[1:]) if b>a]
     return tk.text[:cuts[0]], marked, tk.text[cuts[-1]:]
 
+# %% ../nbs/06_prompts.ipynb #16513172
 @patch
 def summary(self:Preview)->str:
     "How many tokens are averaged, and which"
@@ -407,9 +413,11 @@ def __rich__(self:Preview):
     for i,o in enumerate(marked): out.append('│' if i else '', style='dim').append(o, style='black on bright_green' if i%2 else 'black on green')
     return out.append('⟧', style='bold green').append(post, style='not bold dim').append(f'\n{self.summary()}', style='italic')
 
+# %% ../nbs/06_prompts.ipynb #31d43778
 @patch
 def __repr__(self:Preview): return self.__rich__().plain
 
+# %% ../nbs/06_prompts.ipynb #2a4cf7ed
 @patch
 def _repr_html_(self:Preview):
     from html import escape

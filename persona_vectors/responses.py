@@ -116,12 +116,16 @@ def asked_of_all(asked)->list:
 def personas(self:Responses): return list(dict.fromkeys(r.persona for r in self.rows))
 @patch(as_prop=True)
 def questions(self:Responses): return list(dict.fromkeys(r.question for r in self.rows))
+
+# %% ../nbs/03_responses.ipynb #1e559978
 @patch(as_prop=True)
 def shared_questions(self:Responses):
     "The questions that were put to every persona; ValueError if there are none"
     asked = {}
     for r in self.rows: asked.setdefault(r.question, set()).add(r.persona)
     return asked_of_all(asked)
+
+# %% ../nbs/03_responses.ipynb #c012e131
 @patch(as_prop=True)
 def outcomes(self:Responses)->dict: # Outcome to number of answers, the most frequent first
     return dict(Counter(r.outcome for r in self.rows).most_common())
@@ -139,6 +143,7 @@ def __repr__(self:Responses):
     wordings,times = f' in {prompts} wordings' if prompts>len(self.personas) else '', f' × {samples} samples' if samples>1 else ''
     return f"{len(self.rows)} responses: {len(self.personas)} personas{wordings} × {len(self.questions)} questions{times} ({how}){scores}"
 
+# %% ../nbs/03_responses.ipynb #1ff01aa7
 @patch
 def _scores(self:Responses, k):
     "The scores for rubric `k` in words"
@@ -166,6 +171,7 @@ def prompted(self:Response)->Response:
     if self.persona in PERSONAS: return replace(self, system=PERSONAS[self.persona])
     raise ValueError(f"the responses do not say the prompt of {self.persona!r}, and it is not built in: name a personas file")
 
+# %% ../nbs/03_responses.ipynb #2f9e8949
 @patch
 def prompted(self:Responses)->Responses:
     "A copy in which each answer has its system prompt"
@@ -207,6 +213,7 @@ def _response(o):
     for k in ('persona','question','text'): o[k]                # KeyError says what is not there
     return Response(**{k:v for k,v in o.items() if k in _names})
 
+# %% ../nbs/03_responses.ipynb #0b03ad9b
 def _checked(r):
     def refuse(k, why): raise ValueError(f"the answer of persona {r.persona!r} to {r.question!r} has {k} {why}")
     for k in ('persona','question','text','system'):
@@ -227,6 +234,7 @@ def _whole(path):
     try: return _json(path)
     except _wrong as e: raise ValueError(_says(path, e)) from None
 
+# %% ../nbs/03_responses.ipynb #3c40b66f
 def _json(path):
     try: d = json.loads(path.read_text(encoding='utf-8'))
     except ValueError as e: raise ValueError(
@@ -237,6 +245,7 @@ def _json(path):
     if not isinstance(d.get('meta', {}), dict): raise ValueError(f"its meta is {d['meta']!r}, not an object")
     return Responses([_checked(_response(o)) for o in d['responses']], d.get('meta'))
 
+# %% ../nbs/03_responses.ipynb #233f7dcc
 def _plain(d):
     def pair(k):
         try: persona,question = json.loads(k)
@@ -258,6 +267,7 @@ def _lines(path):
                 except (TypeError, ValueError, AttributeError) as e: raise ValueError(f"its line {i} is no response ({e})") from None
             at += len(line)
 
+# %% ../nbs/03_responses.ipynb #4dbdb81e
 def _line(line, path):
     o = json.loads(line)
     if not isinstance(o, dict): raise ValueError(f"it is a {type(o).__name__}, and not an object")
@@ -274,6 +284,7 @@ def _parquet(path):
     except ImportError: raise ImportError(f"{path}: Parquet files are read with pyarrow: pip install pyarrow") from None
     return ParquetFile(path)
 
+# %% ../nbs/03_responses.ipynb #18a8cbdb
 def _table(path, group=None):
     "Yield (number, Response, whether the file numbers samples) of each row, or of each in one row group"
     with _parquet(path) as f:

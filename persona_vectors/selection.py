@@ -221,6 +221,7 @@ def fetch(self:Selection,
         s,n = self.systems[r.persona,r.prompt],int(self.sample[i])
         yield r if (r.system,r.sample)==(s,n) else replace(r, system=s, sample=n)
 
+# %% ../nbs/04_selection.ipynb #8c9bd9d8
 @patch
 def grid_order(self:Selection, numbers)->np.ndarray:
     "Indices that sort `numbers` into the order of the grid: by persona, prompt, question, then as in the store"
@@ -247,6 +248,8 @@ def select(
     if isinstance(responses, Selection):
         if rule or personas is not None or questions is not None: raise ValueError("these answers are selected already: select from all answers")
         return responses
+    if not isinstance(responses, Mapping):
+        raise ValueError(f"responses is a {type(responses).__name__}: give what load_responses returns, a mapping of (persona, question) to text, or a Selection")
     rs = responses if isinstance(responses, Responses) else Responses(Response(p, q, t) for (p,q),t in responses.items())
     s = Selection(rs.rows, personas, questions, **rule).checked(questions is None)
     s.meta,s.path = rs.meta,rs.path
@@ -281,6 +284,7 @@ def __getitem__(self:AnswerFiles, i):
 @patch
 def __getstate__(self:AnswerFiles): return vars(self) | dict(readers={})         # open files are not passed on to a worker
 
+# %% ../nbs/04_selection.ipynb #17fc2f90
 @patch
 def settle(self:AnswerFiles, rows):
     "(hash without order, hash with order, outcomes) of the answers `rows`; keeps only places and lengths"

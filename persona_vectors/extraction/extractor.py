@@ -52,6 +52,7 @@ def layers(self:ActivationExtractor, layer=None)->list:
 @patch(as_prop=True)
 def layer(self:ActivationExtractor): return layer_index(self.num_layers, self.config.layer_fraction) # the default
 
+# %% ../../nbs/extraction/26_extractor.ipynb #f8e3afe4
 @patch
 def one_layer(self:ActivationExtractor, layer=None)->int:
     "The index of the one layer, above 0, that `layer` means; ValueError if it means several"

@@ -96,6 +96,7 @@ def to_bytes(self:Part)->bytes:
     if self.means is not None: ts['means'] = self.means.contiguous()
     return save(ts, {'format': PART_FORMAT, 'persona_vectors': json.dumps(dict(what=self.what, groups=self.groups, failed=self.failed))})
 
+# %% ../../nbs/extraction/27_parts.ipynb #ef01df35
 @patch
 def save(self:Part, folder)->Path:
     "Write to a file in `folder`, and return its path"
@@ -113,11 +114,13 @@ def load_part(path, means:bool=True, sums:bool=True)->Part:
         with safe_open(path, 'pt') as f: return _part(f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys() if k not in skip})
     except (SafetensorError, ValueError) as e: raise ValueError(f"{path} is no part of a run ({e}): delete it and extract again") from None
 
+# %% ../../nbs/extraction/27_parts.ipynb #38337a34
 def part_from(raw:bytes)->Part:
     "The inverse of `to_bytes`"
     from safetensors.torch import load
     return _part(json.loads(raw[8:8+int.from_bytes(raw[:8], 'little')])['__metadata__'], load(raw))
 
+# %% ../../nbs/extraction/27_parts.ipynb #1abf4fae
 def _part(meta, t):
     if meta.get('format')!=PART_FORMAT: raise ValueError(f"its format is {meta.get('format')!r}, expected {PART_FORMAT!r}")
     head,arrays = json.loads(meta['persona_vectors']),{k: t[k].numpy() for k in ('rows','n_tokens','weights','counts')}
@@ -241,6 +244,7 @@ def plan_parts(extractor, answers, layers, under=None)->tuple:
     batch_tokens = extractor.config.batch_tokens or default_batch_tokens(extractor.device)
     return None if plan.stream else plan,(batch_tokens, plan.stream, 4*len(layers)*extractor.model_config.hidden_size)
 
+# %% ../../nbs/extraction/27_parts.ipynb #2dd47d2b
 def _read_parts(extractor, answers, parts, layers, what, under, plan, path, name, progress, n):
     "Read the `parts` of `n` answers into files in `path`"
     from tqdm.auto import tqdm
@@ -289,6 +293,7 @@ def _whole_run(path, answers):
     _check_files(files, answers, run)
     return run,answers,files
 
+# %% ../../nbs/extraction/27_parts.ipynb #49340d45
 def _answers_of(run, path, where=None):
     "The `Answers` of a run, from `where` or from where they were"
     try: return Answers(**run['answers'] | (dict(path=where) if where else {}))
@@ -323,6 +328,7 @@ def vectors(self:Part, answers:Answers, meta:dict)->PersonaVectors:
     failed = [[*answers.cells[answers.cell[i]], int(answers.sample[i]), o] for i,o in self.failed.items()]
     return (self._from_sums if self.means is None else self._with_means)(answers, meta | (dict(failed=failed) if failed else {}))
 
+# %% ../../nbs/extraction/27_parts.ipynb #49c24c84
 @patch
 def _with_means(self:Part, answers, meta):
     order = answers.grid_order(self.rows)
@@ -330,6 +336,7 @@ def _with_means(self:Part, answers, meta):
     meta = meta | dict(responses=Responses(answers.fetch(self.rows)).hash())
     return PersonaVectors(self.means[torch.from_numpy(order)], rows, meta['layers'], meta)
 
+# %% ../../nbs/extraction/27_parts.ipynb #224603e7
 def row_of(answers, i, n_tokens)->Row:
     "The address of answer `i`"
     p,k,q = answers.cells[answers.cell[i]]
@@ -363,6 +370,7 @@ def merge(
         f"{len(total.failed)} of {len(answers)} answers could not be read, and are left out: `meta['failed']` lists them")
     return total.vectors(answers, run['meta'])
 
+# %% ../../nbs/extraction/27_parts.ipynb #608a4a4d
 def _check_memory(path, files):
     size,free = sum(p.stat().st_size for p in files),free_memory()
     if 3*size>free: raise ValueError(
@@ -381,6 +389,7 @@ def save_merged(
     for p in (*Path(path).glob('.part-*'), *Path(path).glob('.*.partial')): p.unlink(missing_ok=True)
     return at
 
+# %% ../../nbs/extraction/27_parts.ipynb #5298d2c6
 def each_mean(
     path, # Folder of the parts
     answers=None # As `merge` takes them

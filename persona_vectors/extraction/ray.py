@@ -77,6 +77,7 @@ def pool(ray, config, actors=None, per_actor=1)->tuple:
     n = actors or (have if gpu else min(have, _copies(config)*len(ray.nodes())))
     return config,n,dict(num_cpus=1, num_gpus=per_actor) if gpu else dict(num_cpus=per_actor)
 
+# %% ../../nbs/extraction/28_ray.ipynb #4a78c578
 def _plan_there(config, *args): return plan_parts(ActivationExtractor(config), *args) # on the machine where it runs
 
 def _copies(config)->int:
