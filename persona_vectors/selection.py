@@ -249,7 +249,7 @@ def select(
         if rule or personas is not None or questions is not None: raise ValueError("these answers are selected already: select from all answers")
         return responses
     if not isinstance(responses, Mapping):
-        raise ValueError(f"responses is a {type(responses).__name__}: give what load_responses returns, a mapping of (persona, question) to text, or a Selection")
+        raise ValueError(f"responses is a {type(responses).__name__}: give Responses, a mapping of (persona, question) to text, or a Selection")
     rs = responses if isinstance(responses, Responses) else Responses(Response(p, q, t) for (p,q),t in responses.items())
     s = Selection(rs.rows, personas, questions, **rule).checked(questions is None)
     s.meta,s.path = rs.meta,rs.path

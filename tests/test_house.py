@@ -1,5 +1,5 @@
 "What the notebooks and the package promise as a whole; every rule is also seen to find a breach of it"
-import ast, json, re, subprocess, sys, time
+import ast, json, re, resource, subprocess, sys
 from configparser import ConfigParser
 from pathlib import Path
 from statistics import median
@@ -32,14 +32,17 @@ def test_import_is_light(): assert loaded('import persona_vectors') == []
 def test_import_is_light_control(): assert 'plotly' in loaded('import plotly')
 
 def seconds(*args):
+    "Processor time of a command, the least of five: a busy machine makes a clock useless"
     def one():
-        t = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run(args, check=True, capture_output=True)
-        return time.perf_counter() - t
-    return median([one() for _ in range(4)][1:])                                    # the first fills the caches
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime+after.ru_stime - before.ru_utime-before.ru_stime
+    return min(one() for _ in range(5))                                             # the first fills the caches
 
-def test_help_is_quick(): assert seconds(Path(sys.executable).with_name('persona-vectors'), '--help') < 1
-def test_help_is_quick_control(): assert seconds(sys.executable, '-c', 'import time; time.sleep(1)') > 1
+def test_import_is_quick(): assert seconds(sys.executable, '-c', 'import persona_vectors') < .1
+def test_help_is_quick(): assert seconds(Path(sys.executable).with_name('persona-vectors'), '--help') < .3
+def test_quick_control(): assert seconds(sys.executable, '-c', 'import time; t = time.process_time()\nwhile time.process_time()-t<.3: pass') > .3
 
 def test_version():
     import persona_vectors
