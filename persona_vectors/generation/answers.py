@@ -47,6 +47,7 @@ def open(self:Journal):
     self.size = len(self.whole())
     self.file = self.path.open('ab', buffering=0)
 
+# %% ../../nbs/generation/12_answers.ipynb #1a9a0f55
 @patch
 def close(self:Journal):
     "Close the file"
@@ -145,12 +146,14 @@ def prepare(self:Generation, path, lock):
     self.counts,self.failed = Counter(),[]
     self.look()
 
+# %% ../../nbs/generation/12_answers.ipynb #53c9ff08
 @patch
 def look(self:Generation):
     "Find the existing answers, in files and journals"
     self.done = {(r.key, r.system): r for r in reusable(self.settings, *self.folders)}
     self.left = missing(self.todo, self.done.values())
 
+# %% ../../nbs/generation/12_answers.ipynb #78d40d28
 @patch
 def messages(self:Generation, r)->tuple:
     "System and user message of the cell `r`"
@@ -181,6 +184,7 @@ def tally(r:Response)->Counter:
     n = Counter({r.outcome: 1, 'prompt_tokens': r.prompt_tokens or 0, 'completion_tokens': r.completion_tokens or 0, 'cost': r.cost or 0})
     return n + Counter({f'model {r.model}': 1}) if r.model else n
 
+# %% ../../nbs/generation/12_answers.ipynb #9fec6ffa
 def summary(n:Counter, seconds:float, outcomes:tuple=OUTCOMES)->str:
     "A run with the counts `n` in one line; `outcomes` are how its answers can have ended"
     total = sum(n[o] for o in outcomes)
@@ -224,6 +228,7 @@ def answer_batch(self:Generation, lm, rows, step)->list[Response]:
     c = self.config
     return lm.answer(rows, c.max_tokens, c.temperature, c.seed, step)
 
+# %% ../../nbs/generation/12_answers.ipynb #e1bf23ab
 @patch
 def answer_here(self:Generation, batch_size, bar):
     "Answer `left` with the local model; each batch is on the disk before the next begins"
@@ -240,6 +245,7 @@ def answer_here(self:Generation, batch_size, bar):
 @patch
 async def ask(self:Generation, client, config, r): return await ask(client, config, r)
 
+# %% ../../nbs/generation/12_answers.ipynb #cfac6b10
 @patch
 async def answer_there(self:Generation, bar):
     "Answer `left` through the endpoint"
@@ -326,6 +332,7 @@ async def arun(self:Generation)->Responses:
         with self.progress() as bar: await self.answer_there(bar)
         return self.finish()
 
+# %% ../../nbs/generation/12_answers.ipynb #87a2746e
 @patch
 def run(self:Generation,
     batch_size:int=52 # Answers at once on this machine
@@ -351,6 +358,7 @@ def generate_responses(
     "The answer of every persona to every question, asking only for missing ones; Unanswered if some failed for good"
     return Generation(config, personas, questions, out, api, **kwargs).run(batch_size)
 
+# %% ../../nbs/generation/12_answers.ipynb #ac177033
 @delegates(Generation, but='api')
 async def agenerate_responses(config, personas, questions, out='data/responses', **kwargs)->Responses:
     "`generate_responses` through the endpoint, to be awaited"
@@ -389,6 +397,7 @@ def forecast(self:Generation)->Estimate:
     longest = more.get('max_tokens') or more.get('max_completion_tokens') or self.config.max_tokens
     return Estimate(n, len(self.todo)-n, sum(k*count(*o) for o,k in texts.items()), n*longest, how, self.unit)
 
+# %% ../../nbs/generation/12_answers.ipynb #5de898d6
 @delegates(Generation)
 def estimate(config, personas, questions, **kwargs)->Estimate:
     "What `generate_responses` with these arguments would ask for; asks for nothing and writes nothing"

@@ -20,6 +20,7 @@ def is_openrouter(config:PersonaVectorConfig)->bool:
     host = urlsplit(config.base_url).hostname or ''
     return host=='openrouter.ai' or host.endswith('.openrouter.ai')
 
+# %% ../../nbs/generation/11_endpoint.ipynb #9bfcd79e
 def request(config:PersonaVectorConfig, r:Response)->tuple[dict,dict]:
     "What the endpoint is sent for the cell `r`: arguments of the `openai` client's `create`, and its `extra_body`"
     more = dict(config.extra_body or {})
@@ -56,6 +57,7 @@ def usage(res)->dict: # prompt_tokens, completion_tokens, cost
     n = {k: getattr(res.usage, k, None) for k in ('prompt_tokens','completion_tokens','cost')}
     return {k: o for k,o in n.items() if isinstance(o, (int,float))}
 
+# %% ../../nbs/generation/11_endpoint.ipynb #2fa81a5c
 def read_answer(config:PersonaVectorConfig, r:Response, res)->Response:
     "The cell `r` with the answer from `res`, the `openai` client's response; NoAnswer if it has none"
     o,raw = res.choices[0],config.prompt_format=='raw'
@@ -133,6 +135,7 @@ def is_transient(e:Exception)->bool:
     if isinstance(e, APIStatusError): return e.code!='insufficient_quota' and (e.status_code in (408,409,429) or e.status_code>=500)
     return isinstance(e, (NoAnswer, APIConnectionError))
 
+# %% ../../nbs/generation/11_endpoint.ipynb #ad100fe2
 def remedy(e:Exception)->str: # None: the error concerns one cell
     "What to do about an error that every request would meet"
     return REMEDIES[402] if getattr(e, 'code', None)=='insufficient_quota' else REMEDIES.get(getattr(e, 'status_code', None))

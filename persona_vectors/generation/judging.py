@@ -195,6 +195,7 @@ def look(self:Judging):
     self.done = {_judged(r): r.scores[name] for r in found if name in (r.scores or {})}
     self.left = [r for r in self.todo if _judged(r) not in self.done]
 
+# %% ../../nbs/generation/13_judging.ipynb #a333d765
 @patch
 def messages(self:Judging, r)->tuple:
     "System and user message to the judge"

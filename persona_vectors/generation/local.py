@@ -77,6 +77,7 @@ def logits(self:Decoding): # 'batch vocab', float32
     kw = dict(attention_mask=self.mask, position_ids=pos, past_key_values=self.cache, use_cache=self.cache is not None, logits_to_keep=1)
     return self.model(self.ids, **{k:v for k,v in kw.items() if k in self.takes}).logits[:,-1].float()
 
+# %% ../../nbs/generation/10_local.ipynb #fc75cd1f
 @patch
 def add(self:Decoding,
     tokens # Of each row: 'batch' or 'batch tokens'
@@ -98,6 +99,7 @@ def keep(self:Decoding,
     self.rows,self.ids,self.mask = rows,self.ids[at],self.mask[at]
     if self.cache is not None: self.cache.reorder_cache(at)
 
+# %% ../../nbs/generation/10_local.ipynb #c1deb71e
 @patch
 def branch(self:Decoding):
     "An independent copy that has read the same"
@@ -151,6 +153,7 @@ def ends(self:LocalModel)->list:
     eos = self.model.generation_config.eos_token_id
     return eos if isinstance(eos, list) else [eos]
 
+# %% ../../nbs/generation/10_local.ipynb #931f1898
 @patch
 def is_over(self:LocalModel,
     ids:list # Tokens of an answer so far

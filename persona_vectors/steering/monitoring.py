@@ -80,6 +80,7 @@ def watching(self:Monitor):
         if k==layers[-1]: seen.append(torch.stack([by[name] for name in self.directions], -1))
     with residual_hooks(self.model, layers, see, self.blocks): yield seen
 
+# %% ../../nbs/steering/53_monitoring.ipynb #6a2040ac
 @patch
 def project(self:Monitor, ids)->np.ndarray: # 'token direction'
     "The projections of every token, in one forward pass"
@@ -133,6 +134,7 @@ def tokens(self:Reading)->pd.DataFrame: # Position × text, message (-1: the tem
     df.insert(0, 'text', self.pieces)
     return df.rename_axis('token')
 
+# %% ../../nbs/steering/53_monitoring.ipynb #07f19e34
 @patch(as_prop=True)
 def turns(self:Reading)->pd.DataFrame: # Message × role, tokens, mean projections, z by turns, text
     df = self._with_z(pd.DataFrame([self.projections.iloc[a:b].mean() for a,b in self.spans]), 'turns')
@@ -146,6 +148,7 @@ def _tokens_of(self:Monitor, msgs):
     "The tokens of `msgs`, and the span of each message"
     return conversation_tokens(self.tokenizer, self.format, msgs, context_length(self.model.config.get_text_config()))
 
+# %% ../../nbs/steering/53_monitoring.ipynb #e3b642f8
 @patch
 def read(self:Monitor,
     messages # As `as_messages` takes them
@@ -227,6 +230,7 @@ def of(self:Reading, direction:str)->Reading:
     if direction not in self.projections: raise ValueError(f"direction {direction!r} is not in this reading: it has {', '.join(self.projections)}")
     return replace(self, projections=self.projections[[direction]], about={direction: self.about[direction]})
 
+# %% ../../nbs/steering/53_monitoring.ipynb #8814fa29
 @patch
 def _marked(self:Reading):
     "(text, message or -1, z by the first direction or NaN) of each token"
@@ -234,6 +238,7 @@ def _marked(self:Reading):
     z = t.get(f'z {k}', pd.Series(np.nan, t.index)).where(t.message>=0)
     return list(zip(t.text, t.message, z))
 
+# %% ../../nbs/steering/53_monitoring.ipynb #35f7c549
 @patch
 def summary(self:Reading)->str:
     "The line below a reading: its first direction, and what the colour means"
@@ -251,9 +256,11 @@ def __rich__(self:Reading):
         out.append(text, style='dim' if i<0 else shade)
     return out.append(f'\n{self.summary()}', style='italic')
 
+# %% ../../nbs/steering/53_monitoring.ipynb #df00b292
 @patch
 def __repr__(self:Reading): return self.__rich__().plain
 
+# %% ../../nbs/steering/53_monitoring.ipynb #e025b99c
 @patch
 def _repr_html_(self:Reading):
     def one(text, i, z):
@@ -294,6 +301,7 @@ def _axes(ex, vectors, layer):
         raise ValueError(f"{vectors} has vectors of {v.model}, and the model is {ex.source.label}: give a file made with this model")
     return {f'axis, layer {k}': assistant_axis(v.at(k)) for k in resolve_layers(layer, ex.num_layers, ex.config.layer_fraction)}
 
+# %% ../../nbs/steering/53_monitoring.ipynb #d4d85a5d
 def _usual(path, ex):
     "The neutral answers in `path`; without it the default answers shipped for the embedded model, or none"
     if not path and not same_model(ex.source.label, EMBEDDED): return []
