@@ -22,7 +22,8 @@ def test_links_good(site): assert check(site, 'https://docs.org/pv') == ([], 5)
     ('<a href="../../etc">b</a>', 'leads out of the site'),
     ('<a href="https://docs.org/pv/gone.html">b</a>', 'gone.html is not there'),
     ('<script src="https://cdn.plot.ly/plotly.min.js"></script>', 'from elsewhere'),
-    ('<link rel="stylesheet" href="//x.org/a.css">', 'from elsewhere')])
+    ('<link rel="stylesheet" href="//x.org/a.css">', 'from elsewhere'),
+    ('<p>[ <code>f</code> ](../a.ipynb)</p>', 'is no link')])
 def test_links_bad(site, html, why):
     (site/'bad.html').write_text(html)
     bad, _ = check(site, 'https://docs.org/pv')

@@ -1,6 +1,6 @@
 """Follow every link of the built site that stays within it, to pages, anchors and assets, and name what is loaded from elsewhere:
 python tools/check_links.py [_docs]"""
-import sys
+import re, sys
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 from bs4 import BeautifulSoup
@@ -14,6 +14,7 @@ def check(docs, site=None):
     ids = {o: {t.get('id') or t['name'] for t in s.select('[id], a[name]')} for o,s in soups.items()}
     bad, n = [], 0
     for page,soup in soups.items():
+        bad += [f'{page.relative_to(docs)}: {o} is no link: a name in backticks links itself' for o in re.findall(r'\]\([^)\s]*\.ipynb[^)]*\)', soup.get_text())]
         for tag in soup.select('[href], [src]'):
             url = tag.get('href') or tag.get('src')
             if site and url.startswith(site): target, frag = docs/unquote(urlsplit(url[len(site):].lstrip('/')).path), urlsplit(url).fragment
