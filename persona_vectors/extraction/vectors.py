@@ -121,7 +121,8 @@ def as_neutral(self:PersonaVectors, names:list)->PersonaVectors:
 def split(self:PersonaVectors)->tuple[list,list]:
     "`neutral` and `roles`; ValueError without a neutral persona or with fewer than two roles"
     ns,rs = self.neutral,self.roles
-    if not ns: raise ValueError(f"there is no neutral persona in {', '.join(self)}: add 'default', or name yours: as_neutral([...]), or `persona-vectors report --neutral`")
+    if not ns: raise ValueError(f"there is no neutral persona in {', '.join(self)}: "
+        "add 'default', or name yours with as_neutral([...]) (`persona-vectors report --neutral`)")
     if len(rs)<2: raise ValueError(f"there are {len(rs)} roles beside the neutral {', '.join(ns)}: an axis needs at least two")
     return ns,rs
 
