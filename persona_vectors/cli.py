@@ -20,7 +20,7 @@ from .models import EMBEDDED, default_dtype, find_device, find_model, same_model
 def _option(help, *names, **kw): return typer.Option(*names, help=help, **kw)
 
 Model = Annotated[str, _option('Hub id, folder, or .gguf file. Default: a small model that is fetched from the package index.')]
-Models = Annotated[list[str], _option('As above; give it several times for several models.', '--model')]
+Models = Annotated[list[str], _option('Hub id, folder, or .gguf file; several times for several models. Default: a small model.', '--model')]
 Layer = Annotated[str, _option('Index (20), fraction of the depth (0.65), several (0,20), or all. Default: 0.65.')]
 OneLayer = Annotated[str, _option('Index (20) or fraction of the depth (0.65). Default: the highest in the file.')]
 Format = Annotated[str, _option("'chat' (the chat template) or 'raw' (plain text).")]
@@ -347,15 +347,17 @@ def report(vectors:Annotated[Path, typer.Argument(help='A vectors file; no model
     from persona_vectors.analysis.page import save_page
     from persona_vectors.analysis.report import evidence, gather
     from persona_vectors.extraction.extractor import ActivationExtractor
+    from persona_vectors.personas import split_names
     from persona_vectors.responses import load_responses, shipped_responses
-    rs,names = load_responses(responses) if responses else shipped_responses(),_comma(neutral)
+    rs = load_responses(responses) if responses else shipped_responses()
     named = (lambda v: direction_for(direction, v, model)) if direction else None
     if vectors:
         _only_for_a_model(personas=personas, questions=questions, under=under, quick=quick, sweep=sweep)
-        got = _from_file(vectors, layer, names, rs, bool(responses), named)
+        got = _from_file(vectors, layer, neutral, rs, bool(responses), named)
     else:
         ex = ActivationExtractor(config_from(model, prompt_format=prompt_format, device=device, dtype=dtype, span=span, stream=stream, blocks=blocks,
                                              batch_tokens=batch_tokens))
+        names = split_names(neutral or '', rs.personas)
         got = gather(ex, rs, personas, questions, layer=layer, neutral=names, under=under, first=first, quick=quick, sweep=sweep, out=out, direction=named)
     got['readings'] |= _further(reading or [], got['v'], got['direction'])
     e = evidence(**got, n=resamples)
@@ -374,9 +376,10 @@ def _only_for_a_model(**given):
 def _from_file(path, layer, neutral, rs, given, direction):
     "Like `gather`, from a vectors file; `responses` is None if the vectors were made from other answers"
     from persona_vectors.extraction.vectors import load_vectors
+    from persona_vectors.personas import split_names
     from persona_vectors.responses import shipped_responses
     whole = load_vectors(path)
-    if neutral: whole = whole.as_neutral(neutral)
+    if neutral: whole = whole.as_neutral(split_names(neutral, whole))
     made_from = whole.meta.get('responses', rs.hash() if given else None)
     rs = next((o for o in ([rs] if given else [rs, shipped_responses(wordings=2)]) if o.hash()==made_from), None)
     if given and rs is None: raise ValueError(f"--responses: these are not the answers that {path} was made from")
@@ -397,7 +400,8 @@ def _further(paths, v, direction):
 def _page_for(e, vectors, out, *named):
     from persona_vectors.config import slug
     v = e.vectors
-    return out/'reports'/'-'.join([vectors.stem if vectors else slug(v.model), f'layer-{v.layer}', *(slug(o) for o in named if o)])/'report.html'
+    parts = [vectors.stem if vectors else slug(v.model), f'layer-{v.layer}', *(slug(Path(o).stem if Path(o).is_file() else o) for o in named if o)]
+    return out/'reports'/'-'.join(parts)/'report.html'
 
 # %% ../nbs/92_cli.ipynb #29cfba5e
 @app.command(epilog='Example: persona-vectors steer "Who are you?" --coef=-3,-1.5,1.5')
@@ -594,6 +598,9 @@ def bench(model:Model=EMBEDDED, layer:Layer=None, device:Device=None, dtype:Dtyp
     print(b.save(out/'data/benchmarks'))
 
 # %% ../nbs/92_cli.ipynb #46ae07c6
+OTHERS = {'a control vector': '`persona-vectors import` shows it', 'a conversation': '`persona-vectors monitor` reads it',
+          'a GGUF model': 'name it with --model', 'text': 'it is no file of this package'}
+
 @app.command(epilog='Example: persona-vectors info data/persona_vectors/FILE.safetensors')
 def info(file:Annotated[Path, typer.Argument(help='A vectors, direction or responses file, or the folder of parts of a run.')]):
     "What is in a file, and where it came from."
@@ -603,7 +610,9 @@ def info(file:Annotated[Path, typer.Argument(help='A vectors, direction or respo
     if (file/'run.json').is_file():
         from persona_vectors.extraction.parts import describe_run
         return print(describe_run(file))
-    if file.is_file() and file_kind(file)=='a direction': return print(Direction.load(file))
+    kind = file_kind(file) if file.is_file() else ''
+    if kind=='a direction': return print(Direction.load(file))
+    if kind in OTHERS: raise ValueError(f"{file} holds {kind}: {OTHERS[kind]}")
     o = load_responses(file) if file.suffix in ('.json', *LARGE) or file.is_dir() else load_vectors(file)
     print(o)
     print(json.dumps({k: m for k,m in o.meta.items() if k not in ('prompts','rendered','judges')}, indent=1, ensure_ascii=False))   # those are pages long

@@ -198,7 +198,8 @@ def file_kind(
     if b[:4]==b'GGUF': return 'a control vector' if b'controlvector' in b else 'a GGUF model'
     if b[:4]==b'PAR1': return 'answers'
     text = b.decode('utf-8-sig', errors='replace').lstrip()
-    return _kind_of_text(text) if text[:1] in ('{','[') else ''
+    if text[:1] in ('{','['): return _kind_of_text(text)
+    return 'text' if text and not re.search('[\0\ufffd]', text) else ''
 
 # %% ../nbs/01_config.ipynb #bb7e01ec
 def check_kind(path, *wanted):

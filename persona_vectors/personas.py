@@ -318,6 +318,19 @@ def load_personas(
         return _check_personas(read_data(Path(src), ('.json', '.yaml', '.yml')), src)
     return _built_in(src.split(',') if isinstance(src, str) else src)
 
+# %% ../nbs/02_personas.ipynb #9dd9ae43
+def split_names(
+    text:str, # Names with commas between
+    known # Names that may be meant; the longest that fits is taken
+)->list:
+    "The names in `text`"
+    parts,found = [o.strip() for o in text.split(',')],[]
+    while parts:
+        n = next((n for n in range(len(parts), 1, -1) if ', '.join(parts[:n]) in known), 1)
+        found.append(', '.join(parts[:n]))
+        parts = parts[n:]
+    return [o for o in found if o]
+
 # %% ../nbs/02_personas.ipynb #5550b9eb
 def as_prompts(personas):
     "Every persona as a list of prompts; `personas` as `load_personas` takes them"

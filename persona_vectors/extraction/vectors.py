@@ -121,7 +121,8 @@ def as_neutral(self:PersonaVectors, names:list)->PersonaVectors:
 def split(self:PersonaVectors)->tuple[list,list]:
     "`neutral` and `roles`; ValueError without a neutral persona or with fewer than two roles"
     ns,rs = self.neutral,self.roles
-    if not ns: raise ValueError(f"there is no neutral persona in {', '.join(self)}: add 'default', or name yours with as_neutral([...])")
+    if not ns: raise ValueError(f"there is no neutral persona in {', '.join(self)}: "
+        "add 'default', or name yours with as_neutral([...]) (`persona-vectors report --neutral`)")
     if len(rs)<2: raise ValueError(f"there are {len(rs)} roles beside the neutral {', '.join(ns)}: an axis needs at least two")
     return ns,rs
 
@@ -138,7 +139,7 @@ def model(self:PersonaVectors)->str:
     return self.meta.get('model', 'not recorded')
 
 # %% ../../nbs/extraction/20_vectors.ipynb #daf8ad4c
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Grid:
     "The mean answer of each persona to each question, at one layer"
     x:Float[np.ndarray, 'persona question d_model'] # float64; NaN where there is no answer
@@ -149,6 +150,9 @@ class Grid:
     rs:list # Indices of the roles
     @property
     def centred(self): return self.x - self.x[self.rs].mean(0)   # from the roles' mean in each question; NaN where a role has no answer
+    def __repr__(self):
+        p,q,d = self.x.shape
+        return f"Grid: {p} personas × {q} questions × {d}, {(self.n>0).sum()} of {p*q} cells filled"
 
 # %% ../../nbs/extraction/20_vectors.ipynb #7c7b1c0c
 @patch
@@ -244,7 +248,7 @@ def shipped_vectors(
     return load_vectors(data_dir()/'persona_vectors'/f"smollm2-135m-instruct-{['cc9e4b59','da2a08e0'][wordings-1]}.safetensors")
 
 # %% ../../nbs/extraction/20_vectors.ipynb #fdcc1668
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Direction:
     "A direction in the residual stream, with its orientation"
     vector:Float[Tensor, 'd_model'] # As computed, not normalised
@@ -254,6 +258,9 @@ class Direction:
     made_of:dict=None # kind ('axis', 'difference', …); plus, minus (names of personas); responses (hash of the answers)
     @property
     def unit(self): return self.vector/self.vector.norm()
+    def __repr__(self):
+        of = f"layer {self.layer} of {self.model}, {len(self.vector)} wide, norm {self.vector.norm():.4g}"
+        return f"Direction\n  positive  {self.orientation}\n  of        {of}"
 
 # %% ../../nbs/extraction/20_vectors.ipynb #82095568
 @patch

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from ..analysis.readings import difference
 from ..config import atomic_write, check_kind, file_kind
+from ..personas import split_names
 from ..models import find_model, same_model
 from ..extraction.vectors import Direction, PersonaVectors, Row, load_pt, save_pt
 import numpy as np, torch
@@ -220,7 +221,7 @@ def from_role_files(files, m):
     at = [i for i in range(m.num_layers) if not x[:,i].isnan().any()]
     if not at: raise ValueError('no layer is without NaN in all files')
     if len(set(roles))<len(roles): raise ValueError(f"two files are of the same role: {', '.join(sorted({r for r in roles if roles.count(r)>1}))}")
-    layers,neutral = [i+1 for i in at],[o['role'] for o in files.values() if o['role']=='default' or o.get('type')=='mean']
+    layers,neutral = [i+1 for i in at],[o['role'] for o in files.values() if o.get('type')=='mean'] or [p for p in roles if p=='default']
     meta = dict(model=m.label, num_layers=m.num_layers, d_model=m.width, layers=layers, neutral=neutral)
     meta['read from'] = f'{len(files)} role files of assistant-axis'
     return PersonaVectors(x[:,at], [Row(r, '(not recorded)') for r in roles], layers, meta)
@@ -308,9 +309,10 @@ def load_direction(
     orientation:str=None # As `import_file` takes it
 )->Direction:
     "A direction from a file of any kind, or from two personas; ValueError says what is wrong"
-    pair,path = [o.strip() for o in str(text).split(',')],Path(text)
+    pair,path = split_names(str(text), v or []),Path(text)
     if len(pair)==2 and v is not None and all(o in v for o in pair): return difference(v, *pair)
-    if not path.is_file(): raise ValueError(f"direction {str(text)!r} is neither a file nor two of the personas {', '.join(v or [])} with a comma between")
+    if not path.is_file() and len(pair)!=2: raise ValueError(f"there is no direction file {path}; two personas are written as 'bard,default'")
+    if not path.is_file(): raise ValueError(f"direction {str(text)!r} is neither a file nor two of the personas {', '.join(map(repr, v or []))}")
     d = from_file(path, v, model, layer, format=format, orientation=orientation)
     if layer not in (None, d.layer): raise ValueError(f"{path} is a direction of layer {d.layer}, not {layer}")
     if not d.vector.isfinite().all() or not d.vector.any(): raise ValueError(f"{path}: the vector is zero, or not finite, so it has no direction")
