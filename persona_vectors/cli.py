@@ -20,7 +20,7 @@ from .models import EMBEDDED, default_dtype, find_device, find_model, same_model
 def _option(help, *names, **kw): return typer.Option(*names, help=help, **kw)
 
 Model = Annotated[str, _option('Hub id, folder, or .gguf file. Default: a small model that is fetched from the package index.')]
-Models = Annotated[list[str], _option('Hub id, folder, or .gguf file; several times for several models. Default: a small model from the package index.', '--model')]
+Models = Annotated[list[str], _option('Hub id, folder, or .gguf file; several times for several models. Default: a small model.', '--model')]
 Layer = Annotated[str, _option('Index (20), fraction of the depth (0.65), several (0,20), or all. Default: 0.65.')]
 OneLayer = Annotated[str, _option('Index (20) or fraction of the depth (0.65). Default: the highest in the file.')]
 Format = Annotated[str, _option("'chat' (the chat template) or 'raw' (plain text).")]
