@@ -1,4 +1,4 @@
-"Run notebooks, each in a process of its own, and keep their outputs: python tools/run_notebooks.py [--flags gpu] [nbs/06_prompts.ipynb ...]"
+"Run notebooks, each in a process of its own, and keep their outputs: python tools/run_notebooks.py [--flags gpu] [nbs/08_prompts.ipynb ...]"
 import argparse, os, re, sys, time, uuid
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
