@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from fastcore.basics import patch
 from .config import cache_dir, slug
+from .pretokenizers import pre_tokenizer
 
 # %% ../nbs/07_models.ipynb #08b475eb
 def fingerprint(
@@ -117,11 +118,15 @@ def convert_gguf(gguf, dest):
     "Write the configuration, float32 safetensors and tokenizer of the file `gguf` to the folder `dest`"
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers.integrations.gguf.reader import read_gguf_metadata
     gguf,dest = Path(gguf),Path(dest)
     with quiet():
         kw = dict(gguf_file=gguf.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32)
         AutoModelForCausalLM.from_pretrained(gguf.parent, **kw).save_pretrained(dest)
-        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(dest)
+        tok = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        rule = pre_tokenizer(read_gguf_metadata(gguf)[0].get('tokenizer.ggml.pre'))
+        if rule: tok.backend_tokenizer.pre_tokenizer = rule
+        tok.save_pretrained(dest)
 
 # %% ../nbs/07_models.ipynb #904f7c93
 @dataclass(frozen=True)
@@ -157,8 +162,11 @@ def find_model(
     return _on_hub(name, token)
 
 # %% ../nbs/07_models.ipynb #42d21ac1
+CONVERSION = 2 # Raised when a file would be converted otherwise than before: folders and vectors of older conversions are left alone
+
 def _converted(name, stem, fp, get):
     "The model in the cache, made by converting the GGUF file that `get` returns"
+    fp = hashlib.sha256(f'{fp} {CONVERSION}'.encode()).hexdigest()[:16]
     path = cache_dir()/f'{stem}-{fp}'
     if path.exists(): return ModelSource(name, str(path), fp)
     print(f"{name}: fetching and converting the weights, once, to {path}", file=sys.stderr)
