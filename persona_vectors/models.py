@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from fastcore.basics import patch
 from .config import cache_dir, slug
+from .gguf import convert_gguf
 
 # %% ../nbs/07_models.ipynb #08b475eb
 def fingerprint(
@@ -112,17 +113,6 @@ def quiet():
         for o,level in zip((logging, hub), levels): o.set_verbosity(level)
         if bars: logging.enable_progress_bar()
 
-# %% ../nbs/07_models.ipynb #4017a749
-def convert_gguf(gguf, dest):
-    "Write the configuration, float32 safetensors and tokenizer of the file `gguf` to the folder `dest`"
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-    gguf,dest = Path(gguf),Path(dest)
-    with quiet():
-        kw = dict(gguf_file=gguf.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32)
-        AutoModelForCausalLM.from_pretrained(gguf.parent, **kw).save_pretrained(dest)
-        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(dest)
-
 # %% ../nbs/07_models.ipynb #904f7c93
 @dataclass(frozen=True)
 class ModelSource:
@@ -157,13 +147,17 @@ def find_model(
     return _on_hub(name, token)
 
 # %% ../nbs/07_models.ipynb #42d21ac1
+CONVERSION = 2 # Raised when a file would be converted otherwise than before: folders and vectors of older conversions are left alone
+
 def _converted(name, stem, fp, get):
     "The model in the cache, made by converting the GGUF file that `get` returns"
+    fp = hashlib.sha256(f'{fp} {CONVERSION}'.encode()).hexdigest()[:16]
     path = cache_dir()/f'{stem}-{fp}'
     if path.exists(): return ModelSource(name, str(path), fp)
     print(f"{name}: fetching and converting the weights, once, to {path}", file=sys.stderr)
     with _whole_folder(path) as tmp, tempfile.TemporaryDirectory() as d:
-        try: convert_gguf(gguf := get(d), tmp)
+        try:
+            with quiet(): convert_gguf(gguf := get(d), tmp)
         except OSError: raise
         except Exception as e:
             raise ValueError(f"model {name!r}: the GGUF file cannot be converted in {path.parent} ({' '.join(str(e).split())})") from None

@@ -33,6 +33,7 @@ class Response:
     completion_tokens:int=None # Tokens of the answer, thinking included
     cost:float=None          # What the endpoint charged, in its currency
     scores:dict=None         # Rubric to a judge's score
+    folded:bool=None         # True: the endpoint has no system role, so the system prompt stood in front of the question
     @property
     def key(self): return (self.persona, self.prompt, self.question, self.sample)
     def __repr__(self): return f"Response({', '.join(f'{k}={v!r}' for k,v in asdict(self).items() if v is not None)})"
