@@ -141,11 +141,16 @@ def _has_system_role(self:ChatFormat):
     except ValueError: return False
 
 # %% ../nbs/08_prompts.ipynb #30bb8588
+def in_front(msgs)->list:
+    "`msgs`, with the system text in front of the first question"
+    if len(msgs)<2 or msgs[0]['role']!='system': return msgs
+    return [dict(msgs[1], content=f"{msgs[0]['content']}\n\n{msgs[1]['content']}"), *msgs[2:]]
+
+# %% ../nbs/08_prompts.ipynb #30e8c947
 @patch
 def fold(self:ChatFormat, msgs)->list:
     "`msgs`, with the system text in front of the first question if the template has no system role"
-    if not (self.folds_system and len(msgs)>1 and msgs[0]['role']=='system'): return msgs
-    return [dict(msgs[1], content=f"{msgs[0]['content']}\n\n{msgs[1]['content']}"), *msgs[2:]]
+    return in_front(msgs) if self.folds_system else msgs
 
 # %% ../nbs/08_prompts.ipynb #aac46f58
 @patch

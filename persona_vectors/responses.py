@@ -6,14 +6,15 @@
 __all__ = ['OUTCOMES', 'Response', 'Responses', 'load_responses', 'shipped_responses']
 
 # %% ../nbs/03_responses.ipynb #e792b344
-import json, re
+import codecs, json, re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
+from math import isfinite
 from pathlib import Path
 from fastcore.basics import patch
-from .config import atomic_write, check_kind, content_hash, data_dir
+from .config import atomic_write, check_file, check_kind, content_hash, data_dir, halved, parse_json, read_text
 from .personas import PERSONAS, as_prompts, load_extra, load_questions
 
 # %% ../nbs/03_responses.ipynb #6d049cf3
@@ -32,6 +33,7 @@ class Response:
     completion_tokens:int=None # Tokens of the answer, thinking included
     cost:float=None          # What the endpoint charged, in its currency
     scores:dict=None         # Rubric to a judge's score
+    folded:bool=None         # True: the endpoint has no system role, so the system prompt stood in front of the question
     @property
     def key(self): return (self.persona, self.prompt, self.question, self.sample)
     def __repr__(self): return f"Response({', '.join(f'{k}={v!r}' for k,v in asdict(self).items() if v is not None)})"
@@ -245,20 +247,26 @@ def save_plain(self:Responses, path):
 _names = {f.name for f in fields(Response)}
 
 def _response(o):
+    if not isinstance(o, dict): raise ValueError(f"it is {o!r:.60}, and not an object")
     for k in ('persona','question','text'): o[k]                # KeyError says what is not there
     return Response(**{k:v for k,v in o.items() if k in _names})
 
 # %% ../nbs/03_responses.ipynb #0b03ad9b
+def _number(n): return isinstance(n, (int,float)) and not isinstance(n, bool) and isfinite(n)
+
 def _checked(r):
-    def refuse(k, why): raise ValueError(f"the answer of persona {r.persona!r} to {r.question!r} has {k} {why}")
-    for k in ('persona','question','text','system'):
+    def refuse(k, why): raise ValueError(f"the answer of persona {r.persona!r:.60} to {r.question!r:.90} has {k} {why}")
+    for k in ('persona','question','text','system','finish_reason','model'):
         o = getattr(r, k)
-        if not isinstance(o, str) and (o is not None or k!='system'): refuse(f'a {k}', f'of type {type(o).__name__}, not text')
-        try: (o or '').encode()
-        except UnicodeEncodeError as e: refuse(f'a {k}', f'with half a character in it ({o[e.start:e.end]!r}): remove it there')
+        if not isinstance(o, str) and (o is not None or k in ('persona','question','text')): refuse(f'a {k}', f'of type {type(o).__name__}, not text')
+        if odd := halved(o or ''): refuse(f'a {k}', f'with {odd}')
     for k in ('prompt','sample'):
         n = getattr(r, k)
         if not isinstance(n, (int,float)) or not 0<=n<1<<31 or n!=int(n): refuse(f'the {k}', f'{n!r}: give whole numbers from 0')
+    for k in ('prompt_tokens','completion_tokens','cost'):
+        if not (getattr(r, k) is None or _number(getattr(r, k))): refuse(f'the {k}', f'{getattr(r, k)!r:.60}: give a number, or leave it out')
+    if not isinstance(r.scores or {}, dict) or not all(o is None or _number(o) for o in (r.scores or {}).values()):
+        refuse('scores', f'{r.scores!r:.60}: give an object with a number for each rubric')
     return r if type(r.prompt) is type(r.sample) is int else replace(r, prompt=int(r.prompt), sample=int(r.sample))
 
 # %% ../nbs/03_responses.ipynb #e5e15dad
@@ -271,20 +279,22 @@ def _whole(path):
 
 # %% ../nbs/03_responses.ipynb #3c40b66f
 def _json(path):
-    try: d = json.loads(path.read_text(encoding='utf-8'))
-    except ValueError as e: raise ValueError(
-        f"it is not a whole JSON file ({e}): is it the file you mean? If it is damaged, restore it or generate again") from None
+    try: d = parse_json(read_text(path))
+    except ValueError as e:
+        remedy = 'JSON lines are named .jsonl' if 'Extra data' in str(e) else 'If it is damaged, restore it or generate again'
+        raise ValueError(f"it is not a whole JSON file ({e}): is it the file you mean? {remedy}") from None
     if not isinstance(d, dict): raise ValueError(f"it is a {type(d).__name__}, and not an object")
     if 'format' not in d: return _plain(d)
-    if d['format']!=FORMAT: raise ValueError(f"it is in format {d['format']!r}, and this version reads {FORMAT!r}: update persona-vectors-lab")
-    if not isinstance(d.get('meta', {}), dict): raise ValueError(f"its meta is {d['meta']!r}, not an object")
+    if d['format']!=FORMAT: raise ValueError(f"it is in format {d['format']!r:.60}, and this version reads {FORMAT!r}: update persona-vectors-lab")
+    if not isinstance(d.get('meta', {}), dict): raise ValueError(f"its meta is {d['meta']!r:.60}, not an object")
+    if not isinstance(d['responses'], list): raise ValueError(f"its responses are {d['responses']!r:.60}, not a list")
     return Responses([_checked(_response(o)) for o in d['responses']], d.get('meta'))
 
 # %% ../nbs/03_responses.ipynb #233f7dcc
 def _plain(d):
     def pair(k):
-        try: persona,question = json.loads(k)
-        except ValueError: raise ValueError(f"key {k[:60]!r} is not a JSON list [persona, question]") from None
+        try: persona,question = parse_json(k)
+        except (ValueError, TypeError): raise ValueError(f"key {k[:60]!r} is not a JSON list [persona, question]") from None
         return persona,question
     return Responses(_checked(Response(*pair(k), text)) for k,text in d.items())
 
@@ -296,17 +306,20 @@ def _lines(path):
         for i,line in enumerate(f, 1):
             if line.strip():
                 try: yield at,*_line(line, path)
-                except json.JSONDecodeError: raise ValueError(
-                    f"its line {i} is not JSON: is it the file you mean? If it is damaged, remove that line") from None
+                except json.JSONDecodeError: raise ValueError(f"its line {i} is not JSON: is it the file you mean? If it is damaged, "
+                    "remove that line; a file that is one JSON object is named .json") from None
                 except LookupError as e: raise ValueError(f"its line {i} has no {e}") from None
                 except (TypeError, ValueError, AttributeError) as e: raise ValueError(f"its line {i} is no response ({e})") from None
             at += len(line)
 
 # %% ../nbs/03_responses.ipynb #4dbdb81e
 def _line(line, path):
-    o = json.loads(line)
+    if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)): raise ValueError('it is UTF-16: save it as UTF-8')
+    o = parse_json(line)
     if not isinstance(o, dict): raise ValueError(f"it is a {type(o).__name__}, and not an object")
-    return (_response(o), True) if 'persona' in o else (_assistant_axis(o, path.stem), False)
+    if 'persona' in o: return _response(o), True
+    if {'question','system_prompt','prompt_index'}&set(o) or not {'messages','conversation','conversations'}&set(o): return _assistant_axis(o, path.stem), False
+    raise ValueError('it is a conversation: `persona-vectors monitor` reads those')
 
 def _assistant_axis(o, persona):
     said = [m for m in o['conversation'] if m['role']=='assistant']
@@ -332,6 +345,7 @@ def _table(path, group=None):
 def each_response(path):
     "Yield (place, Response) of each answer in a file; its place is a byte offset (.jsonl) or a number. ValueError says what is wrong with the file"
     path,seen = Path(path),Counter()
+    check_file(path)
     try:
         for at,r,numbered in (_lines if path.suffix=='.jsonl' else _table if path.suffix=='.parquet' else _listed)(path):
             yield at,_checked(r if numbered else replace(r, sample=seen[r.key]))
