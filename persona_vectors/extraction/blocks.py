@@ -63,7 +63,7 @@ def cut_auto(cfg, k:int, blocks:str=None):
     "transformers' `AutoModel`, whose models of the type of `cfg` have their first `max(k,1)` blocks only"
     from transformers import AutoModel
     base = AutoModel._model_mapping.get(type(cfg), None)
-    if base is None: return AutoModel                        # which says that it does not know this type
+    if base is None: raise ValueError(f"transformers has no decoder without a head for models of type {cfg.model_type!r}, so they cannot be read")
     base = base[0] if isinstance(base, tuple) else base
     own = dict(add_pooling_layer=False) if 'add_pooling_layer' in signature(base.__init__).parameters else {}
     def __init__(self, config, *args, **kw):

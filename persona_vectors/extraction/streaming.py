@@ -14,7 +14,7 @@ from fastcore.basics import patch
 from .blocks import TEXT_MODEL, block_input, block_output, check_causal, check_states, find_blocks, skeleton, tied_weights
 from .engine import Means, default_batch_tokens, each_chunk, keeping_memory, out_of_memory, reading_bar, span_means
 from .packing import batch_attention, can_pack, forward, pad
-from ..models import ModelSource, quiet
+from ..models import ModelSource, batch_key, quiet
 from ..prompts import Tokens
 import torch
 from torch import nn
@@ -310,5 +310,5 @@ def read_streamed(
         w.load()()
         s = _Streamed(w, reader, means, bar, place)
         s.check()
-        for _ in each_chunk(seqs, s.chunk, budget, can_pack(model, s.first), means.todo, chunks): pass
+        for _ in each_chunk(seqs, s.chunk, budget, can_pack(model, s.first), means.todo, batch_key(model), chunks): pass
     return means.values
