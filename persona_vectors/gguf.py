@@ -7,18 +7,15 @@ __all__ = []
 
 # %% ../nbs/06_gguf.ipynb #26c07a5b
 from pathlib import Path
-from persona_vectors.pretokenizers import pre_tokenizer
+from persona_vectors.pretokenizers import LISTS, gguf_tokenizer
 
 # %% ../nbs/06_gguf.ipynb #e1e7e344
 def convert_gguf(gguf, dest):
     "Write the configuration, float32 safetensors and tokenizer of the file `gguf` to the folder `dest`"
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers import AutoModelForCausalLM, GgufConfig
     from transformers.integrations.gguf.reader import read_gguf_metadata
     gguf,dest = Path(gguf),Path(dest)
+    gguf_tokenizer(read_gguf_metadata(gguf, LISTS)[0]).save_pretrained(dest)
     kw = dict(gguf_file=gguf.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32)
     AutoModelForCausalLM.from_pretrained(gguf.parent, **kw).save_pretrained(dest)
-    tok = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    rule = pre_tokenizer(read_gguf_metadata(gguf)[0].get('tokenizer.ggml.pre'))
-    if rule: tok.backend_tokenizer.pre_tokenizer = rule
-    tok.save_pretrained(dest)
