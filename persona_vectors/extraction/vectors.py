@@ -226,7 +226,7 @@ def _from_pt(path):
 def _checked(v):
     "`v`; ValueError if a file holds something in it that could not be computed with"
     if not all(isinstance(o, str) for r in v.rows for o in (r.persona,r.question)): raise ValueError('a name of a persona or a question in it is not text')
-    if odd := [k for k in v.layers if not (k is None or type(k) is int and k>=0)]: raise ValueError(f'its layers are {v.layers!r:.60}: {odd[0]!r:.20} is no index')
+    if odd := [k for k in v.layers if k is not None and (type(k) is not int or k<0)]: raise ValueError(f'{odd[0]!r:.20} among its layers is no index')
     if not v.rows or v.means.dim()!=3: raise ValueError(f'it has no answers: its means are of shape {tuple(v.means.shape)}')
     if not v.means.is_floating_point(): raise ValueError(f'its means are {v.means.dtype}, and not floating-point numbers')
     if not v.means.isfinite().all(): raise ValueError('its means hold numbers that are not finite')
