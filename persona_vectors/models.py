@@ -315,6 +315,32 @@ def weights(self:ModelSource)->dict: # Name of a tensor to name of its file
         why = ' '.join(str(e).split())
         raise ValueError(f"model {self.name!r}: it cannot be streamed, no readable safetensors files: {why}") from None
 
+# %% ../nbs/07_models.ipynb #545942e2
+def changing_ropes(model):
+    "Yields (module, prefix of its buffers, kind, limit) of every rope whose frequencies depend on the longest text of a call"
+    for m in model.modules():
+        kinds = getattr(m, 'rope_type', None)
+        for layer,kind in kinds.items() if isinstance(kinds, dict) else [(None, kinds)]:
+            if not isinstance(kind, str): continue
+            p = m.config.rope_parameters
+            p = p[layer] if layer else p
+            if kind=='longrope' or 'long_mscale' in p: yield m, '', 'longrope', p['original_max_position_embeddings']
+            elif 'dynamic' in kind: yield m, f'{layer}_' if layer else '', 'dynamic', m.original_max_seq_len
+
+# %% ../nbs/07_models.ipynb #90582ed5
+def batch_key(model):
+    "A function of a text's tokens (and of how many may be added): what the texts of one batch have in common"
+    limits = sorted({o[2:] for o in changing_ropes(model)})
+    def side(n, more, kind, limit): return 0 if n+more<=limit else -1 if kind=='longrope' and n>limit else n
+    return lambda n, more=0: tuple(side(n, more, *o) for o in limits)
+
+def fresh_ropes(model):
+    "Set the frequencies of dynamic NTK back to those of a model that has read nothing"
+    for m,pre,kind,limit in changing_ropes(model):
+        if kind!='dynamic': continue
+        setattr(m, f'{pre}inv_freq', getattr(m, f'{pre}original_inv_freq').to(getattr(m, f'{pre}inv_freq').device))
+        setattr(m, f'{pre}max_seq_len_cached', limit)
+
 # %% ../nbs/07_models.ipynb #aa433802
 def default_device()->str:
     "'cuda', 'mps' or 'cpu': the first that this machine has"

@@ -13,7 +13,7 @@ from fastcore.basics import patch
 from .blocks import TEXT_MODEL, block_input, block_output, find_blocks, skeleton
 from .engine import Means, default_batch_tokens, each_chunk, keeping_memory, out_of_memory, reading_bar, span_means
 from .packing import batch_attention, can_pack, forward
-from ..models import ModelSource, quiet
+from ..models import ModelSource, batch_key, quiet
 import torch
 from torch import nn
 
@@ -238,5 +238,5 @@ def read_streamed(
     with quiet(), ThreadPoolExecutor(1) as reader, reading_bar(means, progress) as bar, keeping_memory():
         w.load()()
         s = _Streamed(w, reader, means, bar, place)
-        for _ in each_chunk(seqs, s.chunk, budget, can_pack(model, s.first), means.todo, chunks): pass
+        for _ in each_chunk(seqs, s.chunk, budget, can_pack(model, s.first), means.todo, batch_key(model), chunks): pass
     return means.values

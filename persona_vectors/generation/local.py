@@ -12,8 +12,8 @@ from dataclasses import replace
 from inspect import signature
 from fastcore.basics import patch
 from ..models import default_dtype, find_device, find_model, load_causal, quiet
-from ..prompts import OPEN, get_format
-from ..responses import Response
+from ..prompts import OPEN, decoded, get_format, thinking, turn_ends
+from ..responses import ASIDES, Response
 
 # %% ../../nbs/generation/10_local.ipynb #5d935bf2
 def uniforms(
@@ -151,7 +151,14 @@ def load_local(
 def ends(self:LocalModel)->list:
     "The tokens that end an answer"
     eos = self.model.generation_config.eos_token_id
-    return eos if isinstance(eos, list) else [eos]
+    return [*(eos if isinstance(eos, list) else [eos]), self.tokenizer.eos_token_id, *turn_ends(self.format)[0]]
+
+@patch
+def is_end(self:LocalModel, ids)->bool:
+    "Is the last of `ids` a token that ends the answer, and not only a message of the model to itself?"
+    if ids[-1] not in self.ends: return False
+    aside = self.tokenizer.convert_ids_to_tokens(ids[-1]) in ('<|end|>','<|eom|>')
+    return not (aside and ASIDES.fullmatch(self.tokenizer.decode(ids)))
 
 # %% ../../nbs/generation/10_local.ipynb #931f1898
 @patch
@@ -159,10 +166,10 @@ def is_over(self:LocalModel,
     ids:list # Tokens of an answer so far
 )->bool:
     "Does the last token end the answer?"
-    if ids[-1] in self.ends: return True
-    if not self.format.stop: return False
-    tail = self.tokenizer.decode(ids[-16:], skip_special_tokens=True)
-    return any(s in tail for s in self.format.stop)
+    if self.is_end(ids): return True
+    if not (stop := turn_ends(self.format)[1]): return False
+    tail = self.tokenizer.decode(ids[-max(16, *map(len, stop)):], skip_special_tokens=True)
+    return any(s in tail for s in stop)
 
 # %% ../../nbs/generation/10_local.ipynb #844b91b4
 @patch
@@ -197,11 +204,10 @@ def generate(self:LocalModel,
 @patch
 def finished(self:LocalModel, ids, prompt)->dict: # text, finish_reason
     "The answer in the generated `ids`, up to the end token or a stop string"
-    ended = ids[-1] in self.ends
-    text = self.tokenizer.decode(ids[:-1] if ended else ids, skip_special_tokens=True)
+    ended,m = self.is_end(ids),OPEN.search(prompt)
+    text = decoded(self.tokenizer, ids[:-1] if ended else ids, m[0] if m else '')
     if self.format.name=='raw': text = text.removeprefix(' ')
-    cuts = [text.index(s) for s in self.format.stop or [] if s in text]
-    if m := OPEN.search(prompt): text = m[0]+text
+    cuts = [text.index(s, n) for s in turn_ends(self.format)[1] if s in text[(n := thinking(text)):]]
     return dict(text=text[:min(cuts)] if cuts else text, finish_reason='stop' if ended or cuts else 'length')
 
 # %% ../../nbs/generation/10_local.ipynb #68f52c70
