@@ -13,7 +13,7 @@ import numpy as np
 from fastcore.basics import patch
 from persona_vectors.pretokenizers import pre_tokenizer
 
-# %% ../nbs/06_gguf.ipynb #e2863d98
+# %% ../nbs/06_gguf.ipynb #835a281f
 NUMBERS = dict(zip((0,1,2,3,4,5,6,7,10,11,12), 'BbHhIif?Qqd')) # Type of a number to its letter in `struct`
 LONG = 1024                                                    # Of a longer array only the length is kept
 
@@ -27,7 +27,7 @@ class Cursor:
     def text(self): return self.take(f"{self.take('Q')}s").decode('utf-8', 'replace')
     def value(self): return self.of(self.take('I'))
 
-# %% ../nbs/06_gguf.ipynb #54fecc5c
+# %% ../nbs/06_gguf.ipynb #c77ab72c
 @patch
 def of(self:Cursor, kind):
     "The value of type `kind` that comes next"
@@ -42,7 +42,7 @@ def of(self:Cursor, kind):
         for _ in range(n): self.of(kind)
     return dict(length=n)
 
-# %% ../nbs/06_gguf.ipynb #81ccdd12
+# %% ../nbs/06_gguf.ipynb #caae978c
 @dataclass(frozen=True)
 class GgufTensor:
     "A tensor of a file"
@@ -62,7 +62,7 @@ def located(buf, name, dims, kind, at):
         raise ValueError(f"the file is torn: its tensor {name} would end at byte {end:,} of {len(buf):,}; download it again")
     return GgufTensor(name, GGMLQuantizationType(kind), tuple(dims[::-1]), memoryview(buf)[at:end])
 
-# %% ../nbs/06_gguf.ipynb #b1d63751
+# %% ../nbs/06_gguf.ipynb #e435fb14
 def check_version(v):
     "ValueError unless files of version `v` are read"
     if v in (2,3): return
@@ -86,7 +86,7 @@ def read_header(path):
     align = meta.get('general.alignment', 32)
     return meta,{name: located(buf, name, dims, kind, -(-c.at//align)*align+at) for name,dims,kind,at in found}
 
-# %% ../nbs/06_gguf.ipynb #721c9dcb
+# %% ../nbs/06_gguf.ipynb #1b162203
 def gguf_parts(
     path # A GGUF file, or one part of a model
 )->list: # All parts; the file itself if it is whole
@@ -99,7 +99,7 @@ def gguf_parts(
     if lack: raise ValueError(f"the model is split into {len(parts)} files, and {lack[0]} is not beside the others: fetch it into the same folder")
     return parts
 
-# %% ../nbs/06_gguf.ipynb #607d1172
+# %% ../nbs/06_gguf.ipynb #7f5921a3
 @dataclass
 class Gguf:
     "A model's metadata and tensors, and which keys were asked for"
@@ -117,7 +117,7 @@ class Gguf:
         if v is None: raise ValueError(f"its metadata lack '{self.arch}.{key}': convert the model again with a present llama.cpp")
         return v
 
-# %% ../nbs/06_gguf.ipynb #61955037
+# %% ../nbs/06_gguf.ipynb #68b10cf9
 def read_gguf(path)->Gguf:
     "The model in the file `path`, with all its parts"
     metas,tensors = zip(*map(read_header, gguf_parts(path)))
@@ -127,7 +127,7 @@ def read_gguf(path)->Gguf:
     if len(every)!=sum(map(len, tensors)): raise ValueError("two parts of the file have the same tensor: fetch them again")
     return Gguf(metas[0], every)
 
-# %% ../nbs/06_gguf.ipynb #ae710bc0
+# %% ../nbs/06_gguf.ipynb #ccda70fd
 def values(t, start=0, stop=None):
     "Rows `start` to `stop` of a tensor as float32; leading dimensions are rows as well"
     from gguf import dequantize
@@ -144,7 +144,7 @@ def factor_lists(g, n):
     if any(len(o)!=n for o in lists): raise ValueError(f"its tensor {names[0]}.weight has {len(lists[0])} factors for {n} frequencies: convert the model again")
     return lists
 
-# %% ../nbs/06_gguf.ipynb #f83d416a
+# %% ../nbs/06_gguf.ipynb #e7c95a62
 def llama3_factors(base, dim, factor, low, high, old):
     "What Llama 3 divides each frequency by: 1 where a wave is short, `factor` where it is long"
     wave = 2*math.pi*base**(np.arange(0, dim, 2)/dim)
@@ -162,7 +162,7 @@ def fit_llama3(factors, base, dim):
     if high<=1 or abs(llama3_factors(base, dim, top, 1, high, old)/f-1).max()>1e-5: return
     return dict(rope_type='llama3', factor=float(top), low_freq_factor=1., high_freq_factor=float(high), original_max_position_embeddings=old)
 
-# %% ../nbs/06_gguf.ipynb #1b132475
+# %% ../nbs/06_gguf.ipynb #a3b2943b
 def yarn(g, factor, old, scale):
     "YaRN as transformers writes it; ValueError if the file extrapolates in part only"
     if g.get('rope.scaling.yarn_ext_factor', 1)!=1: raise ValueError("its 'rope.scaling.yarn_ext_factor' is not 1, which transformers cannot do: use the model's safetensors")
@@ -182,7 +182,7 @@ def scaled(g, kind, factor, dim, base):
     short,long = ([o*factor for o in f] for f in ((lists[0], lists[-1]) if lists else ([1.]*(dim//2),)*2))
     return dict(rope_type='longrope', short_factor=short, long_factor=long, attention_factor=scale, factor=max(g['context_length']/old, 1.), original_max_position_embeddings=old)
 
-# %% ../nbs/06_gguf.ipynb #dd76ba50
+# %% ../nbs/06_gguf.ipynb #f8f8b275
 def rope_parameters(g, head_dim, partial=False):
     "The file's rotary positions as transformers writes them; `partial` if they may turn a part of a head"
     base,kind,dim = g.get('rope.freq_base', 10000.),g.get('rope.scaling.type'),g.get('rope.dimension_count') or head_dim
@@ -191,7 +191,7 @@ def rope_parameters(g, head_dim, partial=False):
     if dim!=head_dim and not partial: raise ValueError(f"its '{g.arch}.rope.dimension_count' is {dim}, where a head of this architecture turns all of its {head_dim} numbers: convert the model again")
     return scaled(g, kind, factor, dim, base) | dict(rope_theta=base) | (dict(partial_rotary_factor=dim/head_dim) if partial else {})
 
-# %% ../nbs/06_gguf.ipynb #60d0be3b
+# %% ../nbs/06_gguf.ipynb #8cf58e11
 COMMON = {'context_length': 'max_position_embeddings', 'embedding_length': 'hidden_size', 'block_count': 'num_hidden_layers', 'feed_forward_length': 'intermediate_size',
           'attention.head_count': 'num_attention_heads'}
 GROUPED = COMMON|{'attention.head_count_kv': 'num_key_value_heads'}
@@ -209,7 +209,7 @@ class Arch:
     partial:bool=False                     # May positions turn a part of a head?
     rope:bool=True                         # Are its positions rotary?
 
-# %% ../nbs/06_gguf.ipynb #21e19363
+# %% ../nbs/06_gguf.ipynb #926e0929
 QK = {r'q_proj\.(weight|bias)$': 'halves num_attention_heads', r'k_proj\.(weight|bias)$': 'halves num_key_value_heads'}
 STACKED = {r'experts\.(gate_up|down)_proj$': 'experts'}
 
@@ -226,7 +226,7 @@ ARCHS = dict(llama=Arch('llama', RMS, ops=QK|STACKED, extra=llama_extra), qwen2=
     qwen2moe=Arch('qwen2_moe', RMS|EXPERTS|{'expert_shared_feed_forward_length': 'shared_expert_intermediate_size'}, QWEN|SPARSE|dict(norm_topk_prob=False), STACKED|{'shared_expert_gate': 'reshape'}),
     qwen3moe=Arch('qwen3_moe', RMS|EXPERTS, QWEN|SPARSE|dict(norm_topk_prob=True), STACKED))
 
-# %% ../nbs/06_gguf.ipynb #47b50d34
+# %% ../nbs/06_gguf.ipynb #75f3734f
 def windows(g, blocks, period, default):
     "The window, and the blocks that it is for: of each `period`, all but the last"
     n,period = g.get('attention.sliding_window', default),g.get('attention.sliding_window_pattern', period)
@@ -240,7 +240,7 @@ def query_scale(g, c, depth):
     if c['head_dim']==128!=narrow: raise ValueError(f"its heads are those of {g.arch} 27B, but it has {blocks} blocks and not {depth}, so the scale of its attention is not known: use the model's safetensors")
     return c['head_dim']
 
-# %% ../nbs/06_gguf.ipynb #d23a099d
+# %% ../nbs/06_gguf.ipynb #567d2e40
 def gemma2_extra(g, c):
     "Windows, caps and scale of Gemma 2"
     caps = {k: g.get(k, v) or None for k,v in dict(attn_logit_softcapping=50., final_logit_softcapping=30.).items()}
@@ -255,7 +255,7 @@ def gemma3_extra(g, c):
 MINUS = {r'norm\.weight$': 'minus one'}
 ARCHS |= dict(gemma=Arch('gemma', RMS, ops=MINUS), gemma2=Arch('gemma2', RMS, ops=MINUS, extra=gemma2_extra), gemma3=Arch('gemma3_text', RMS, ops=MINUS, extra=gemma3_extra))
 
-# %% ../nbs/06_gguf.ipynb #8bb54b4d
+# %% ../nbs/06_gguf.ipynb #9feab680
 def phi3_extra(g, c):
     "The window and the original length of Phi 3"
     kind,old = c['rope_parameters']['rope_type'],c['rope_parameters'].get('original_max_position_embeddings')
@@ -264,7 +264,7 @@ def phi3_extra(g, c):
 
 ARCHS |= dict(phi3=Arch('phi3', RMS, extra=phi3_extra, partial=True))
 
-# %% ../nbs/06_gguf.ipynb #b1075c97
+# %% ../nbs/06_gguf.ipynb #20ebec98
 KINDS = dict(adapter="a LoRA adapter, not a model: merge it into its model first", mmproj="the vision or audio part of a model: give the file of its language model",
     clip="the vision or audio part of a model: give the file of its language model", controlvector="a control vector, not a model: `steer --direction` takes it",
     imatrix="an importance matrix, not a model", vocab="a vocabulary without weights: give the file of the model")
@@ -275,7 +275,7 @@ def check_kind(g):
     if kinds: raise ValueError(f"the file is {KINDS[kinds[0]]}")
     if g.arch not in ARCHS: raise ValueError(f"models of architecture {g.arch!r} are not read from GGUF, but {', '.join(sorted(ARCHS))} are: use its safetensors")
 
-# %% ../nbs/06_gguf.ipynb #0cf6d211
+# %% ../nbs/06_gguf.ipynb #eb7bbd6f
 def one_for_all(key, v):
     "A value that is the same for all blocks; ValueError if they differ"
     if not isinstance(v, list): return v
@@ -296,7 +296,7 @@ def vocabulary(g):
     if listed<=n==g.get('vocab_size', n): return n
     raise ValueError(f"its embedding has {n} rows, for {listed} tokens and a vocabulary of {g.get('vocab_size', n)}: fetch the file again")
 
-# %% ../nbs/06_gguf.ipynb #07fda0e4
+# %% ../nbs/06_gguf.ipynb #308c97ff
 TOKENS = dict(bos_token_id='bos', eos_token_id='eos', pad_token_id='padding')
 
 def config_fields(g)->dict:
@@ -311,7 +311,7 @@ def config_fields(g)->dict:
     if a.rope: c['rope_parameters'] = rope_parameters(g, c['head_dim'], a.partial)
     return c|(a.extra(g, c) if a.extra else {})
 
-# %% ../nbs/06_gguf.ipynb #94bd504b
+# %% ../nbs/06_gguf.ipynb #d6315391
 HARMLESS = re.compile(r'general\..*|quantize\..*|split\..*|tokenizer\.(chat_template.*|huggingface\.json|ggml\.(model|pre|tokens|token_type|token_type_count|scores|merges|precompiled_charsmap'
     r'|remove_extra_whitespaces|add_(bos_token|eos_token|sep_token|space_prefix)|\w+_token_id))|[\w-]+\.(rope\.scaling\.finetuned|pooling_type)')
 NOTHING = dict.fromkeys(('expert_count','expert_used_count','expert_shared_count','nextn_predict_layers','leading_dense_block_count','n_deepstack_layers','attention.shared_kv_layers','attention.max_alibi_bias',
@@ -326,7 +326,7 @@ def check_keys(g):
         raise ValueError(f"its metadata key {k!r} ({str(v)[:40]}) is not understood, so numbers might be wrong: use the model's safetensors, or, "
                          f"if the key changes nothing, take it out with gguf-new-metadata --remove-metadata {k}")
 
-# %% ../nbs/06_gguf.ipynb #3d5bd0ef
+# %% ../nbs/06_gguf.ipynb #2181fc3f
 EXPERT_TENSORS = {'gate_up_proj': ('ffn_gate_exps','ffn_up_exps'), 'down_proj': ('ffn_down_exps',)}
 
 def tensor_names(arch, names, blocks)->dict:
@@ -348,7 +348,7 @@ def check_tensors(g, need):
     if over := sorted(o for o in g.tensors.keys()-need if not UNUSED.fullmatch(o)):
         raise ValueError(f"{len(over)} of its tensors have no place in a {g.arch} model of transformers, the first {over[0]}: use the model's safetensors")
 
-# %% ../nbs/06_gguf.ipynb #0a6742e4
+# %% ../nbs/06_gguf.ipynb #08c65caf
 PLAIN = {'F32','F16','BF16'} # Kept as they are
 
 def piecewise(t, dtype):
@@ -370,7 +370,7 @@ def expert(t, i):
     n = t.row_bytes(t.shape[0])
     return replace(t, shape=t.shape[1:], data=t.data[i*n:(i+1)*n])
 
-# %% ../nbs/06_gguf.ipynb #54a8e777
+# %% ../nbs/06_gguf.ipynb #c4df4171
 @dataclass(frozen=True)
 class Weight:
     "A weight of the model: how it is made from tensors of the file"
@@ -389,7 +389,7 @@ class Weight:
         if self.op=='experts': return (o for i in range(t.shape[0]) for u in self.tensors for o in piecewise(expert(u, i), self.dtype))
         return piecewise(halves(t, self.heads) if self.op=='halves' else t, self.dtype)
 
-# %% ../nbs/06_gguf.ipynb #b1bfbc18
+# %% ../nbs/06_gguf.ipynb #4b750cca
 def merged_shape(w, ts):
     "The shape that the tensors `ts` make together"
     return (ts[0].shape[0], sum(t.shape[1] for t in ts), *ts[0].shape[2:]) if w=='experts' else ts[0].shape
@@ -407,7 +407,7 @@ def plan_weights(g, cfg, shapes)->list:
         found.append(Weight(name, shape, dtype, ts, op, getattr(cfg, heads) if heads else 0))
     return found
 
-# %% ../nbs/06_gguf.ipynb #ede2714c
+# %% ../nbs/06_gguf.ipynb #8b007bd0
 def write_safetensors(path, weights):
     "Write `weights`, one after the other"
     at,head = 0,{'__metadata__': dict(format='pt')}
@@ -427,7 +427,7 @@ def in_shards(weights, size=4<<30)->list:
         groups[-1].append(w); n += w.nbytes
     return groups
 
-# %% ../nbs/06_gguf.ipynb #94eefde0
+# %% ../nbs/06_gguf.ipynb #39c5a353
 def write_weights(dest, weights, size=4<<30):
     "Write `weights` to the folder `dest`, in files of at most `size` bytes; OSError if there is no room"
     dest,need = Path(dest),sum(o.nbytes for o in weights)
@@ -439,7 +439,7 @@ def write_weights(dest, weights, size=4<<30):
     if groups[1:]: (dest/'model.safetensors.index.json').write_text(json.dumps(dict(metadata=dict(total_size=need),
         weight_map={w.name: name for name,o in zip(names, groups) for w in o})), encoding='utf-8')
 
-# %% ../nbs/06_gguf.ipynb #112935f8
+# %% ../nbs/06_gguf.ipynb #cf7891d4
 def ggml_frequencies(meta, dim, factors=1., local=False):
     "The angle a token of each pair of numbers, and what all are multiplied by, as ggml computes it"
     get = lambda k, d=None: meta.get(f"{meta['general.architecture']}.{k}") or d
@@ -453,7 +453,7 @@ def ggml_frequencies(meta, dim, factors=1., local=False):
     keep = 1-np.clip((np.arange(dim//2)-low)/max(.001, high-low), 0, 1)
     return theta*(scale*(1-keep)+keep),times*get('rope.scaling.yarn_attn_factor', 1+.1*math.log(1/scale))
 
-# %% ../nbs/06_gguf.ipynb #bc0e359c
+# %% ../nbs/06_gguf.ipynb #71a1d95a
 def frequencies(cfg, layer=None, length=None):
     "The same as transformers computes it, for blocks of type `layer` and a text of `length`"
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
@@ -476,7 +476,7 @@ def check_rope(meta, factors, cfg):
             if a.shape==b.shape and np.allclose(a, b, rtol=1e-4, atol=0) and abs(x-y)<1e-5: continue
             raise ValueError(f"its rotary frequencies are {np.round(a[-3:], 6)} times {x:.4f} by its metadata, and {np.round(b[-3:], 6)} times {y:.4f} in transformers: use the model's safetensors")
 
-# %% ../nbs/06_gguf.ipynb #86652418
+# %% ../nbs/06_gguf.ipynb #5e1defc8
 METADATA = 'gguf.json' # The file's metadata, in the converted folder
 
 def kept(g)->dict:
@@ -494,7 +494,7 @@ def check_config(meta, factors, cfg):
         if want!=got: raise ValueError(f"its {key!r} is {want}, and the converted model has {name} {got}: fetch the file again, or use the model's safetensors")
     if ARCHS[arch].rope: check_rope(meta, factors, cfg)
 
-# %% ../nbs/06_gguf.ipynb #974ac9d9
+# %% ../nbs/06_gguf.ipynb #cf74e2bd
 def check_against_metadata(
     folder # Of any model
 )->bool: # Was it converted from GGUF?
@@ -506,7 +506,7 @@ def check_against_metadata(
     check_config(o['metadata'], o['factors'], AutoConfig.from_pretrained(folder))
     return True
 
-# %% ../nbs/06_gguf.ipynb #6e4c789d
+# %% ../nbs/06_gguf.ipynb #e39d9003
 def make_config(c):
     "The configuration of transformers with the fields `c`; ValueError if it does not have one of them"
     from transformers import CONFIG_MAPPING
@@ -521,7 +521,7 @@ def end_tokens(g):
     ids = {g.get(f'tokenizer.ggml.{o}_token_id') for o in ('eos','eot','eom')}-{None}
     return sorted(ids) if len(ids)>1 else min(ids, default=None)
 
-# %% ../nbs/06_gguf.ipynb #1edbc105
+# %% ../nbs/06_gguf.ipynb #f6ea3fcd
 def convert_model(path, dest):
     "Write the configuration and the weights of the file `path` to the folder `dest`; ValueError if anything of it would be lost"
     import torch
@@ -539,12 +539,13 @@ def convert_model(path, dest):
     write_weights(dest, weights)
     (Path(dest)/METADATA).write_text(json.dumps(kept(g)), encoding='utf-8')
 
-# %% ../nbs/06_gguf.ipynb #633d6e04
+# %% ../nbs/06_gguf.ipynb #b95a8403
 def convert_tokenizer(path, dest):
     "Write the tokenizer of the file `path`, with its chat template, to the folder `dest`"
     from transformers import AutoTokenizer
     first = gguf_parts(path)[0]
-    tok = AutoTokenizer.from_pretrained(first.parent, gguf_file=first.name)
+    try: tok = AutoTokenizer.from_pretrained(first.parent, gguf_file=first.name)
+    except Exception as e: raise ValueError(f"its tokenizer cannot be read ({type(e).__name__}: {' '.join(str(e).split())})") from None
     rule = pre_tokenizer(read_header(first)[0].get('tokenizer.ggml.pre'))
     if rule: tok.backend_tokenizer.pre_tokenizer = rule
     tok.save_pretrained(dest)
