@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
-from persona_vectors.pretokenizers import pre_tokenizer
+from persona_vectors.pretokenizers import LISTS, gguf_tokenizer
 
 # %% ../nbs/06_gguf.ipynb #835a281f
 NUMBERS = dict(zip((0,1,2,3,4,5,6,7,10,11,12), 'BbHhIif?Qqd')) # Type of a number to its letter in `struct`
@@ -19,7 +19,7 @@ LONG = 1024                                                    # Of a longer arr
 
 class Cursor:
     "Reads fields from `buf`, one after the other; struct.error at its end"
-    def __init__(self, buf, at=0): self.buf,self.at = buf,at
+    def __init__(self, buf, at=0): self.buf,self.at,self.whole = buf,at,False
     def take(self, fmt):
         val = struct.unpack_from('<'+fmt, self.buf, self.at)[0]
         self.at += struct.calcsize('<'+fmt)
@@ -36,7 +36,7 @@ def of(self:Cursor, kind):
     if kind!=9: raise struct.error(f'no field has type {kind}')
     kind,n = self.take('I'),self.take('Q')
     if n>len(self.buf): raise struct.error('an array is longer than the file')
-    if n<=LONG: return [self.of(kind) for _ in range(n)]
+    if n<=LONG or self.whole: return [self.of(kind) for _ in range(n)]
     if kind in NUMBERS: self.at += n*struct.calcsize(NUMBERS[kind])
     else:
         for _ in range(n): self.of(kind)
@@ -69,8 +69,8 @@ def check_version(v):
     if v and v&0xffff==0: raise ValueError("the file is big-endian: turn it with gguf-convert-endian FILE little")
     raise ValueError(f"the file has GGUF version {v}, and 2 and 3 are read: convert the model again with a present llama.cpp")
 
-def read_header(path):
-    "Metadata and tensors of one file; ValueError if it is torn or no GGUF"
+def read_header(path, whole=()):
+    "Metadata and tensors of one file, with the arrays named in `whole` in full; ValueError if it is torn or no GGUF"
     with open(path, 'rb') as f:
         if f.read(4)!=b'GGUF': raise ValueError("the file is not GGUF although its name says so: download it again")
         buf = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
@@ -80,6 +80,7 @@ def read_header(path):
         n,meta = c.take('Q'),{}
         for _ in range(c.take('Q')):
             key = c.text()
+            c.whole = key in whole
             meta[key] = c.value()
         found = [(c.text(), [c.take('Q') for _ in range(c.take('I'))], c.take('I'), c.take('Q')) for _ in range(n)]
     except struct.error as e: raise ValueError(f"the file is torn ({e}): download it again") from None
@@ -540,17 +541,8 @@ def convert_model(path, dest):
     (Path(dest)/METADATA).write_text(json.dumps(kept(g)), encoding='utf-8')
 
 # %% ../nbs/06_gguf.ipynb #b95a8403
-def convert_tokenizer(path, dest):
-    "Write the tokenizer of the file `path`, with its chat template, to the folder `dest`"
-    from transformers import AutoTokenizer
-    first = gguf_parts(path)[0]
-    try: tok = AutoTokenizer.from_pretrained(first.parent, gguf_file=first.name)
-    except Exception as e: raise ValueError(f"its tokenizer cannot be read ({type(e).__name__}: {' '.join(str(e).split())})") from None
-    rule = pre_tokenizer(read_header(first)[0].get('tokenizer.ggml.pre'))
-    if rule: tok.backend_tokenizer.pre_tokenizer = rule
-    tok.save_pretrained(dest)
-
 def convert_gguf(gguf, dest):
-    "Write configuration, weights and tokenizer of the file `gguf` to the folder `dest`; ValueError if anything of it would be lost"
+    "Write tokenizer, configuration and weights of the file `gguf` to the folder `dest`; ValueError if anything of it would be lost"
+    check_kind(read_gguf(gguf))
+    gguf_tokenizer(read_header(gguf_parts(gguf)[0], LISTS)[0]).save_pretrained(dest)
     convert_model(gguf, dest)
-    convert_tokenizer(gguf, dest)

@@ -326,6 +326,7 @@ def changing_ropes(model):
             p = p[layer] if layer else p
             if kind=='longrope' or 'long_mscale' in p: yield m, '', 'longrope', p['original_max_position_embeddings']
             elif 'dynamic' in kind: yield m, f'{layer}_' if layer else '', 'dynamic', m.original_max_seq_len
+        if getattr(m, 'attn_temperature_tuning', False): yield m, '', 'temperature', m.floor_scale
 
 # %% ../nbs/07_models.ipynb #90582ed5
 def batch_key(model):

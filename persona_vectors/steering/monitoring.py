@@ -18,7 +18,7 @@ from ..config import PersonaVectorConfig, check_kind, resolve_layers
 from ..extraction.blocks import find_blocks, residual_hooks
 from ..extraction.extractor import ActivationExtractor
 from ..extraction.vectors import Direction, load_vectors, shipped_vectors
-from ..generation.local import Decoding, LocalModel
+from ..generation.local import LocalModel
 from ..models import EMBEDDED, same_model
 from ..personas import NEUTRAL
 from ..prompts import as_messages, chat_messages, context_length, conversation_tokens, get_format
@@ -205,7 +205,7 @@ def stream(self:Monitor,
     if msgs[-1]['role']=='assistant': raise ValueError("the conversation ends with the assistant's turn: end it with a question")
     ids,out,whole = self._tokens_of(msgs)[0].ids,[],''
     u = torch.rand(1, max_tokens, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    steps = Decoding(self.model, [ids], len(ids)+max_tokens).tokens(u, temperature, read_last=True)
+    steps = lm.decoding([ids], len(ids)+max_tokens).tokens(u, temperature, read_last=True)
     new,_ = self._read(steps)
     while new not in [None, *lm.ends] and not (out and lm.is_over(out)):
         out.append(new)
