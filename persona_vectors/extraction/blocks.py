@@ -74,7 +74,7 @@ def same_modules(a:nn.Module, b:nn.Module)->bool:
     return _contents(a)==_contents(b) and all(torch.equal(x, y) for x,y in zip(a.buffers(), b.buffers()))
 
 # %% ../../nbs/extraction/21_blocks.ipynb #683c629f
-TEXT_MODEL = {r'^(model\.)?language_model\.(model\.)?': ''}
+TEXT_MODEL = {r'^(model\.)?(language|text)_model\.(model\.)?': ''}
 
 # %% ../../nbs/extraction/21_blocks.ipynb #67e447ad
 def load_blocks(
