@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from fastcore.basics import patch
 from .config import cache_dir, slug
-from .gguf import convert_gguf
+from .gguf import convert_gguf, gguf_parts
 
 # %% ../nbs/07_models.ipynb #08b475eb
 def fingerprint(
@@ -158,9 +158,7 @@ def _converted(name, stem, fp, get):
     with _whole_folder(path) as tmp, tempfile.TemporaryDirectory() as d:
         try:
             with quiet(): convert_gguf(gguf := get(d), tmp)
-        except OSError: raise
-        except Exception as e:
-            raise ValueError(f"model {name!r}: the GGUF file cannot be converted in {path.parent} ({' '.join(str(e).split())})") from None
+        except ValueError as e: raise ValueError(f"model {name!r}: {e}") from None
         for p in set(Path(d).iterdir())-{gguf}: shutil.copy(p, tmp)   # terms of use
     return ModelSource(name, str(path), fp)
 
@@ -175,7 +173,9 @@ def _gguf(name, p):
     if not p.is_file(): raise ValueError(f"model {name!r}: there is no such GGUF file: check the path")
     with open(p, 'rb') as f:
         if f.read(4)!=b'GGUF': raise ValueError(f"model {name!r}: the file is not GGUF although its name says so: download it again")
-    return _converted(name, slug(p.name), fingerprint(p), lambda dest: p)
+    try: parts = gguf_parts(p)
+    except ValueError as e: raise ValueError(f"model {name!r}: {e}") from None
+    return _converted(name, slug(parts[0].name), fingerprint(*parts), lambda dest: parts[0])
 
 # %% ../nbs/07_models.ipynb #367715fc
 def _on_hub(name, token):

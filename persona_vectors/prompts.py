@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from functools import lru_cache
 from fastcore.basics import patch
+from .config import halved
 from .responses import BLOCKS, CLOSE, spoken
 
 # %% ../nbs/08_prompts.ipynb #1bc21d43
@@ -44,10 +45,11 @@ def _message(i, m):
         raise ValueError(f"message {i} has role {m['role']!r}: give one of {', '.join(CHAT_ROLES)}")
     who,c = f"message {i} ({m['role']})",m.get('content')
     if isinstance(c, list):
-        odd = [o for o in c if not isinstance(o, Mapping) or o.get('type')!='text']
+        odd = [o for o in c if not isinstance(o, Mapping) or o.get('type')!='text' or not isinstance(o.get('text'), str)]
         if odd: raise ValueError(f"{who} holds {odd[0]!r:.60}, and only text can be read: leave it out")
         c = ''.join(o['text'] for o in c)
     if not isinstance(c, str) or not c.strip(): raise ValueError(f"{who} has no text: leave it out")
+    if odd := halved(c): raise ValueError(f"{who} has {odd}")
     return dict(role=m['role'], content=c)
 
 # %% ../nbs/08_prompts.ipynb #3c36bc3b
@@ -388,6 +390,7 @@ def decoded(tokenizer, ids, opened='')->str:
 # %% ../nbs/08_prompts.ipynb #0d934fb3
 def encode(tokenizer, text, limit=None)->tuple:
     "Ids and offsets of `text`; ValueError if there are more than `limit`, the model's context"
+    if odd := halved(text): raise ValueError(f"the conversation has {odd}")
     enc = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     if limit and len(enc['input_ids'])>limit:
         raise ValueError(f"the conversation has {len(enc['input_ids'])} tokens, and the model's context holds {limit}")
