@@ -6,7 +6,7 @@
 __all__ = ['SPANS', 'layer_index', 'resolve_layers', 'PersonaVectorConfig', 'data_dir', 'cache_dir']
 
 # %% ../nbs/01_config.ipynb #5d66b596
-import hashlib, json, logging, os, re, tempfile
+import codecs, hashlib, json, logging, os, re, tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -170,21 +170,19 @@ def cache_dir()->Path: # Folder for converted models
     return Path(os.environ.get('PERSONA_VECTORS_CACHE') or user_cache_dir('persona_vectors'))
 
 # %% ../nbs/01_config.ipynb #95265cf3
-FORMATS = {'persona_vectors.vectors/': 'persona vectors', 'persona_vectors.direction/': 'a direction', 'persona_vectors.responses/': 'answers',
-           'persona_vectors.part/': 'a part of a run'}
+FORMATS = {'vectors': 'persona vectors', 'direction': 'a direction', 'responses': 'answers', 'part': 'a part of a run'}
 
-def _ours(text): return next((kind for f,kind in FORMATS.items() if f in text), None)
+def _ours(text):
+    m = re.search(r'(?<!\\)"format"\s*:\s*"persona_vectors\.(\w+)/', text)
+    return m and FORMATS.get(m[1])
 
 def _kind_of_text(text):
     if kind := _ours(text): return kind
-    if re.search(r'"role"\s*:', text): return 'a conversation'
+    if re.search(r'"(role|from)"\s*:', text): return 'a conversation'
     return 'answers' if re.match(r'\s*\{\s*"\[', text) or '"response"' in text else 'other JSON'
 
 # %% ../nbs/01_config.ipynb #5d91860e
-def _kind_of_tensors(f, n):
-    try: meta = json.loads(f.read(n)).get('__metadata__', {})
-    except ValueError: return ''
-    return _ours(str(meta.get('format'))) or 'other tensors'
+def _kind_of_tensors(f, n): return _ours(f.read(n).decode('utf-8', errors='replace')) or 'other tensors'
 
 # %% ../nbs/01_config.ipynb #32d7bad2
 def file_kind(
@@ -201,8 +199,69 @@ def file_kind(
     if text[:1] in ('{','['): return _kind_of_text(text)
     return 'text' if text and not re.search('[\0\ufffd]', text) else ''
 
+# %% ../nbs/01_config.ipynb #493295f9
+ODD = {rb'version https://git-lfs': 'a Git LFS pointer, not the file itself: fetch that with `git lfs pull`, or download it again',
+       rb'(?i)(\xef\xbb\xbf)?\s*<(!doctype|html|head|\?xml)': 'a web page: the download of the file itself failed, so download it again',
+       rb'\x1f\x8b|BZh\d|\xfd7zXZ|\x28\xb5\x2f\xfd|7z\xbc\xaf': 'compressed: unpack it first',
+       rb'\0{64}': 'nothing but zeros where it should begin: it is damaged, so copy or download it again'}
+ZIPPED = '.pt','.pth','.bin','.npz','.ckpt' # What torch and NumPy write is a zip archive itself
+
+def odd_file(
+    path # A file
+)->str: # Empty if it may be what is wanted
+    "What the file at `path` is if it cannot be anything that is read here, and what to do"
+    with open(path, 'rb') as f: b = f.read(256)
+    if not b: return 'empty: is it the file you mean? If it is, write or download it again'
+    if b[:4]==b'PK\3\4' and Path(path).suffix not in ZIPPED: return 'a zip archive: unpack it first'
+    return next((o for start,o in ODD.items() if re.match(start, b)), '')
+
+def check_file(path):
+    "ValueError if the file at `path` is empty, a web page, a Git LFS pointer or an archive"
+    if odd := odd_file(path): raise ValueError(f"{path} is {odd}")
+
 # %% ../nbs/01_config.ipynb #bb7e01ec
+READERS = {'persona vectors': '`persona-vectors info` says of what', 'a direction': '`persona-vectors info` says of what',
+           'a part of a run': '`persona-vectors merge` joins those', 'answers': '`persona-vectors extract` reads them',
+           'a conversation': '`persona-vectors monitor` reads it', 'text': 'it is no file of this package',
+           'a control vector': '`persona-vectors import` shows it', 'a GGUF model': 'name it with --model'}
+
 def check_kind(path, *wanted):
     "ValueError if the file at `path` is known to hold something else than what is `wanted`"
+    check_file(path)
     kind = file_kind(path)
-    if kind not in ('', 'other JSON', 'other tensors', *wanted): raise ValueError(f"{path} holds {kind}, not {' or '.join(wanted)}")
+    if kind in READERS and kind not in wanted: raise ValueError(f"{path} holds {kind}, not {' or '.join(wanted)}: {READERS[kind]}")
+
+# %% ../nbs/01_config.ipynb #b2395bc2
+def read_utf8(path)->bytes:
+    "The bytes of a text file in UTF-8, without a mark; UTF-16 that has one is recoded"
+    b = Path(path).read_bytes()
+    if not b.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)): return b.removeprefix(codecs.BOM_UTF8)
+    try: return b.decode('utf-16').encode()
+    except UnicodeDecodeError: raise ValueError('damaged UTF-16 text; save it as UTF-8') from None
+
+def read_text(path)->str:
+    "The text in the file at `path`; ValueError if it is not UTF-8, nor UTF-16 with a mark"
+    try: text = read_utf8(path).decode()
+    except UnicodeDecodeError: raise ValueError('not UTF-8 text; save it as UTF-8') from None
+    if '\0' in text: raise ValueError('not UTF-8 text, for it holds NUL characters; save it as UTF-8')
+    return text
+
+# %% ../nbs/01_config.ipynb #f4e88597
+def unique(pairs)->dict:
+    "A dict of `pairs`; ValueError if two keys are equal"
+    d,seen = dict(pairs),set()
+    if len(d)==len(pairs): return d
+    twice = next(k for k,_ in pairs if k in seen or seen.add(k))
+    raise ValueError(f'{twice!r} stands twice, and only the last would count; rename or remove one')
+
+def parse_json(text): # Text, or bytes in UTF-8
+    "What `text` says; ValueError if it is not JSON, nested too deep, or has a key twice"
+    try: return json.loads(text, object_pairs_hook=unique)
+    except RecursionError: raise ValueError('its lists and objects are nested too deep to be read') from None
+
+# %% ../nbs/01_config.ipynb #664bbf26
+def halved(text)->str: # Empty if all characters are whole
+    "What is wrong with `text` if it holds half a character (a surrogate without its other half)"
+    try: text.encode()
+    except UnicodeEncodeError as e: return f'half a character in it ({text[e.start:e.end]!r}): remove it there'
+    return ''

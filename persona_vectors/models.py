@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from fastcore.basics import patch
 from .config import cache_dir, slug
-from .gguf import convert_gguf
+from .gguf import convert_gguf, gguf_parts
 
 # %% ../nbs/07_models.ipynb #08b475eb
 def fingerprint(
@@ -225,9 +225,7 @@ def _converted(name, stem, fp, get):
     with _whole_folder(path) as tmp, tempfile.TemporaryDirectory() as d:
         try:
             with quiet(): convert_gguf(gguf := get(d), tmp)
-        except OSError: raise
-        except Exception as e:
-            raise ValueError(f"model {name!r}: the GGUF file cannot be converted in {path.parent} ({' '.join(str(e).split())})") from None
+        except ValueError as e: raise ValueError(f"model {name!r}: {e}") from None
         for p in set(Path(d).iterdir())-{gguf}: shutil.copy(p, tmp)   # terms of use
     return ModelSource(name, str(path), fp)
 
@@ -258,7 +256,9 @@ def _gguf(name, p):
     if not p.is_file(): raise ValueError(f"model {name!r}: there is no such GGUF file: check the path")
     with open(p, 'rb') as f:
         if f.read(4)!=b'GGUF': raise ValueError(f"model {name!r}: the file is not GGUF although its name says so: download it again")
-    return _converted(name, slug(p.name), fingerprint(p), lambda dest: p)
+    try: parts = gguf_parts(p)
+    except ValueError as e: raise ValueError(f"model {name!r}: {e}") from None
+    return _converted(name, slug(parts[0].name), fingerprint(*parts), lambda dest: parts[0])
 
 # %% ../nbs/07_models.ipynb #367715fc
 def _hub_file(name, file, token)->Path: # None if the repository has none
@@ -591,6 +591,33 @@ def weights(self:ModelSource)->dict: # Name of a tensor to name of its file
             return read_json(index)['weight_map']
         with safe_open(self.fetch('model.safetensors'), 'pt') as f: return dict.fromkeys(f.keys(), 'model.safetensors')
     except (OSError, SafetensorError, ValueError) as e: raise ValueError(f"{no}, no readable safetensors files: {one_line(e)}") from None
+
+# %% ../nbs/07_models.ipynb #545942e2
+def changing_ropes(model):
+    "Yields (module, prefix of its buffers, kind, limit) of every rope whose frequencies depend on the longest text of a call"
+    for m in model.modules():
+        kinds = getattr(m, 'rope_type', None)
+        for layer,kind in kinds.items() if isinstance(kinds, dict) else [(None, kinds)]:
+            if not isinstance(kind, str): continue
+            p = m.config.rope_parameters
+            p = p[layer] if layer else p
+            if kind=='longrope' or 'long_mscale' in p: yield m, '', 'longrope', p['original_max_position_embeddings']
+            elif 'dynamic' in kind: yield m, f'{layer}_' if layer else '', 'dynamic', m.original_max_seq_len
+        if getattr(m, 'attn_temperature_tuning', False): yield m, '', 'temperature', m.floor_scale
+
+# %% ../nbs/07_models.ipynb #90582ed5
+def batch_key(model):
+    "A function of a text's tokens (and of how many may be added): what the texts of one batch have in common"
+    limits = sorted({o[2:] for o in changing_ropes(model)})
+    def side(n, more, kind, limit): return 0 if n+more<=limit else -1 if kind=='longrope' and n>limit else n
+    return lambda n, more=0: tuple(side(n, more, *o) for o in limits)
+
+def fresh_ropes(model):
+    "Set the frequencies of dynamic NTK back to those of a model that has read nothing"
+    for m,pre,kind,limit in changing_ropes(model):
+        if kind!='dynamic': continue
+        setattr(m, f'{pre}inv_freq', getattr(m, f'{pre}original_inv_freq').to(getattr(m, f'{pre}inv_freq').device))
+        setattr(m, f'{pre}max_seq_len_cached', limit)
 
 # %% ../nbs/07_models.ipynb #aa433802
 def default_device()->str:

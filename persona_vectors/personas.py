@@ -7,10 +7,11 @@ __all__ = ['PERSONAS', 'PERSONA_CATEGORIES', 'NEUTRAL', 'CORE_PERSONAS', 'WORDIN
            'load_personas', 'load_questions']
 
 # %% ../nbs/02_personas.ipynb #2c1bd197
-import difflib, json, reprlib, yaml
+import difflib, json, re, reprlib, yaml
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from .config import check_file, halved, parse_json, read_text, unique
 
 # %% ../nbs/02_personas.ipynb #1beec7cf
 PERSONAS = dict(
@@ -231,35 +232,33 @@ EVAL_QUESTIONS = [
 # %% ../nbs/02_personas.ipynb #025de08f
 def _repeats(xs): return [x for x,n in Counter(xs).items() if n>1]
 
-def _unique(pairs):
-    "A dict of `pairs`; ValueError if two keys are equal"
-    if twice := _repeats(k for k,_ in pairs):
-        raise ValueError(f'{twice[0]!r} stands twice, and only the last would count; rename or remove one')
-    return dict(pairs)
-
 # %% ../nbs/02_personas.ipynb #be01d47d
 class _UniqueLoader(yaml.SafeLoader):
-    "Safe YAML; ValueError if two keys are equal"
+    "Safe YAML; ValueError if two keys are equal, or a key is no plain one"
     def construct_mapping(self, node, deep=False):
-        _unique([(k.value, v) for k,v in node.value if isinstance(k, yaml.ScalarNode)])
+        unique([(k.value, v) for k,v in node.value if isinstance(k, yaml.ScalarNode)])
+        if odd := next((k for k,_ in node.value if not isinstance(k, yaml.ScalarNode)), None):
+            raise ValueError(f'the key at line {odd.start_mark.line+1} is a list or a mapping; write it as text')
         return super().construct_mapping(node, deep)
 
 # %% ../nbs/02_personas.ipynb #11e78e58
 def _parse(text, suffix):
     "The content of `text`, parsed by the file's `suffix`"
     if not text.strip(): raise ValueError('the file is empty; put at least one entry in it')
-    if suffix=='.json': return json.loads(text, object_pairs_hook=_unique)
-    if suffix=='.txt': return [l.strip() for l in text.splitlines() if l.strip()]
-    return yaml.load(text, _UniqueLoader)
+    if suffix=='.json': return parse_json(text)
+    if suffix=='.txt': return [l.strip() for l in re.split('\r\n?|\n', text) if l.strip()]
+    try: return yaml.load(text, _UniqueLoader)
+    except RecursionError: raise ValueError('its lists and mappings are nested too deep to be read') from None
 
 # %% ../nbs/02_personas.ipynb #282ac9cd
 def read_data(path, suffixes):
     "The content of the file at `path`; ValueError if its suffix is not in `suffixes` or it cannot be parsed"
     suffix = path.suffix.lower()
     if suffix not in suffixes: raise ValueError(f'{path}: the suffix does not say what kind of file this is; use one of {", ".join(suffixes)}')
+    if path.is_dir(): raise ValueError(f'{path}: a folder; name the file in it')
     if not path.is_file(): raise FileNotFoundError(f'{path.absolute()}: no such file; check the name and the folder')
-    try: return _parse(path.read_text('utf-8-sig'), suffix)
-    except UnicodeDecodeError: raise ValueError(f'{path}: not UTF-8 text; save it as UTF-8') from None
+    if path.stat().st_size: check_file(path)
+    try: return _parse(read_text(path), suffix)
     except json.JSONDecodeError as e: raise ValueError(f'{path}: not valid JSON ({e}); correct it there') from None
     except yaml.YAMLError as e:
         at = ' '.join(str(e).split()).replace('in "<unicode string>", ', 'at ')
@@ -269,6 +268,8 @@ def read_data(path, suffixes):
 # %% ../nbs/02_personas.ipynb #aafeb9d6
 def _check_prompts(who, prompts):
     "`prompts`, a text or a list of texts; ValueError if it is neither, empty, or repeats one"
+    for p in [prompts] if isinstance(prompts, str) else prompts if isinstance(prompts, (list,tuple)) else []:
+        if isinstance(p, str) and (odd := halved(p)): raise ValueError(f'{who} has a prompt with {odd}')
     if isinstance(prompts, str): return prompts
     if not isinstance(prompts, (list,tuple)):
         raise ValueError(f'{who} has {reprlib.repr(prompts)} for a prompt; '
@@ -288,6 +289,7 @@ def _check_personas(data, where):
                          'write for example {"pirate": "You are a pirate."}')
     for name in data:
         if not isinstance(name, str) or not name.strip(): raise ValueError(f'{where}: the name {name!r} is not text; write it in quotes')
+        if odd := halved(name): raise ValueError(f'{where}: the name {name!r} has {odd}')
     return {n: _check_prompts(f'{where}: persona {n!r}', p) for n,p in data.items()}
 
 # %% ../nbs/02_personas.ipynb #14d9a274
@@ -343,6 +345,7 @@ def _check_questions(data, where):
         raise ValueError(f'{where}: expected a list of questions, found {reprlib.repr(data)}; write for example ["Why do people dream?"]')
     for i,q in enumerate(data, 1):
         if not isinstance(q, str): raise ValueError(f'{where}: question {i} is {reprlib.repr(q)}; give text in quotes')
+        if odd := halved(q): raise ValueError(f'{where}: question {i} has {odd}')
         if not q.strip(): raise ValueError(f'{where}: question {i} is blank; write it or remove it')
     asked = [q.strip() for q in data]
     if twice := _repeats(asked):

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from datetime import date
 from functools import lru_cache
 from fastcore.basics import patch
-from .responses import THINKING
+from .config import halved
+from .responses import BLOCKS, CLOSE, spoken
 
 # %% ../nbs/08_prompts.ipynb #1bc21d43
 def chat_messages(
@@ -44,10 +45,11 @@ def _message(i, m):
         raise ValueError(f"message {i} has role {m['role']!r}: give one of {', '.join(CHAT_ROLES)}")
     who,c = f"message {i} ({m['role']})",m.get('content')
     if isinstance(c, list):
-        odd = [o for o in c if not isinstance(o, Mapping) or o.get('type')!='text']
+        odd = [o for o in c if not isinstance(o, Mapping) or o.get('type')!='text' or not isinstance(o.get('text'), str)]
         if odd: raise ValueError(f"{who} holds {odd[0]!r:.60}, and only text can be read: leave it out")
         c = ''.join(o['text'] for o in c)
     if not isinstance(c, str) or not c.strip(): raise ValueError(f"{who} has no text: leave it out")
+    if odd := halved(c): raise ValueError(f"{who} has {odd}")
     return dict(role=m['role'], content=c)
 
 # %% ../nbs/08_prompts.ipynb #3c36bc3b
@@ -61,14 +63,13 @@ class Text:
 # %% ../nbs/08_prompts.ipynb #74a5f974
 def thinking(answer)->int:
     "The number of characters of `answer` that are thinking"
-    m = THINKING.match(answer)
-    return m.end() if m else 0
+    return spoken(answer)[0]
 
 def span_of(start, m)->tuple:
     "(first, one past the last) character of the message `m` that begins at `start`, without its thinking"
-    n = thinking(m['content']) if m['role']=='assistant' else 0
-    if not m['content'][n:].strip(): raise ValueError('the answer is empty')
-    return start+n, start+len(m['content'])
+    a,b = spoken(m['content']) if m['role']=='assistant' else (0, len(m['content']))
+    if not m['content'][a:b].strip(): raise ValueError('the answer is empty')
+    return start+a, start+b
 
 # %% ../nbs/08_prompts.ipynb #d81a3884
 class RawFormat:
@@ -223,10 +224,10 @@ RAW = "use prompt_format='raw'" # The remedy in messages
 
 def _marked(msgs): return [dict(m, content=_mark(f'MESSAGE{i}')) for i,m in enumerate(msgs)]
 
-def spliced(pre, answer, post, n=0)->Text:
-    "`answer`, whose first `n` characters are thinking, between `pre` and `post`"
-    if not answer[n:].strip(): raise ValueError('the answer is empty')
-    return Text(pre+answer+post, len(pre)+n, len(pre)+len(answer))
+def spliced(pre, text, post, at=None)->Text:
+    "`text` between `pre` and `post`; its characters `at` are the answer, or all"
+    a,b = at or (0, len(text))
+    return Text(pre+text+post, len(pre)+a, len(pre)+b)
 
 # %% ../nbs/08_prompts.ipynb #6d91f9a9
 @patch
@@ -260,8 +261,8 @@ def answered(self:ChatFormat,
     prompt,(asks,shows,post) = self.asking(msgs[:-1]),self._seams(msgs)
     if not prompt.endswith(asks): raise ValueError(f"the chat template writes something else after this question than after others: {RAW}")
     head,answer = prompt.removesuffix(asks),msgs[-1]['content']
-    n = thinking(answer)
-    return self._thought(msgs, head, asks, shows, post, n) if n else spliced(head+shows, answer, post)
+    span_of(0, msgs[-1]) # refuses an empty one
+    return self._thought(msgs, head, asks, shows, post) if thinking(answer) else spliced(head+shows, answer, post)
 
 # %% ../nbs/08_prompts.ipynb #bb3db520
 @patch
@@ -270,21 +271,45 @@ def full(self:ChatFormat, system, question, answer)->Text:
     return self.answered(chat_messages(system, question, answer))
 
 # %% ../nbs/08_prompts.ipynb #8d81da8b
-OPEN = re.compile(r'<think>\s*\Z') # The end of a prompt that opens a thinking block
+_opens = '|'.join(a for a,_ in BLOCKS)
+OPEN = re.compile(rf'(?:{_opens})\s*\Z') # The end of a prompt that opens a thinking block
+_block = re.compile(r'(?:'+'|'.join(rf'{a}\s*(?:{b})?' for a,b in BLOCKS)+rf'|{CLOSE})\s*\Z') # ... or opens and closes one
+_opening = re.compile(rf'\s*(?:(?:<\|(?:start|begin)\|>assistant)?\s*(?P<to><\|channel\|>|to=|<\|think\|>)|(?:{_opens}))')
+
+def opening(answer)->str:
+    "The mark that opens the thinking in `answer`; empty if the prompt had opened it"
+    m = _opening.match(answer)
+    return (m['to'] or m[0].strip()) if m else ''
 
 # %% ../nbs/08_prompts.ipynb #4f8b2180
+def thought(answer)->str:
+    "The thinking that `answer` opens with, without its marks"
+    text = answer[:thinking(answer)]
+    for a,b in BLOCKS:
+        if m := re.match(rf'\s*{a}(.*?)(?:{b}|\Z)', text, re.S): return m[m.lastindex].strip()
+    if said := re.findall(r'(?:<\|message\|>|<\|think\|>)(.*?)<\|(?:end|eom|call)\|>', text, re.S): return '\n\n'.join(map(str.strip, said))
+    return re.sub(rf'^analysis|assistantfinal\Z|{CLOSE}\s*\Z', '', text.strip()).strip()
+
+# %% ../nbs/08_prompts.ipynb #6f1d46a7
+def _plain(answer, known):
+    "`answer` with `<think>` for special tokens that open its thinking, unless they are `known`"
+    mark,(a,b) = opening(answer),spoken(answer)
+    return answer if '|' not in mark or mark in known else f'<think>\n{thought(answer)}\n</think>\n\n{answer[a:b]}'
+
+# %% ../nbs/08_prompts.ipynb #c297f019
 @patch
-def _thought(self:ChatFormat, msgs, head, asks, shows, post, n):
-    "The text of an answer that opens with `n` characters of thinking"
-    answer = msgs[-1]['content']
-    if '<think>' in asks+shows:
-        if answer.lstrip().startswith('<think>'): asks = OPEN.sub('', asks)
-        return spliced(head+asks, answer, post, n)
-    if not shows.removeprefix(asks).strip(): return spliced(head+shows, answer, post, n)
-    thought = answer[:n].strip().removeprefix('<think>').removesuffix('</think>').strip()
-    _,shows,_ = self._seams(msgs, thinking=thought)
-    if thought not in shows: raise ValueError(f"the chat template shows no thinking: leave the thinking block out of the answer, or {RAW}")
-    return spliced(head+shows, answer[n:], post)
+def _thought(self:ChatFormat, msgs, head, asks, shows, post):
+    "The text of an answer that opens with thinking"
+    answer = _plain(msgs[-1]['content'], self.template + ''.join(self.tokenizer.added_tokens_encoder))
+    mark,at,adds = opening(answer),spoken(answer),shows.removeprefix(asks).strip()
+    def after(s): return spliced(head+(_block.sub('', s) if mark else s), answer, post, at)
+    if (mark or '<think>') in asks+shows: return after(asks)
+    said = thought(answer)
+    _,with_it,_ = self._seams(msgs, thinking=said, reasoning_content=said, reasoning=said)
+    if mark and mark in with_it: return after(asks)
+    if said in with_it and (said or adds): return spliced(head+with_it, answer[slice(*at)], post)
+    if not adds: return after(shows)
+    raise ValueError(f"the chat template shows no thinking: leave the thinking block out of the answer, or {RAW}")
 
 # %% ../nbs/08_prompts.ipynb #d93bf8b3
 @patch
@@ -357,6 +382,34 @@ def get_format(
     "The format called `name` for `tokenizer`"
     return {'chat': ChatFormat, 'raw': RawFormat}[name](tokenizer)
 
+# %% ../nbs/08_prompts.ipynb #461d34bc
+def _turn_end(tokenizer, seam)->tuple: # (token, text); one of them is None, or both
+    "What ends an answer that is followed by `seam`"
+    added = [o for o in tokenizer.added_tokens_encoder if o in seam and re.match(r'\s*[^\w\s]', o)]
+    first = min(added, key=lambda o: (seam.index(o), -len(o)), default=None)
+    before = seam if first is None else seam[:seam.index(first)]
+    if not before.strip(): return first, None
+    line = re.match(r'\s*[^\n]+', before)[0].rstrip()
+    return None, line if re.search(r'\w', line) else None
+
+# %% ../nbs/08_prompts.ipynb #edda0d8c
+@patch
+def _after_answers(self:ChatFormat)->list:
+    "What the template writes after an answer: before the next question, and at the end"
+    msgs = [dict(role=o, content=_mark(f'MESSAGE{i}')) for i,o in enumerate(('user','assistant','user'))]
+    try: texts = self._render(msgs, False), self._render(msgs[:2], False)
+    except ValueError: return []
+    return [o.partition(_mark('MESSAGE1'))[2].partition(_mark('MESSAGE2'))[0] for o in texts]
+
+# %% ../nbs/08_prompts.ipynb #e669ce1a
+@lru_cache(8)
+def turn_ends(fmt)->tuple: # ids of tokens, texts
+    "What ends a turn in the format `fmt`"
+    if fmt.name=='raw': return (), tuple(fmt.stop)
+    tok = fmt.tokenizer
+    found = [_turn_end(tok, o) for o in fmt._after_answers()]
+    return tuple({tok.added_tokens_encoder[t] for t,_ in found if t}), tuple({s for _,s in found if s})
+
 # %% ../nbs/08_prompts.ipynb #88a95549
 def rendered_system(fmt, system)->str:
     "The text before the question, template markers included"
@@ -380,9 +433,18 @@ def markers(tokenizer)->frozenset:
     "The ids of all special tokens of `tokenizer`"
     return frozenset({i for i,t in tokenizer.added_tokens_decoder.items() if t.special} | set(tokenizer.all_special_ids))
 
+def decoded(tokenizer, ids, opened='')->str:
+    "The text of generated `ids`, after a block of thinking that the prompt has `opened`: markers are left out, those around and in thinking are kept"
+    whole = opened+tokenizer.decode(ids)
+    n = thinking(whole)
+    if not n: return opened+tokenizer.decode(ids, skip_special_tokens=True)
+    special = tokenizer.convert_ids_to_tokens(list(markers(tokenizer)))
+    return whole[:n]+re.sub('|'.join(map(re.escape, special)), '', whole[n:])
+
 # %% ../nbs/08_prompts.ipynb #0d934fb3
 def encode(tokenizer, text, limit=None)->tuple:
     "Ids and offsets of `text`; ValueError if there are more than `limit`, the model's context, or the model has no embedding of one"
+    if odd := halved(text): raise ValueError(f"the conversation has {odd}")
     enc = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     if limit and len(enc['input_ids'])>limit:
         raise ValueError(f"the conversation has {len(enc['input_ids'])} tokens, and the model's context holds {limit}")

@@ -6,14 +6,15 @@
 __all__ = ['OUTCOMES', 'Response', 'Responses', 'load_responses', 'shipped_responses']
 
 # %% ../nbs/03_responses.ipynb #e792b344
-import json, re
+import codecs, json, re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
+from math import isfinite
 from pathlib import Path
 from fastcore.basics import patch
-from .config import atomic_write, check_kind, content_hash, data_dir
+from .config import atomic_write, check_file, check_kind, content_hash, data_dir, halved, parse_json, read_text
 from .personas import PERSONAS, as_prompts, load_extra, load_questions
 
 # %% ../nbs/03_responses.ipynb #6d049cf3
@@ -37,14 +38,49 @@ class Response:
     def key(self): return (self.persona, self.prompt, self.question, self.sample)
     def __repr__(self): return f"Response({', '.join(f'{k}={v!r}' for k,v in asdict(self).items() if v is not None)})"
 
-# %% ../nbs/03_responses.ipynb #a8ef1854
-THINKING = re.compile(r'(?:(?!<think>).)*</think>\s*|\s*<think>.*?(?:</think>\s*|\Z)', re.S)
+# %% ../nbs/03_responses.ipynb #49152e9e
+_think = r'(?i:think|thinking|thoughts?|reason|reasoning|scratchpad)'
+BLOCKS = [ # How a block of thinking opens and closes
+    (rf'<(?P<tag>(?:[\w.-]*[:|_])?{_think})>', r'</(?P=tag)>'), # DeepSeek, Qwen 3, EXAONE, Seed-OSS (seed:think), MiniMax (mm:think), LongCat, ...
+    (r'\[(?P<box>THINK|THINKING|REASONING)\]', r'\[/(?P=box)\]'), # Mistral
+    (r'◁think▷', r'◁/think▷'), # Kimi-VL
+    (rf'<\|(?i:start|begin)(?P<name>\w*_{_think})\|>', r'<\|(?i:end)(?P=name)\|>'), # Cohere, OpenThinker
+    (rf'<\|(?P<what>{_think})(?P<sep>[:_])(?i:start|begin)\|>', r'<\|(?P=what)(?P=sep)(?i:end)\|>'), # Solar
+    (r'<\|inner_prefix\|>', r'<\|inner_suffix\|>'), # Apertus
+    (r'<\|channel>thought', r'<channel\|>'), # Gemma 4
+    (r'<\|open\|>think<\|sep\|>', r'<\|close\|>think<\|sep\|>'), # Kimi K3
+    (r'\[unused16\]', r'\[unused17\]'), # Pangu
+    (r"Here(?: is|'s) my thought process:", r"(?=Here(?: is|'s) my response:)"), # Granite 3
+    (r'Here are my reasoning steps:', r'(?=\[BEGIN FINAL RESPONSE\])')] # Apriel
 
+# %% ../nbs/03_responses.ipynb #9083c819
+_turn = r'(?:<\|(?:start|begin)\|>(?:assistant\s*)?)'
+_aside = rf'{_turn}?(?:<\|channel\|>(?!final)|to=(?!user\b)\w+(?=<\|message\|>)|<\|think\|>).*?(?:<\|(?:end|eom|eot|call|return)\|>\s*|\Z)'
+_final = r'(?:<\|channel\|>final|to=user(?=<\|message\|>))(?:(?!<\|message\|>).)*(?:<\|message\|>|\Z)'
+_head = rf'(?:{_turn}?(?:{_final}|<\|content\|>)|{_turn}(?:<\|message\|>|\Z))'
+ASIDES = re.compile(rf'\s*(?:(?:{_aside})+{_head}?|{_head})', re.S) # Messages of a model to itself, and the head of the one to the user
+
+# %% ../nbs/03_responses.ipynb #9adfdd89
+CLOSE = rf'</(?:[\w.-]*[:|_])?{_think}>' # The closing tag of a block that the prompt has opened
+_quoted = '|'.join(rf'(?<={q}){CLOSE}{q}' for q in '`"\'')
+_closed = rf'(?:(?!<(?:[\w.-]*[:|_])?{_think}>).)*(?:(?!{_quoted}){CLOSE}|(?m:^)(?=\[BEGIN FINAL RESPONSE\]))'
+_said = r"(?:<(?:answer|response|output)>|<\|(?i:start_response|begin_of_solution)\|>|<\|open\|>response<\|sep\|>|\[BEGIN FINAL RESPONSE\]|Here(?: is|'s) my response:)"
+_over = re.compile(r'(?:</(?:answer|response|output)>|<\|(?i:end_response|end_of_solution)\|>|<\|close\|>response<\|sep\|>|\[END FINAL RESPONSE\])\Z')
+_blocks = '|'.join(rf'{a}.*?(?:{b}|\Z)' for a,b in BLOCKS)
+THINKING = re.compile(rf'(?:{ASIDES.pattern}|analysis.*?assistantfinal|(?:\s*(?:{_blocks}))+|{_closed})\s*(?:{_said})?\s*', re.S)
+
+# %% ../nbs/03_responses.ipynb #b0c4344c
+def spoken(text)->tuple: # (first, one past the last) character
+    "Where in `text` the answer stands: after the thinking that it opens with"
+    if not (m := THINKING.match(text)): return 0, len(text)
+    over = _over.search(text.rstrip(), m.end())
+    return m.end(), max(m.end(), len(text[:over.start()].rstrip())) if over else len(text)
+
+# %% ../nbs/03_responses.ipynb #a8ef1854
 @patch(as_prop=True)
 def blank(self:Response)->bool:
     "Whether the text is empty but for thinking"
-    m = THINKING.match(self.text)
-    return not self.text[m.end() if m else 0:].strip()
+    return not self.text[slice(*spoken(self.text))].strip()
 
 # %% ../nbs/03_responses.ipynb #e450249b
 OUTCOMES = ('complete', 'cut', 'empty', 'refused', 'filtered', 'unknown') # 'unknown': the file has no finish reason
@@ -211,20 +247,26 @@ def save_plain(self:Responses, path):
 _names = {f.name for f in fields(Response)}
 
 def _response(o):
+    if not isinstance(o, dict): raise ValueError(f"it is {o!r:.60}, and not an object")
     for k in ('persona','question','text'): o[k]                # KeyError says what is not there
     return Response(**{k:v for k,v in o.items() if k in _names})
 
 # %% ../nbs/03_responses.ipynb #0b03ad9b
+def _number(n): return isinstance(n, (int,float)) and not isinstance(n, bool) and isfinite(n)
+
 def _checked(r):
-    def refuse(k, why): raise ValueError(f"the answer of persona {r.persona!r} to {r.question!r} has {k} {why}")
-    for k in ('persona','question','text','system'):
+    def refuse(k, why): raise ValueError(f"the answer of persona {r.persona!r:.60} to {r.question!r:.90} has {k} {why}")
+    for k in ('persona','question','text','system','finish_reason','model'):
         o = getattr(r, k)
-        if not isinstance(o, str) and (o is not None or k!='system'): refuse(f'a {k}', f'of type {type(o).__name__}, not text')
-        try: (o or '').encode()
-        except UnicodeEncodeError as e: refuse(f'a {k}', f'with half a character in it ({o[e.start:e.end]!r}): remove it there')
+        if not isinstance(o, str) and (o is not None or k in ('persona','question','text')): refuse(f'a {k}', f'of type {type(o).__name__}, not text')
+        if odd := halved(o or ''): refuse(f'a {k}', f'with {odd}')
     for k in ('prompt','sample'):
         n = getattr(r, k)
         if not isinstance(n, (int,float)) or not 0<=n<1<<31 or n!=int(n): refuse(f'the {k}', f'{n!r}: give whole numbers from 0')
+    for k in ('prompt_tokens','completion_tokens','cost'):
+        if not (getattr(r, k) is None or _number(getattr(r, k))): refuse(f'the {k}', f'{getattr(r, k)!r:.60}: give a number, or leave it out')
+    if not isinstance(r.scores or {}, dict) or not all(o is None or _number(o) for o in (r.scores or {}).values()):
+        refuse('scores', f'{r.scores!r:.60}: give an object with a number for each rubric')
     return r if type(r.prompt) is type(r.sample) is int else replace(r, prompt=int(r.prompt), sample=int(r.sample))
 
 # %% ../nbs/03_responses.ipynb #e5e15dad
@@ -237,20 +279,22 @@ def _whole(path):
 
 # %% ../nbs/03_responses.ipynb #3c40b66f
 def _json(path):
-    try: d = json.loads(path.read_text(encoding='utf-8'))
-    except ValueError as e: raise ValueError(
-        f"it is not a whole JSON file ({e}): is it the file you mean? If it is damaged, restore it or generate again") from None
+    try: d = parse_json(read_text(path))
+    except ValueError as e:
+        remedy = 'JSON lines are named .jsonl' if 'Extra data' in str(e) else 'If it is damaged, restore it or generate again'
+        raise ValueError(f"it is not a whole JSON file ({e}): is it the file you mean? {remedy}") from None
     if not isinstance(d, dict): raise ValueError(f"it is a {type(d).__name__}, and not an object")
     if 'format' not in d: return _plain(d)
-    if d['format']!=FORMAT: raise ValueError(f"it is in format {d['format']!r}, and this version reads {FORMAT!r}: update persona-vectors-lab")
-    if not isinstance(d.get('meta', {}), dict): raise ValueError(f"its meta is {d['meta']!r}, not an object")
+    if d['format']!=FORMAT: raise ValueError(f"it is in format {d['format']!r:.60}, and this version reads {FORMAT!r}: update persona-vectors-lab")
+    if not isinstance(d.get('meta', {}), dict): raise ValueError(f"its meta is {d['meta']!r:.60}, not an object")
+    if not isinstance(d['responses'], list): raise ValueError(f"its responses are {d['responses']!r:.60}, not a list")
     return Responses([_checked(_response(o)) for o in d['responses']], d.get('meta'))
 
 # %% ../nbs/03_responses.ipynb #233f7dcc
 def _plain(d):
     def pair(k):
-        try: persona,question = json.loads(k)
-        except ValueError: raise ValueError(f"key {k[:60]!r} is not a JSON list [persona, question]") from None
+        try: persona,question = parse_json(k)
+        except (ValueError, TypeError): raise ValueError(f"key {k[:60]!r} is not a JSON list [persona, question]") from None
         return persona,question
     return Responses(_checked(Response(*pair(k), text)) for k,text in d.items())
 
@@ -262,17 +306,20 @@ def _lines(path):
         for i,line in enumerate(f, 1):
             if line.strip():
                 try: yield at,*_line(line, path)
-                except json.JSONDecodeError: raise ValueError(
-                    f"its line {i} is not JSON: is it the file you mean? If it is damaged, remove that line") from None
+                except json.JSONDecodeError: raise ValueError(f"its line {i} is not JSON: is it the file you mean? If it is damaged, "
+                    "remove that line; a file that is one JSON object is named .json") from None
                 except LookupError as e: raise ValueError(f"its line {i} has no {e}") from None
                 except (TypeError, ValueError, AttributeError) as e: raise ValueError(f"its line {i} is no response ({e})") from None
             at += len(line)
 
 # %% ../nbs/03_responses.ipynb #4dbdb81e
 def _line(line, path):
-    o = json.loads(line)
+    if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)): raise ValueError('it is UTF-16: save it as UTF-8')
+    o = parse_json(line)
     if not isinstance(o, dict): raise ValueError(f"it is a {type(o).__name__}, and not an object")
-    return (_response(o), True) if 'persona' in o else (_assistant_axis(o, path.stem), False)
+    if 'persona' in o: return _response(o), True
+    if {'question','system_prompt','prompt_index'}&set(o) or not {'messages','conversation','conversations'}&set(o): return _assistant_axis(o, path.stem), False
+    raise ValueError('it is a conversation: `persona-vectors monitor` reads those')
 
 def _assistant_axis(o, persona):
     said = [m for m in o['conversation'] if m['role']=='assistant']
@@ -298,6 +345,7 @@ def _table(path, group=None):
 def each_response(path):
     "Yield (place, Response) of each answer in a file; its place is a byte offset (.jsonl) or a number. ValueError says what is wrong with the file"
     path,seen = Path(path),Counter()
+    check_file(path)
     try:
         for at,r,numbered in (_lines if path.suffix=='.jsonl' else _table if path.suffix=='.parquet' else _listed)(path):
             yield at,_checked(r if numbered else replace(r, sample=seen[r.key]))

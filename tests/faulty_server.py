@@ -11,6 +11,65 @@ from collections import Counter
 finished = 'ok', 'none', 'empty', 'other model', 'length', 'filter', 'refusal'       # what these were given to need not be asked again
 passing = '429', 'retry-after', '500', '503', '408', '409', 'drop', 'cut body', 'slow', 'truncated', 'html', 'error body'
 
+# how moderation refuses a prompt, by whose it is: status and body
+refusals = {
+    'openrouter': (403, dict(error=dict(code=403, message='Your input was flagged', metadata=dict(reasons=['violence'], flagged_input='...', provider_name='X')))),
+    'openrouter raw': (400, dict(error=dict(code=400, message='Provider returned error', metadata=dict(raw='{"error":{"code":"content_filter"}}', provider_name='Azure')))),
+    'azure': (400, dict(error=dict(code='content_filter', param='prompt', status=400, message="The response was filtered due to the prompt triggering Azure OpenAI's content "
+        'management policy.', innererror=dict(code='ResponsibleAIPolicyViolation', content_filter_result=dict(violence=dict(filtered=True, severity='high')))))),
+    'openai': (400, dict(error=dict(code='invalid_prompt', type='invalid_request_error', param=None, message='Invalid prompt: your prompt was flagged as potentially violating our usage policy.'))),
+    'openai policy': (400, dict(error=dict(code='content_policy_violation', message='Your request was rejected as a result of our safety system.'))),
+    'anthropic': (400, dict(error=dict(type='invalid_request_error', message='Output blocked by content filtering policy'))),
+    'xai': (403, dict(code='The caller does not have permission', error='Content violates usage guidelines. Failed check: SAFETY_CHECK_TYPE_BIO')),
+    'deepseek': (400, dict(error=dict(message='Content Exists Risk', type='invalid_request_error', param=None, code='invalid_request_error'))),
+    'deepseek detail': (400, dict(detail='Content Exists Risk')),
+    'alibaba': (400, dict(error=dict(code='data_inspection_failed', type='data_inspection_failed', message='Input data may contain inappropriate content.'))),
+    'alibaba code': (400, dict(error=dict(message='<400> InternalError.Algo.DataInspectionFailed: Input text data may contain inappropriate content.'))),
+    'moonshot': (400, dict(error=dict(type='content_filter', message='The request was rejected because it was considered high risk'))),
+    'zhipu': (400, dict(error=dict(code='1301', message='系统检测到输入或生成内容可能包含不安全或敏感内容'))),
+    'stepfun': (451, dict(error=dict(type='censorship_blocked', message='The content you provided or machine outputted is blocked.'))),
+    'bedrock': (400, dict(message='Guardrail was enabled and input is in violation of topic policy')),
+    'litellm': (400, dict(error=dict(message='litellm.ContentPolicyViolationError: VertexAIException', type=None, code='400'))),
+    'google': (200, dict(promptFeedback=dict(blockReason='PROHIBITED_CONTENT'), usageMetadata=dict(promptTokenCount=9))),
+    'google empty': (200, dict(id='x', object='chat.completion', choices=[], prompt_feedback=dict(block_reason='SAFETY'))),
+    'sent': (200, dict(error=dict(code=403, message='Your input was flagged', metadata=dict(reasons=['sexual'])))),
+    'no message': (200, dict(id='x', object='chat.completion', model='echo', choices=[dict(index=0, finish_reason='content_filter: PROHIBITED_CONTENT')])),
+    'choice error': (200, dict(id='x', object='chat.completion', model='echo', choices=[dict(index=0, finish_reason='error', message=dict(role='assistant', content=''),
+        error=dict(code=400, message='The content was blocked by our content policy'))]))}
+
+# a prompt that is too long: status and body
+too_long = {
+    'long openai': (400, dict(error=dict(code='context_length_exceeded', type='invalid_request_error', message="This model's maximum context length is 8192 tokens. "
+        'However, you requested 9001 tokens (8993 in the messages, 8 in the completion).'))),
+    'long vllm': (400, dict(object='error', type='BadRequestError', code=400, message="This model's maximum context length is 4096 tokens. However, you requested 5000 tokens.")),
+    'long llama.cpp': (400, dict(error=dict(code=400, type='exceed_context_size_error', n_ctx=4096, message='the request exceeds the available context size, try increasing it'))),
+    'long anthropic': (400, dict(error=dict(type='invalid_request_error', message='prompt is too long: 210000 tokens > 200000 maximum'))),
+    'long google': (400, [dict(error=dict(code=400, status='INVALID_ARGUMENT', message='The input token count (40000) exceeds the maximum number of tokens allowed (32768).'))]),
+    'long': (413, dict(error='Payload too large'))}
+
+# faults of every request, in words that resemble those of one: status and body
+of_all = {
+    'account': (403, dict(error=dict(message='Your account has been flagged for violating our usage policies', code='account_flagged'))),
+    'guardrail': (404, dict(error=dict(code=404, message='No endpoints available matching your guardrail restrictions and data policy'))),
+    'parameter': (400, dict(error=dict(message="Unrecognized request argument supplied: moderation", type='invalid_request_error'))),
+    'max tokens': (400, dict(error=dict(code='context_length_exceeded', message="'max_tokens' is too large: 8. This model's maximum context length is 8 tokens and your request has 2."))),
+    'model': (404, dict(error=dict(code='model_not_found', message='The model `echo` does not exist'))),
+    'sent 401': (200, dict(error=dict(code=401, message='No auth credentials found')))}
+
+# how a system message is refused: status and body
+no_system = {
+    'google': (400, [dict(error=dict(code=400, message='Developer instruction is not enabled for models/gemma-3-27b-it', status='INVALID_ARGUMENT'))]),
+    'vllm': (400, dict(object='error', message='System role not supported', type='BadRequestError', param=None, code=400)),
+    'mistral': (400, dict(object='error', message='Only user and assistant roles are supported!', type='BadRequestError', param=None, code=400)),
+    'alternate': (400, dict(object='error', message='Conversation roles must alternate user/assistant/user/assistant/...', type='BadRequestError', code=None)),
+    'llama.cpp': (500, dict(error=dict(code=500, type='server_error', message='\n------------\nWhile executing CallExpression at line 1, column 32\nError: Jinja Exception: System role not supported'))),
+    'ministral': (500, dict(error=dict(code=500, type='server_error', message='Only user, assistant and tool roles are supported, got system.'))),
+    'lm studio': (400, dict(error='Error rendering prompt with jinja template: "Conversation roles must alternate user/assistant/user/assistant/..."')),
+    'openai': (400, dict(error=dict(code='unsupported_value', param='messages[0].role', message="Unsupported value: 'messages[0].role' does not support 'system' with this model."))),
+    'openrouter': (400, dict(error=dict(code=400, message='Provider returned error', metadata=dict(raw='{"error":{"message":"Developer instruction is not enabled for models/gemma-3-4b-it"}}'))))}
+
+planned = refusals | too_long | of_all
+
 def share(*what):
     "A number in [0,1) that `what` decides"
     return int.from_bytes(hashlib.sha256(json.dumps(what).encode()).digest()[:6])/2**48
@@ -18,7 +77,8 @@ def share(*what):
 def digest(key): return hashlib.sha256(key.encode()).hexdigest()
 
 class Server:
-    def __init__(self, faults=None, always=None, latency=0, key=None, status=None, after=0, retry_after='0.05', log=None, seed=0, says=None):
+    def __init__(self, faults=None, always=None, latency=0, key=None, status=None, after=0, retry_after='0.05', log=None, seed=0, says=None, no_system=None):
+        self.no_system = no_system
         self.faults,self.always,self.latency,self.key,self.status,self.after,self.retry_after,self.seed,self.says = faults or {}, always or {}, latency, key, status, after, retry_after, seed, says
         self.log,self.asked,self.total,self.now,self.most = open(log, 'a', buffering=1) if log else None, Counter(), 0, 0, 0
     def fault(self, item, attempt):
@@ -47,6 +107,7 @@ class Server:
         self.asked[item] += 1
         did = self.status if self.status and self.total>self.after else self.fault(item, self.asked[item])
         if self.key and key!=self.key: did = 'key'
+        if self.no_system and system and did=='ok': did = 'no system'
         self.now += 1
         self.most = max(self.most, self.now)
         line = dict(system=system, item=item, attempt=self.asked[item], did=did, t=time.time(), seed=body.get('seed'), now=self.now, key=digest(key))
@@ -57,6 +118,8 @@ class Server:
         finally: self.now -= 1
     async def answer(self, writer, did, item, raw, body, said):
         if did.isdigit(): return await self.send(writer, int(did), dict(error=dict(message=f'planned {did}{said}')))
+        if did=='no system': return await self.send(writer, *no_system[self.no_system])
+        if did in planned: return await self.send(writer, *planned[did])
         if did=='key': return await self.send(writer, 401, dict(error=dict(message=f'Incorrect API key provided: {said[7:]}')))
         if did=='quota': return await self.send(writer, 429, dict(error=dict(message=f'no credit left{said}', code='insufficient_quota')))
         if did=='retry-after': return await self.send(writer, 429, dict(error=dict(message=f'wait{said}')), {'Retry-After': self.retry_after})
@@ -85,11 +148,12 @@ class Server:
         return True
 
 def completion(did, says, item, raw, body):
-    text = {'none': None, 'empty': '', 'surrogate': says+'\ud83d'}.get(did, says)   # half an emoji, as cut by max_tokens
-    reason = {'length': 'length', 'filter': 'content_filter'}.get(did, 'stop')
+    parts = [dict(type='thinking', thinking=[dict(type='text', text='Hm.')]), dict(type='text', text=says)]
+    text = {'none': None, 'null filter': None, 'tool calls': None, 'empty': '', 'surrogate': says+'\ud83d', 'parts': parts}.get(did, says)   # half an emoji, as cut by max_tokens
+    reason = {'length': 'length', 'filter': 'content_filter', 'null filter': 'content_filter', 'safety': 'SAFETY', 'tool calls': 'tool_calls'}.get(did, 'stop')
     if raw: choice = dict(index=0, text=text or '', finish_reason=reason)
     else: choice = dict(index=0, finish_reason=reason, message=dict(role='assistant', content=None if did=='refusal' else text, refusal='I will not.' if did=='refusal' else None))
-    usage = dict(prompt_tokens=len(item.split()), completion_tokens=len((text or '').split()), total_tokens=0, cost=.0001)
+    usage = dict(prompt_tokens=len(item.split()), completion_tokens=len(str(text or '').split()), total_tokens=0, cost=.0001)
     return dict(id='x', object='chat.completion', created=1, model='another/model' if did=='other model' else body.get('model'), choices=[choice], usage=usage)
 
 async def main():
@@ -103,6 +167,7 @@ async def main():
     p.add_argument('--retry-after', default='0.05', help='what the header says, in seconds or as a date')
     p.add_argument('--log', help='a file that receives a line for every request')
     p.add_argument('--says', help='what it answers, in place of the question')
+    p.add_argument('--no-system', help='how it refuses a system message', choices=no_system)
     p.add_argument('--seed', type=int, default=0)
     p.add_argument('--port', type=int, default=0, help='0: one that is free')
     args = vars(p.parse_args())

@@ -125,7 +125,8 @@ def test_awkward_answers(kind, name):
 chars = st.characters(exclude_categories=['Cs','Cc','Cn'], include_characters='\n\t')
 pieces = [*(o for o in awkward if len(o)<100), *(o for z in zoo.values() for o in (z.markers+' '+z.tags).split()), system, ' ', '\n', '\n\n']
 mixed = st.lists(st.one_of(st.sampled_from(pieces), st.text(chars, max_size=6)), min_size=1, max_size=6).map(''.join)
-answers = st.one_of(st.text(chars, min_size=1, max_size=60), mixed)
+channels = '<|channel|>', '<|start|>'                                                    # what opens with one is thinking: tests/test_reasoning.py
+answers = st.one_of(st.text(chars, min_size=1, max_size=60), mixed).filter(lambda o: not o.lstrip().startswith(channels))
 
 @each
 @settings(deadline=None, max_examples=40, derandomize=True, database=None)

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from ..extraction.blocks import find_blocks
 from ..extraction.engine import default_batch_tokens, each_batch, keeping_memory
 from ..extraction.extractor import ActivationExtractor, prompt_of
+from ..models import batch_key
 from ..selection import select
 from ..extraction.packing import TOLERANCE, forward, can_pack, pad, block_outputs, slice_segments
 from ..prompts import Tokens
@@ -93,7 +94,7 @@ def token_logprobs(
         raise ValueError(f'{early[0]}: nothing stands before the first token, so it has no likelihood: start the span at token 1 or later')
     packed = can_pack(decoder, partial(block_outputs, decoder, blocks=blocks))
     with tqdm(total=sum(map(len, seqs)), unit='tok', unit_scale=True, desc='Likelihoods', disable=not progress) as bar, keeping_memory():
-        for b,lp in each_batch(seqs, partial(_batch_logprobs, model, seqs), budget, packed):
+        for b,lp in each_batch(seqs, partial(_batch_logprobs, model, seqs), budget, packed, key=batch_key(decoder)):
             for i,o in zip(b.index, lp):
                 who = seqs[i].label or f'sequence {i}'
                 if not o.isfinite().all(): raise FloatingPointError(f"{who} has no finite likelihood: try dtype='float32'")

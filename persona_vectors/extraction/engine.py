@@ -15,6 +15,7 @@ from jaxtyping import Float
 from ..config import log
 from .blocks import check_blocks, residual_hooks
 from .packing import batches, block_outputs, can_pack, causal_mask, forward
+from ..models import batch_key
 import numpy as np, torch
 from torch import Tensor, nn
 
@@ -143,15 +144,15 @@ def _halve(batch, seqs)->int:
 def each_chunk(
     seqs:list, # `Tokens` of every sequence
     f, # Function of the batches of a chunk
-    batch_tokens:int=2048, packed:bool=True, only:list=None, # As `batches` takes them
+    batch_tokens:int=2048, packed:bool=True, only:list=None, key=None, # As `batches` takes them
     chunks:int=1 # Number of chunks, each of whole batches
 ): # Yields (batches, what `f` returned)
     "Call `f` with one chunk after another; if memory runs out, again with smaller batches"
-    bs = batches(seqs, batch_tokens, packed, only)
+    bs = batches(seqs, batch_tokens, packed, only, key)
     n = min(chunks, len(bs))
     todo = [sum([b.index for b in bs[i*len(bs)//n:(i+1)*len(bs)//n]], []) for i in range(n)]
     while todo:
-        bs,failed = batches(seqs, batch_tokens, packed, todo[0]),False
+        bs,failed = batches(seqs, batch_tokens, packed, todo[0], key),False
         try: got = f(bs)
         except (RuntimeError, MemoryError) as e:
             if not out_of_memory(e): raise
@@ -164,10 +165,10 @@ def each_chunk(
 def each_batch(
     seqs:list, # `Tokens` of every sequence
     f, # Function of a batch
-    batch_tokens:int=2048, packed:bool=True, only:list=None # As `batches` takes them
+    batch_tokens:int=2048, packed:bool=True, only:list=None, key=None # As `batches` takes them
 ): # Yields (batch, what `f` returned)
     "Call `f` with one batch after another; if memory runs out, again with smaller batches"
-    for bs,got in each_chunk(seqs, lambda bs: [f(b) for b in bs], batch_tokens, packed, only, len(seqs)): yield from zip(bs, got)
+    for bs,got in each_chunk(seqs, lambda bs: [f(b) for b in bs], batch_tokens, packed, only, key, len(seqs)): yield from zip(bs, got)
 
 # %% ../../nbs/extraction/23_engine.ipynb #b682b319
 def read_batch(model, batch, layers, blocks=None)->Float[Tensor, 'sequence layer d_model']:
@@ -199,7 +200,7 @@ def read(
     check_blocks(model, blocks)
     budget,packed = batch_tokens or default_batch_tokens(model.device),can_pack(model, partial(block_outputs, model, blocks=blocks))
     with reading_bar(means, progress) as bar, keeping_memory():
-        for b,got in each_batch(seqs, partial(read_batch, model, layers=layers, blocks=blocks), budget, packed, means.todo):
+        for b,got in each_batch(seqs, partial(read_batch, model, layers=layers, blocks=blocks), budget, packed, means.todo, batch_key(model)):
             means.add(b.index, got)
             bar.update(sum(len(seqs[i]) for i in b.index))
     return means.values

@@ -13,6 +13,7 @@ from functools import lru_cache, partial
 from jaxtyping import Float
 from ..config import log
 from .blocks import find_blocks, residual_hooks
+from ..models import fresh_ropes
 from ..prompts import Tokens
 import torch
 from torch import Tensor, nn
@@ -92,14 +93,15 @@ def batches(
     seqs:list, # `Tokens` of every sequence
     batch_tokens:int=2048, # Most tokens in a batch; a longer sequence is a batch by itself
     packed:bool=True, # Packed, or padded
-    only=None # Indices of the sequences to take; None: all
+    only=None, # Indices of the sequences to take; None: all
+    key=None # Function of a length that the sequences of a batch have in common, from `batch_key`
 )->list[Batch]:
     "The sequences in batches: packed ones sorted by their tokens, padded ones by length"
-    only = range(len(seqs)) if only is None else only
+    keys = {i: key(len(seqs[i])) if key else () for i in (range(len(seqs)) if only is None else only)}
     groups,n,before = [],0,[]
-    for i in sorted(only, key=lambda i: seqs[i].ids if packed else -len(seqs[i])):
+    for i in sorted(keys, key=lambda i: (keys[i], seqs[i].ids if packed else -len(seqs[i]))):
         new = len(seqs[i])-shared_prefix(before, seqs[i].ids) if packed else len(seqs[groups[-1][0]]) if groups else 0
-        if groups and n+new<=batch_tokens: groups[-1].append(i)
+        if groups and keys[i]==keys[groups[-1][0]] and n+new<=batch_tokens: groups[-1].append(i)
         else: groups.append([i]); n,new = 0,len(seqs[i])
         n,before = n+new,seqs[i].ids
     return [(pack if packed else pad)(seqs, o) for o in groups]
@@ -193,8 +195,9 @@ def packed_attention(module, query, key, value, attention_mask, scaling=None, sl
 # %% ../../nbs/extraction/22_packing.ipynb #074c6441
 @contextmanager
 def batch_attention(model:nn.Module, batch:Batch):
-    "Context in which the model attends within each sequence of `batch`; without effect if `batch` is padded"
+    "Context in which the model, which has read nothing before, attends within each sequence of `batch`; if that is padded, as it does by itself"
     from transformers import AttentionInterface
+    fresh_ropes(model)
     if not batch.packed: yield; return
     AttentionInterface.register(ATTENTION, packed_attention)
     cfg,_now.batch = model.config,batch

@@ -17,7 +17,7 @@ from pathlib import Path
 from fastcore.basics import patch
 from fastcore.meta import delegates
 from ..config import PersonaVectorConfig, content_hash, slug, log
-from .endpoint import answer_api, api_key, ask
+from .endpoint import Filtered, answer_api, api_key, ask, error_text, longest, refuses_system, withheld
 from .local import load_local
 from ..models import ModelSource, default_dtype, find_device, find_model, quiet
 from ..prompts import get_format
@@ -143,7 +143,7 @@ class Generation:
 def prepare(self:Generation, path, lock):
     "Set the file of the answers, its journal and lock, and find what is answered"
     self.path,self.lock,self.journal = path,path.with_name(f'.{lock}.lock'),Journal(path.with_suffix('.jsonl'))
-    self.counts,self.failed = Counter(),[]
+    self.counts,self.failed,self.withheld = Counter(),[],[]
     self.look()
 
 # %% ../../nbs/generation/12_answers.ipynb #53c9ff08
@@ -152,6 +152,8 @@ def look(self:Generation):
     "Find the existing answers, in files and journals"
     self.done = {(r.key, r.system): r for r in reusable(self.settings, *self.folders)}
     self.left = missing(self.todo, self.done.values())
+    taken = [r for r in self.done.values() if r.system and r.outcome!='filtered']
+    self.folds,self.takes_system = any(r.folded for r in taken),any(not r.folded for r in taken)
 
 # %% ../../nbs/generation/12_answers.ipynb #78d40d28
 @patch
@@ -219,6 +221,9 @@ def progress(self:Generation):
         self.counts['failed'] = len(self.failed)
         for r,why in self.failed:
             log.warning(f"failed: persona {r.persona!r}, prompt {r.prompt}, question {r.question!r}, sample {r.sample}: {why}")
+        if self.withheld:
+            (r,why),n = self.withheld[0],len(self.withheld)
+            log.warning(f"moderation refused {n} prompt{'s'*(n>1)}, the first of persona {r.persona!r}, question {r.question!r}: {why}")
         if +self.counts: log.info(summary(self.counts, time.monotonic()-start, self.outcomes))
 
 # %% ../../nbs/generation/12_answers.ipynb #546b5b06
@@ -243,7 +248,33 @@ def answer_here(self:Generation, batch_size, bar):
 
 # %% ../../nbs/generation/12_answers.ipynb #fe110a17
 @patch
-async def ask(self:Generation, client, config, r): return await ask(client, config, r)
+async def ask(self:Generation, client, config, r):
+    "The endpoint's answer to the cell `r`, with the system prompt in front of the question if it has no system role"
+    if self.folds and r.system: r = replace(r, folded=True)
+    try: got = await self.put(client, config, r)
+    except Exception as e:
+        if r.folded or not r.system or config.prompt_format=='raw' or not refuses_system(e): raise
+        got = await self.put(client, config, replace(r, folded=True))
+        self.fold(error_text(e, config))
+    self.takes_system |= bool(got.system and not got.folded and got.outcome!='filtered')
+    return got
+
+@patch
+async def put(self:Generation, client, config, r):
+    "Put the question of `r`; if moderation refuses it, that is the answer"
+    try: return await ask(client, config, r)
+    except Filtered as e: self.withheld.append((r, error_text(e, config)))
+    return withheld(r)
+
+# %% ../../nbs/generation/12_answers.ipynb #96c06564
+@patch
+def fold(self:Generation, why):
+    "From now on each system prompt goes in front of its question; RuntimeError if others were taken as such"
+    url = self.config.base_url
+    if self.takes_system: raise RuntimeError(f"{url} took system messages before, and now refuses one ({why}): several servers may answer there; "
+                                             "name one in extra_body, or give another folder with --out")
+    if not self.folds: log.warning(f"{url} has no system role ({why}): each system prompt stands in front of its question")
+    self.folds = True
 
 # %% ../../nbs/generation/12_answers.ipynb #cfac6b10
 @patch
@@ -393,9 +424,7 @@ def forecast(self:Generation)->Estimate:
     texts,how,n = Counter(map(self.messages, self.left)),'estimated, four characters a token',len(self.left)
     try: count,how = _token_counter(self)
     except ValueError: count = lambda s,q: len(s+q)//4
-    more = self.config.extra_body or {}
-    longest = more.get('max_tokens') or more.get('max_completion_tokens') or self.config.max_tokens
-    return Estimate(n, len(self.todo)-n, sum(k*count(*o) for o,k in texts.items()), n*longest, how, self.unit)
+    return Estimate(n, len(self.todo)-n, sum(k*count(*o) for o,k in texts.items()), n*longest(self.config), how, self.unit)
 
 # %% ../../nbs/generation/12_answers.ipynb #5de898d6
 @delegates(Generation)

@@ -7,10 +7,11 @@ __all__ = ['connect', 'ask', 'answer_api']
 
 # %% ../../nbs/generation/11_endpoint.ipynb #3cc15f7d
 import asyncio, os, re, sys, time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
+from fastcore.basics import patch
 from ..config import PersonaVectorConfig
-from ..prompts import RawFormat, chat_messages
+from ..prompts import RawFormat, chat_messages, in_front
 from ..responses import Response
 
 # %% ../../nbs/generation/11_endpoint.ipynb #8179e567
@@ -29,7 +30,7 @@ def request(config:PersonaVectorConfig, r:Response)->tuple[dict,dict]:
               temperature=config.temperature, seed=config.seed+r.sample)
     msgs = chat_messages(r.system, r.question)
     if config.prompt_format=='raw': kw.update(prompt=RawFormat.write(msgs)[0], stop=RawFormat.stop)
-    else: kw['messages'] = msgs
+    else: kw['messages'] = in_front(msgs) if r.folded else msgs
     return {k:o for k,o in kw.items() if k not in more}, {k:o for k,o in more.items() if o is not None}
 
 # %% ../../nbs/generation/11_endpoint.ipynb #2ec84f49
@@ -43,6 +44,24 @@ def api_key(config:PersonaVectorConfig)->str:
     if not (key.isascii() and key.isprintable()): raise ValueError("the API key has characters that are not printable ASCII: copy it again")
     return key or 'none'
 
+# %% ../../nbs/generation/11_endpoint.ipynb #3ffa7c79
+class NoAnswer(Exception): "The endpoint's response holds no answer"
+
+FILTERS = re.compile('content.?filter|safety|prohibited|blocklist|spii|recitation|sensitive|guardrail|moderat|censor', re.I)
+
+def ending(why)->str:
+    "The finish reason `why` in OpenAI's words"
+    if not isinstance(why, (str,type(None))): raise NoAnswer('the endpoint sent something other than text')
+    if FILTERS.search(why or ''): return 'content_filter'
+    return 'length' if (why or '').lower() in ('max_tokens','max_output_tokens','model_length') else why
+
+# %% ../../nbs/generation/11_endpoint.ipynb #ad0b2ad1
+def content_text(content, kinds=('text','output_text')):
+    "The text of a message's content, of the parts of these kinds if it is a list"
+    if not isinstance(content, list): return content
+    parts = [o for o in content if isinstance(o, Mapping) and o.get('type') in kinds]
+    return ''.join(str(o.get('refusal' if o['type']=='refusal' else 'text') or '') for o in parts)
+
 # %% ../../nbs/generation/11_endpoint.ipynb #c5db050f
 def is_alias(asked:str, said:str)->bool:
     "Do `asked` and `said` differ only by provider, variant or version?"
@@ -50,8 +69,6 @@ def is_alias(asked:str, said:str)->bool:
     return b.startswith(a) and bool(re.fullmatch(r'([-_.](\d[\d-]*|latest|v\d+))?', b[len(a):]))
 
 # %% ../../nbs/generation/11_endpoint.ipynb #442beee9
-class NoAnswer(Exception): "The endpoint's response holds no answer"
-
 def usage(res)->dict: # prompt_tokens, completion_tokens, cost
     "The numbers of tokens and the cost in a response, where they are numbers"
     n = {k: getattr(res.usage, k, None) for k in ('prompt_tokens','completion_tokens','cost')}
@@ -61,9 +78,11 @@ def usage(res)->dict: # prompt_tokens, completion_tokens, cost
 def read_answer(config:PersonaVectorConfig, r:Response, res)->Response:
     "The cell `r` with the answer from `res`, the `openai` client's response; NoAnswer if it has none"
     o,raw = res.choices[0],config.prompt_format=='raw'
-    said,refused = (o.text,None) if raw else (o.message.content,getattr(o.message, 'refusal', None))
-    text,why = (refused,'refusal') if refused else (said or '',o.finish_reason)
-    if not (isinstance(text, str) and isinstance(why, (str,type(None)))): raise NoAnswer('the endpoint sent something other than text')
+    m = None if raw else getattr(o, 'message', None)
+    content = o.text if raw else getattr(m, 'content', None)
+    refused = getattr(m, 'refusal', None) or content_text(content if isinstance(content, list) else [], ['refusal'])
+    text,why = (refused,'refusal') if refused else (content_text(content) or '',ending(o.finish_reason))
+    if not isinstance(text, str): raise NoAnswer('the endpoint sent something other than text')
     if why=='error' or not (text.strip() or why): raise NoAnswer('the endpoint sent an empty answer and no reason')
     text = text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')   # half an emoji becomes �
     if raw: text = text.removeprefix(' ')   # of `Assistant: `; put back when the answer is read
@@ -71,19 +90,76 @@ def read_answer(config:PersonaVectorConfig, r:Response, res)->Response:
     same = is_alias(config.openrouter_model or config.model_name, model)
     return replace(r, text=text, finish_reason=why, model=None if same else model, **usage(res))
 
+# %% ../../nbs/generation/11_endpoint.ipynb #ad4fc95a
+class Filtered(Exception): "The endpoint's moderation refuses the prompt, or withholds the answer"
+
+ECHOES = 'input', 'flagged_input', 'prompt', 'messages', 'ctx', 'content_filter_results', 'prompt_filter_results' # Keys that repeat the prompt
+
+def words(body)->str:
+    "All that the body of an error says, without what it repeats of the prompt"
+    if isinstance(body, Mapping): return ' '.join(f'{k}: {words(o)}' for k,o in body.items() if o and k not in ECHOES)
+    return ' '.join(map(words, body)) if isinstance(body, (list,tuple)) else str(body)
+
+# %% ../../nbs/generation/11_endpoint.ipynb #3152c4fd
+MODERATED = re.compile('|'.join([
+    'content[ _-]?filter', 'content[ _-]?(management[ _]|usage[ _])?polic', 'responsible ?ai', 'moderati', 'moderated', r'\bflagged\b', 'guardrail', # OpenAI, Azure,
+    'safety[ _](filter|system|check)', '(usage|safety) (polic|guideline)', 'invalid_prompt', 'prohibited[ _]content', 'block_?reason',      # OpenRouter, xAI, Google
+    'data_?inspection', 'inappropriate content', 'content exists risk', 'high risk', 'censor', # Alibaba, DeepSeek, Moonshot, StepFun
+    'sensitive[ _]?(content|information|words)', 'new_sensitive', '敏感', '不安全', '违规', '审核']), re.I) # Volcano, MiniMax, Zhipu, Tencent
+OF_ALL = re.compile('|'.join([ # What every request would meet, in words that may be among those above
+    r'(account|organi[sz]ation|api[ _-]?key|project)[\w ]{0,20}(flagged|block|suspen|deactivat|banned|disabled|restrict|terminat)',
+    r'(unknown|unrecogni[sz]ed|unsupported|unexpected|invalid|extra)[\w ]{0,12} (parameter|argument|field|inputs?|value|key|name)',
+    'no (allowed )?(endpoints|providers)', '<html']), re.I)
+
+def is_withheld(status:int, text:str)->bool:
+    "Does an error with this status and these `words` refuse one prompt?"
+    if status in (401,402,404,408,409,429) or status>=500: return False
+    return status==451 or bool(MODERATED.search(text)) and not OF_ALL.search(text)
+
 # %% ../../nbs/generation/11_endpoint.ipynb #c76155a1
+class SentError(Exception):
+    "An error that the endpoint sent as success"
+    def __init__(self, body):
+        super().__init__(told(body))
+        self.body,self.status_code,self.code = body,body['code'],None
+
+def told(body)->str:
+    "What an endpoint says of an error whose body is `body`"
+    if isinstance(body, list) and body: body = body[0]   # as Google sends it
+    if not isinstance(body, Mapping): return str(body or '')
+    if error := body.get('error'): return told(error)
+    said = next((words(body[k]) for k in ('message','detail','msg') if body.get(k)), words(body))
+    more = body.get('metadata')
+    return f"{said}: {more['raw']}" if isinstance(more, Mapping) and more.get('raw') else said   # OpenRouter, of its provider
+
+# %% ../../nbs/generation/11_endpoint.ipynb #5f640efb
+def check_sent(res, raw:bool):
+    "Filtered, SentError or NoAnswer if `res`, which came with status 200, holds no choice to read"
+    choices,more = getattr(res, 'choices', None),getattr(res, 'model_extra', None) or {}
+    first = choices[0] if isinstance(choices, list) and choices else None
+    error = more.get('error') or (getattr(first, 'model_extra', None) or {}).get('error')
+    if (first is None or error) and is_withheld(200, words(more)+words(error)): raise Filtered(told(error or more))
+    if isinstance(error, Mapping) and isinstance(error.get('code'), int) and 400<=error['code']<500 and error['code'] not in (408,409,429):
+        raise SentError(error)
+    if first is None: raise NoAnswer(f"the endpoint sent no answer: {error or res}")
+    if not (hasattr(first, 'text') if raw else hasattr(getattr(first, 'message', None), 'content')):
+        if FILTERS.search(str(getattr(first, 'finish_reason', ''))): raise Filtered(f"its choice ended with {first.finish_reason}")
+        raise NoAnswer('the endpoint sent a choice without a message')
+
+# %% ../../nbs/generation/11_endpoint.ipynb #cb6df06f
 async def send(client, config:PersonaVectorConfig, kw:dict, more:dict=None):
-    "The response to a `request`; NoAnswer if it is incomplete or has no choice, else the `openai` client's own errors"
+    "The response to a `request`; NoAnswer if it holds no answer, Filtered if moderation refuses it, else the `openai` client's own errors"
+    from openai import APIStatusError
     raw = 'prompt' in kw
     make = (client.completions if raw else client.chat.completions).create
     try:
         async with asyncio.timeout(config.timeout): res = await make(**kw, extra_body=more or None)
     except TimeoutError: raise NoAnswer(f"no answer within {config.timeout:g} s") from None
     except ValueError as e: raise NoAnswer(f"the endpoint sent incomplete JSON ({e})") from None
-    choices = getattr(res, 'choices', None)
-    if not (isinstance(choices, list) and choices): raise NoAnswer(f"the endpoint sent no answer: {getattr(res, 'error', None) or res}")
-    if not (hasattr(choices[0], 'text') if raw else hasattr(getattr(choices[0], 'message', None), 'content')):
-        raise NoAnswer('the endpoint sent a choice without a message')
+    except APIStatusError as e:
+        if is_withheld(e.status_code, words(e.body)): raise Filtered(error_text(e, config)) from None
+        raise
+    check_sent(res, raw)
     return res
 
 # %% ../../nbs/generation/11_endpoint.ipynb #fdd3e587
@@ -93,8 +169,11 @@ def connect(config:PersonaVectorConfig):
     return AsyncOpenAI(base_url=config.base_url, api_key=api_key(config), max_retries=0, timeout=config.timeout)
 
 async def ask(client, config:PersonaVectorConfig, r:Response)->Response:
-    "The answer to one cell of the plan"
+    "The answer to one cell of the plan; Filtered if moderation refuses it"
     return read_answer(config, r, await send(client, config, *request(config, r)))
+
+# %% ../../nbs/generation/11_endpoint.ipynb #4ecdeb4f
+def withheld(r:Response)->Response: return replace(r, text='', finish_reason='content_filter')
 
 # %% ../../nbs/generation/11_endpoint.ipynb #1a0e756c
 class Stopped(Exception): "No further request may start"
@@ -129,11 +208,19 @@ REMEDIES = {
     403: "check whether the key may use this model, and whether the endpoint allows this prompt",
     404: "check the model's name (--api-model) and the address (--base-url)"}
 
+# %% ../../nbs/generation/11_endpoint.ipynb #0b5fd67a
+TOO_LONG = re.compile('|'.join([r'context[ _](length|size|window)', r'maximum (number of )?(input )?tokens', 'too long', r'too many (input )?tokens', 'reduce (the|your) (length|prompt|input)',
+    r'(input|prompt|token count|request)\b.{0,40}\bexceed', r'exceed.{0,40}(context|tokens? (limit|allowed))']), re.I)
+
+def is_too_long(e:Exception)->bool:
+    "Does the error say that a prompt is too long?"
+    return getattr(e, 'status_code', None) in (400,413,422,500) and bool(TOO_LONG.search(words(e.body)))
+
 def is_transient(e:Exception)->bool:
     "May the same request succeed later?"
-    from openai import APIConnectionError, APIStatusError
-    if isinstance(e, APIStatusError): return e.code!='insufficient_quota' and (e.status_code in (408,409,429) or e.status_code>=500)
-    return isinstance(e, (NoAnswer, APIConnectionError))
+    from openai import APIConnectionError
+    if not (status := getattr(e, 'status_code', None)): return isinstance(e, (NoAnswer, APIConnectionError))
+    return e.code!='insufficient_quota' and (status in (408,409,429) or status>=500) and not is_too_long(e)
 
 # %% ../../nbs/generation/11_endpoint.ipynb #ad100fe2
 def remedy(e:Exception)->str: # None: the error concerns one cell
@@ -154,10 +241,19 @@ def retry_after(e:Exception)->float: # Seconds; None: it does not say
 # %% ../../nbs/generation/11_endpoint.ipynb #05165652
 def error_text(e:Exception, config:PersonaVectorConfig)->str:
     "`e` in one line, without the key"
-    body,key = getattr(e, 'body', None),api_key(config)
-    said = body.get('message') if isinstance(body, dict) else None
-    said = f"{getattr(e, 'status_code', '')} {said or e}".strip() + (f' ({e.__cause__})' if e.__cause__ and str(e.__cause__) else '')
+    key = api_key(config)
+    said = f"{getattr(e, 'status_code', '')} {told(getattr(e, 'body', None)) or e}".strip() + (f' ({e.__cause__})' if e.__cause__ and str(e.__cause__) else '')
     return ' '.join((said if key=='none' else said.replace(key, '***')).split())[:300]
+
+# %% ../../nbs/generation/11_endpoint.ipynb #221ee397
+_not = r"(\bnot\b|n't\b|\bun(supported|known|expected)|\binvalid|\bno\b)"
+NO_SYSTEM = re.compile('|'.join([
+    rf"\b(system|developer)\b['\"` ]*(role|message|prompt|instruction)?s?\b.{{0,60}}{_not}", rf"{_not}.{{0,60}}\b(system|developer)\b",
+    r'only user\b.{0,40}\broles?\b', 'roles must alternate']), re.I)
+
+def refuses_system(e:Exception)->bool:
+    "May the error mean that the endpoint has no system role?"
+    return getattr(e, 'status_code', None) in (400,404,422,500) and bool(NO_SYSTEM.search(words(e.body)))
 
 # %% ../../nbs/generation/11_endpoint.ipynb #7288d96a
 FIRST_BACKOFF,MAX_BACKOFF = 1.,60. # Seconds: bounds of the random wait before the first retry, and before any
@@ -183,17 +279,37 @@ MAX_FAILURES = 10 # Failures in a row that stop the run
 
 class Failures:
     "The cells that failed, each with the reason"
-    def __init__(self, config:PersonaVectorConfig, cells:list): self.config,self.cells,self.in_a_row = config,cells,0
+    def __init__(self, config:PersonaVectorConfig, cells:list):
+        self.config,self.cells,self.in_a_row,self.long,self.any = config,cells,0,0,False
+        self.most = max(MAX_FAILURES, config.max_concurrent_requests)
+    def passed(self):
+        "Record that a cell was answered"
+        self.in_a_row,self.any = 0,True
     def add(self, r:Response, e:Exception):
         "Record that `r` failed with `e`; RuntimeError if every request would fail, or the endpoint is down"
         if not (is_transient(e) or getattr(e, 'status_code', None)): raise e   # not the endpoint's doing
         url,why = self.config.base_url,error_text(e, self.config)
-        if what := remedy(e):
+        if what := not self.is_one_cell(e) and remedy(e):
             raise RuntimeError(f"{url} refused the request of persona {r.persona!r}, question {r.question!r} ({why}): {what}") from None
         self.cells.append((r, why))
         self.in_a_row += is_transient(e)   # an error of one cell does not count
-        if self.in_a_row>=max(MAX_FAILURES, self.config.max_concurrent_requests):
+        if self.in_a_row>=self.most:
             raise RuntimeError(f"{url} seems to be down: {self.in_a_row} answers in a row failed, the last with: {why}") from None
+
+# %% ../../nbs/generation/11_endpoint.ipynb #99474483
+def longest(config:PersonaVectorConfig)->int:
+    "The most tokens of an answer that the endpoint is asked for"
+    more = config.extra_body or {}
+    return more.get('max_tokens') or more.get('max_completion_tokens') or config.max_tokens
+
+@patch
+def is_one_cell(self:Failures, e)->bool:
+    "Is only the prompt of this cell too long?"
+    if not is_too_long(e): return False
+    self.long += 1
+    holds = re.findall(r'(?:context (?:length|size|window)|maximum|limit)\D{0,30}(\d[\d,]*)', words(e.body))
+    if any(longest(self.config)>=int(o.replace(',', '')) for o in holds): return False
+    return self.any or self.long<self.most
 
 # %% ../../nbs/generation/11_endpoint.ipynb #1f6a4324
 async def _run_all(coros, limiter):
@@ -227,10 +343,12 @@ async def answer_api(
             for r in queue:
                 try: got = await ask_with_retries(client, config, r, limiter, ask, retried)
                 except Stopped: return
-                except Exception as e: failures.add(r, e)
-                else:
-                    await keep(got)
-                    failures.in_a_row = 0
+                except Filtered: got = withheld(r)
+                except Exception as e:
+                    failures.add(r, e)
+                    continue
+                await keep(got)
+                failures.passed()
                 if limiter.stopped.is_set(): return
         except BaseException:
             limiter.stopped.set()

@@ -16,7 +16,7 @@ from pathlib import Path
 from ..config import PersonaVectorConfig, content_hash
 from .endpoint import NoAnswer, read_answer, request, send, usage
 from .answers import Generation, Journal, local_source, settings
-from .local import Decoding, LocalModel
+from .local import LocalModel
 from ..personas import NEUTRAL, read_data
 from ..prompts import thinking
 from ..responses import Response, Responses, load_responses
@@ -140,10 +140,10 @@ def _summed(pairs):
 # %% ../../nbs/generation/13_judging.ipynb #b7e8525d
 REPLY_START = 'Score: ' # How a local judge's reply begins
 
-def number_probs(lm:LocalModel, messages:list, top:int)->list[dict]:
-    "For each of `messages` the probability of each number up to `top`, 3 or 100, as the model's reply"
+def _numbers_together(lm, prompts, top):
+    "What `number_probs` returns, for token ids that share a batch"
     import torch
-    known,b = digits(lm.tokenizer),Decoding(lm.model, lm.encode(lm.format.prompt('', o)+REPLY_START for o in messages))
+    known,b = digits(lm.tokenizer),lm.decoding(prompts)
     def probs(b):
         with torch.inference_mode(): p = b.logits().softmax(-1)[:,list(known)].tolist()
         return [_summed(zip(known.values(), o)) for o in p]
@@ -151,9 +151,15 @@ def number_probs(lm:LocalModel, messages:list, top:int)->list[dict]:
     if top==3: return [{n: o.get(str(n), 0) for n in range(4)} for o in first]
     for d in map(str, [*range(1,10), 10]):
         branch = b.branch()
-        branch.add(torch.tensor(lm.encode([d]*len(messages)), device=lm.model.device))
+        branch.add(torch.tensor(lm.encode([d]*len(prompts)), device=lm.model.device))
         after[d] = probs(branch)
     return [numbers(f, {d: o[i] for d,o in after.items()}) for i,f in enumerate(first)]
+
+def number_probs(lm:LocalModel, messages:list, top:int)->list[dict]:
+    "For each of `messages` the probability of each number up to `top`, 3 or 100, as the model's reply"
+    ids = lm.encode(lm.format.prompt('', o)+REPLY_START for o in messages)
+    got = {i: o for b in lm.batches(ids, 2) for i,o in zip(b, _numbers_together(lm, [ids[i] for i in b], top))}
+    return [got[i] for i in range(len(ids))]
 
 # %% ../../nbs/generation/13_judging.ipynb #4abdc1ad
 JUDGING_VERSION = 1 # Raised when how a score is read changes
