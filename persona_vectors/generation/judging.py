@@ -16,7 +16,7 @@ from pathlib import Path
 from ..config import PersonaVectorConfig, content_hash, log
 from .endpoint import Filtered, NoAnswer, read_answer, request, send, usage
 from .answers import Generation, Journal, local_source, settings
-from .local import Decoding, LocalModel
+from .local import LocalModel
 from ..personas import NEUTRAL, read_data
 from ..prompts import thinking
 from ..responses import Response, Responses, load_responses, spoken
@@ -106,8 +106,8 @@ def expected_score(p:dict)->float:
 def _spaces(m): return ' '*len(m[0])
 
 _markup = re.compile(r'\\(?:boxed|text|mathbf)\b|(?m:^\s*>)|[*_`"“”\'‘’\[\]{}$#|]')
-_scale = (r'(?:\b(?:on|from|using)\s+(?:a|the)\s+scale\s+)?(?:\b(?:of|from|between)\s+)?\b0\s*(?:-|–|—|to|through|and)\s*TOP\b|\b0, 1, 2,? (?:or|and) 3\b'
-          r'|\bscale of TOP\b|\bmax(?:imum)?\s+\w+\W+TOP\b|(?<=\d)\s*(?:/|(?:out )?of)\s*(?:a (?:possible|maximum) (?:of )?)?TOP(?:\.0+)?\b')
+_scale = (r'(?:\b(?:on|from|using)\s+(?:a|the)\s+scale\s+)?(?:\b(?:of|from|between)\s+)?\b0\s*(?:-|–|—|to|through|and)\s*TOP\b'
+          r'|\b0, 1, 2,? (?:or|and) 3\b|\bscale of TOP\b|\bmax(?:imum)?\s+\w+\W+TOP\b|(?<=\d)\s*(?:/|(?:out )?of)\s*(?:a (?:possible|maximum) (?:of )?)?TOP(?:\.0+)?\b')
 _item = re.compile(r'^(\s*(?:[-•]\s*)?(?:(?:step|criterion|point|item|reason)\s+)?\d+)(?=\s*[.):–—-]\s+\S)', re.M|re.I)
 
 def bare(text, top:int)->str:
@@ -121,11 +121,16 @@ _number = r'(?P<n>(?<![\w.,/^])[-−]?(?:\d+(?:[.,]\d+)*|\b(?:zero|one|two|three
 _end = r'(?=[ \t]*(?:$|[\n.,;:!?)(…]|[-–—]|(?:because|since|as|for|on|but|which|with|points?)\b))'   # not what is counted, as in *3 criteria*
 _word = 'scores?|scored|ratings?|grade|verdict|mark|answer|result|assessment|evaluation|judge?ment|overall|total|conclusion'
 _give = 'give|gave|giving|assign|rate|rated|award|say|choose|chose|select|deserves|gets|earns|merits|receives|warrants'
-_link = ('is|was|be|would|should|will|of|it|this|that|the|an?|as|at|to|with|for|in|my|d|s|answer|response|reply|text|score|rating|coherence|final|overall|'
-         'about|around|approximately|exactly|solid|clear|full|perfect|therefore|thus|only|just|here')
-_leads = [rf'\b(?:WORD)\b[^\d\n.:=]{{0,50}}[:=：][ \t]*\(?', rf'\b(?:WORD)\b(?:[ \t,:=~–—-]|->|→|\b(?:{_link})\b|\n)*', rf'\b(?:{_give})\b(?:[ \t:~]|\b(?:{_link})\b)*']
+_link = ('is|was|be|would|should|will|of|it|this|that|the|an?|as|at|to|with|for|in|my|d|s|answer|response|reply|text|score|rating|coherence|'
+         'final|overall|about|around|approximately|exactly|solid|clear|full|perfect|therefore|thus|only|just|here')
+_leads = [
+    rf'\b(?:WORD)\b[^\d\n.:=]{{0,50}}[:=：][ \t]*\(?',
+    rf'\b(?:WORD)\b(?:[ \t,:=~–—-]|->|→|\b(?:{_link})\b|\n)*',
+    rf'\b(?:{_give})\b(?:[ \t:~]|\b(?:{_link})\b)*']
 _final = re.compile(r'\b(?:final|overall|total|conclusion|verdict)\b', re.I)
-_opposed = re.compile(r'(?:(?:\bnot|n t|\bnever|\bcannot|\bthan|\binstead of)\b[^.;,\n]{0,20}|\b(?:for|to (?:get|earn|reach|deserve|be)|if)\s+(?:an?\s+|the\s+)?)\Z', re.I)
+_opposed = re.compile(
+    r'(?:(?:\bnot|n t|\bnever|\bcannot|\bthan|\binstead of)\b[^.;,\n]{0,20}'
+    r'|\b(?:for|to (?:get|earn|reach|deserve|be)|if)\s+(?:an?\s+|the\s+)?)\Z', re.I)
 
 # %% ../../nbs/generation/13_judging.ipynb #f20f651c
 def statements(text:str, name:str=''):
@@ -227,10 +232,10 @@ def begun(fmt, message:str)->str:
     t = fmt.full('', message, REPLY_START+'0')
     return t.text[:t.end-1]
 
-def number_probs(lm:LocalModel, messages:list, top:int)->list[dict]:
-    "For each of `messages` the probability of each number up to `top`, 3 or 100, as the model's reply"
+def _numbers_together(lm, prompts, top):
+    "What `number_probs` returns, for token ids that share a batch"
     import torch
-    known,b = digits(lm.tokenizer),Decoding(lm.model, lm.encode(begun(lm.format, o) for o in messages))
+    known,b = digits(lm.tokenizer),lm.decoding(prompts)
     def probs(b):
         with torch.inference_mode(): p = b.logits().softmax(-1)[:,list(known)].tolist()
         return [_summed(zip(known.values(), o)) for o in p]
@@ -238,9 +243,15 @@ def number_probs(lm:LocalModel, messages:list, top:int)->list[dict]:
     if top==3: return [{n: o.get(str(n), 0) for n in range(4)} for o in first]
     for d in map(str, [*range(1,10), 10]):
         branch = b.branch()
-        branch.add(torch.tensor(lm.encode([d]*len(messages)), device=lm.model.device))
+        branch.add(torch.tensor(lm.encode([d]*len(prompts)), device=lm.model.device))
         after[d] = probs(branch)
     return [numbers(f, {d: o[i] for d,o in after.items()}) for i,f in enumerate(first)]
+
+def number_probs(lm:LocalModel, messages:list, top:int)->list[dict]:
+    "For each of `messages` the probability of each number up to `top`, 3 or 100, as the model's reply"
+    ids = lm.encode(begun(lm.format, o) for o in messages)
+    got = {i: o for b in lm.batches(ids, 2) for i,o in zip(b, _numbers_together(lm, [ids[i] for i in b], top))}
+    return [got[i] for i in range(len(ids))]
 
 # %% ../../nbs/generation/13_judging.ipynb #4abdc1ad
 JUDGING_VERSION = 2 # Raised when how a score is read changes
