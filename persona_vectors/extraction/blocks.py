@@ -95,7 +95,7 @@ def skeleton(
         return cut_auto(cfg, k, blocks).from_config(cfg, dtype=getattr(torch, dtype)).eval().requires_grad_(False)
 
 # %% ../../nbs/extraction/21_blocks.ipynb #683c629f
-TEXT_MODEL = {r'^(model\.)?language_model\.(model\.)?': ''}
+TEXT_MODEL = {r'^(model\.)?(language|text)_model\.(model\.)?': ''}
 
 # %% ../../nbs/extraction/21_blocks.ipynb #67e447ad
 def load_blocks(
@@ -138,7 +138,7 @@ def check_states(name, h, ids, d):
     "ValueError unless the input `h` of a block has one state of width `d` for each of the tokens `ids`"
     if h.shape!=(*ids.shape, d):
         raise ValueError(f"a block of {name} gets {tuple(h.shape)} for {ids.shape[1]} tokens, not one state of width {d} for each: "
-                         "there is no single residual stream in it, so it cannot be read")
+                         "there is no single residual stream in it, so it cannot be read or steered")
 
 def check_causal(name, longer, alone):
     "ValueError if the states of the first tokens change with those that follow: `longer` are the states of all, `alone` those of the first"
