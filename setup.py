@@ -14,8 +14,7 @@ statuses = ['1 - Planning', '2 - Pre-Alpha', '3 - Alpha', '4 - Beta', '5 - Produ
 
 def data_files():
     "The files of `data/` that are shipped: what git tracks, or in an unpacked sdist (made from that) what is there"
-    kinds = ('responses','*.json'), ('persona_vectors','smollm2-135m-instruct-cc9e4b59.safetensors'), ('persona_vectors','smollm2-135m-instruct-da2a08e0.safetensors'), ('test_fixtures','**/*')
-    fs = [p for d,pat in kinds for p in (root/'data'/d).glob(pat) if p.is_file()]
+    fs = [p for p in (root/'data').rglob('*') if p.is_file()]
     if (root/'.git').exists() and shutil.which('git'):
         out = subprocess.run(['git','ls-files','-z','data'], cwd=root, check=True, capture_output=True, text=True).stdout
         fs = [p for p in fs if p.relative_to(root).as_posix() in out.split('\0')]

@@ -5,12 +5,204 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/05_pretokenizers.ipynb #9b6baa41
+# %% ../nbs/05_pretokenizers.ipynb #43a33de5
+from pathlib import Path
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, processors
 from tokenizers import pre_tokenizers as pre
 
-# %% ../nbs/05_pretokenizers.ipynb #1ebae233
+# %% ../nbs/05_pretokenizers.ipynb #2f6f2313
+GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+DIGIT,THREE = r'\p{N}',r'\p{N}{1,3}'
+
+def splits(*patterns): return pre.Sequence([pre.Split(Regex(o), 'isolated') for o in patterns])
+
+# %% ../nbs/05_pretokenizers.ipynb #ae335dd8
+RULES = {} # A name of `tokenizer.ggml.pre`: the patterns that split a text, one after the other
+RULES |= dict.fromkeys("""gpt-2 phi-2 jina-es jina-de jina-v1-en jina-v2-es jina-v2-de jina-v2-code roberta-bpe gigachat a.x-4.0 mellum
+    modern-bert exaone4 mpt olmo jais trillion granite-docling""".split(), [GPT2])
+RULES |= dict.fromkeys('smollm starcoder refact command-r codeshell exaone minerva-7b mellum2'.split(), [DIGIT, GPT2])
+
+# %% ../nbs/05_pretokenizers.ipynb #e28d5760
+SHORT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+BEFORE,BLANK = r'[^\r\n\p{L}\p{N}]?',r'\s*[\r\n]+|\s+(?!\S)|\s+'
+
+def gpt4(digits, short=SHORT+'|', word=r'\p{L}+', signs=r' ?[^\s\p{L}\p{N}]+[\r\n]*', blank=BLANK):
+    return f'{short}{BEFORE}{word}|{digits}|{signs}|{blank}'
+
+RULES |= dict.fromkeys("""llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano dbrx smaug-bpe
+    chatglm-bpe glm4 glm5""".split(), [gpt4(THREE)])
+RULES |= dict.fromkeys("""qwen2 deepseek-r1-qwen kormo f2llmv2 megrez stablelm2 hunyuan solar-open grok-2 bailingmoe bailingmoe2
+    llada-moe""".split(), [gpt4(DIGIT)])
+
+# %% ../nbs/05_pretokenizers.ipynb #bdfac16f
+RULES |= {
+    'qwen35': [gpt4(DIGIT, word=r'[\p{L}\p{M}]+', signs=r' ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*')],
+    'ufakzeka': [gpt4(DIGIT, short='')],
+    'minicpm5': [THREE, gpt4(r'\p{N}+')],
+    'laguna': [r'\n+', gpt4(DIGIT)],
+    'seed-coder': [gpt4(DIGIT, signs=r' ?[^\s\p{L}\p{N}\r\n]+')],
+    'jais-2': [gpt4(THREE, blank='|'.join([r'\s*[\r\n]+', *(rf'\s{{{2**i}}}(?!\S)' for i in range(9, 1, -1)), r'\s{1,2}(?!\S)|\s']))],
+    'exaone-moe': [gpt4(DIGIT, word=r'(?:\p{L}\p{M}*(?: \p{L}\p{M}*)*)+', signs=r' ?[^\s\p{L}\p{N}]+[\r\n/]?', blank=r'\s*[\r\n]|\s+(?!\S)|\s+')]}
+
+# %% ../nbs/05_pretokenizers.ipynb #f5a7076e
+UPPER,LOWER = r'\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}',r'\p{Ll}\p{Lm}\p{Lo}\p{M}'
+
+def gpt4o(digits, short=SHORT+'?', end='/', but=''):
+    up,low = f'[{UPPER}{but}]',f'[{LOWER}{but}]'
+    return rf'{BEFORE}{up}*{low}+{short}|{BEFORE}{up}+{low}*{short}|{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n{end}]*|{BLANK}'
+
+CJK = '[一-龥\u3040-ゟ゠-ヿ]+'
+RULES |= dict.fromkeys('gpt-4o llama4 kanana2 talkie minimax-m2 granite-embed-multi-97m'.split(), [gpt4o(THREE)])
+RULES |= dict.fromkeys(['tiny_aya', 'cohere2moe'], [r'\d{1,3}(?=(?:\d{3})*\b)', gpt4o(THREE)])
+RULES |= {'tekken': [gpt4o(DIGIT, short='')], 'kimi-k2': [r'\p{Han}+|'+gpt4o(THREE, end='', but=r'&&[^\p{Han}]')],
+    'youtu': ['[가-힣ㄱ-ㆎ]+|[！…“”‘’—：；，、-〿︰-﹏]+|[ㄅ-ㄯ]+|'+CJK, gpt4o(DIGIT)]}
+
+# %% ../nbs/05_pretokenizers.ipynb #cbacd771
+DEEPSEEK = (r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|"""+BLANK)
+ASIAN = '[一-鿿㐀-䶿\uf900-\ufaff\u3040-ゟ゠-ヿ･-ﾟ⼀-\u2fdfเ-\u0e7f\u0e80-\u0effក-\u17ffက-႟ꩠ-ꩿꧠ-\ua9ff가-\ud7afᄀ-ᇿ]+'
+RULES |= dict.fromkeys('deepseek-v3 hunyuan-dense joyai-llm hy_v4'.split(), [THREE, CJK, DEEPSEEK])
+RULES |= {'spark2_5': [THREE, CJK, DEEPSEEK.replace(r'[\r\n]*|', '|').replace(r'\s*[\r\n]+', r'[\r\n]'), DIGIT],
+    'afmoe': [r'\p{N}{1,3}(?=(?:\p{N}{3})*(?!\p{N}))', ASIAN, DEEPSEEK],
+    'deepseek-coder': [r'[\r\n]', r'\s?\p{L}+', r'\s?\p{P}+', '[一-龥ࠀ-一가-\ud7ff]+', DIGIT]}
+
+# %% ../nbs/05_pretokenizers.ipynb #e5f3d256
+CASED = ('A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-\u1f7d'
+    'ᾀ-ᾴᾶ-ᾼ\u1fbeῂ-ῄῆ-ῌῐ-\u1fd3ῖ-\u1fdbῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤ\u2126ℨ\u212a-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄ'
+    'Ⰰ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃')
+RULES['deepseek-llm'] = [r'[\r\n]', rf'\s?[{CASED}]+', '\\s?[!-/:-~！-／：-～‘-‟\u3000-。]+', r'\s+$', '[一-龥ࠀ-一가-\ud7ff]+', DIGIT]
+
+# %% ../nbs/05_pretokenizers.ipynb #c78b714c
+BLOOM = r' ?[^(\s|.,!?…。，、।۔،)]+'
+RULES |= dict.fromkeys('bloom poro-chat gpt3-finnish'.split(), [BLOOM])
+RULES |= {'viking': [BLOOM, DIGIT], 'superbpe': [r'\p{N}+', r'(?=(\d{3})+(?!\d))'], 'falcon': [r'[\p{P}$+<=>^~|`]+', GPT2, '[0-9][0-9][0-9]'],
+    'chameleon': ['<sentinel:[0-9]+>', '(IMGIMG)((A|B|C|D|E|F|G|H|I){1,4})Z', r'([\t\n]|    |  )', DIGIT, r'[\p{P}!-/:-@\[-`{-~]', GPT2]}
+
+# %% ../nbs/05_pretokenizers.ipynb #24933dcf
+ELSE = "give the model's original folder or hub id"
+
 def pre_tokenizer(
     name:str # The file's `tokenizer.ggml.pre`
-): # A pre-tokeniser of the library tokenizers, None if the name is not known
-    "The splitting that `name` stands for"
-    if name=='smollm': return pre.Sequence([pre.Digits(individual_digits=True), pre.ByteLevel(add_prefix_space=False)])
+): # A pre-tokeniser of the library tokenizers, for byte-level tokens
+    "The splitting that `name` stands for; ValueError if no model's rule is known by that name"
+    if name is None: raise ValueError(f"the file has no tokenizer.ggml.pre, so how its model splits text is not known: {ELSE}")
+    if name not in RULES: raise ValueError(f"the file's tokenizer.ggml.pre is {name!r}, which is not a splitting that is known: {ELSE}")
+    return pre.Sequence([*splits(*RULES[name]), pre.ByteLevel(add_prefix_space=False, use_regex=False)])
+
+# %% ../nbs/05_pretokenizers.ipynb #2e95ec69
+NFC = set('qwen2 deepseek-r1-qwen f2llmv2 qwen35 hunyuan stablelm2 mpt olmo modern-bert command-r tiny_aya cohere2moe'.split())
+BEGIN = set('llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano tekken chameleon'.split())
+WHOLE = BEGIN-{'chameleon'} | set('glm4 glm5 minicpm5 youtu granite-embed-multi-97m'.split())
+SPACED = {'gemma4','granite-embed-multi-311m','sarvam-moe'} # No splitting: a space is a letter
+
+# %% ../nbs/05_pretokenizers.ipynb #97af264f
+GGML = 'tokenizer.ggml.'
+
+def merges(meta): return [(o[:i], o[i+1:]) for o in meta[GGML+'merges'] for i in [o.find(' ', 1)]]
+
+def spaced(meta): return meta[GGML+'model']!='gpt2' or meta.get(GGML+'pre') in SPACED # a SentencePiece vocabulary
+
+def byte_level(meta):
+    "The byte-level tokenizer of the metadata `meta`, without added tokens"
+    name = meta.get(GGML+'pre')
+    tok = Tokenizer(models.BPE({o: i for i,o in enumerate(meta[GGML+'tokens'])}, merges(meta), ignore_merges=name in WHOLE))
+    tok.pre_tokenizer,tok.decoder = pre_tokenizer(name),decoders.ByteLevel()
+    if name in NFC: tok.normalizer = normalizers.NFC()
+    return tok
+
+# %% ../nbs/05_pretokenizers.ipynb #13a2491e
+NAMED = dict(bos_token='bos_token_id', eos_token='eos_token_id', unk_token='unknown_token_id', sep_token='seperator_token_id',
+             pad_token='padding_token_id', cls_token='cls_token_id', mask_token='mask_token_id') # `seperator` is the format's spelling
+LISTS = [GGML+o for o in ('tokens','token_type','merges','scores')] # To be read in full
+
+def named(meta):
+    "The special tokens that the metadata `meta` name, by transformers' names"
+    usual = dict(bos_token_id=1, eos_token_id=2, unknown_token_id=0) if meta[GGML+'model']=='llama' else {}
+    ids = {k: meta.get(GGML+o, usual.get(o)) for k,o in NAMED.items()}
+    return {k: meta[GGML+'tokens'][i] for k,i in ids.items() if i is not None}
+
+# %% ../nbs/05_pretokenizers.ipynb #74741ee7
+def sentencepiece(meta):
+    "The tokenizer of a SentencePiece vocabulary, without added tokens"
+    from transformers.tokenization_utils_base import generate_merges
+    tokens = ['▁'*len(o) if k==4 and not o.strip(' ') else o for o,k in zip(meta[GGML+'tokens'], meta[GGML+'token_type'])]
+    vocab,prefix = {o: i for i,o in enumerate(tokens)},bool(meta.get(GGML+'add_space_prefix', meta[GGML+'model']=='llama'))
+    rank = range(0, -len(tokens), -1) if meta['general.architecture'].startswith('gemma') else meta.get(GGML+'scores')
+    pairs = merges(meta) if GGML+'merges' in meta else generate_merges(vocab, dict(zip(tokens, rank)))
+    tok = Tokenizer(models.BPE(vocab, pairs, unk_token=named(meta).get('unk_token'), fuse_unk=True, byte_fallback=True))
+    tok.normalizer = normalizers.Sequence([*[normalizers.Prepend('▁')]*prefix, normalizers.Replace(' ', '▁')])
+    tok.decoder = decoders.Sequence([decoders.Replace('▁', ' '), decoders.ByteFallback(), decoders.Fuse(), *[decoders.Strip(' ', 1, 0)]*prefix])
+    return tok
+
+# %% ../nbs/05_pretokenizers.ipynb #83218d90
+def matched(meta):
+    "The added tokens of the metadata `meta`: control and unknown tokens are special, what an author defined is not"
+    phi = meta['general.architecture']=='phi3' and meta[GGML+'model']=='llama'
+    def one(o, k): return AddedToken(o, normalized=False, special=k!=4, rstrip=phi and o not in ('<unk>', '<s>', '<|endoftext|>'))
+    return [one(o, k) for o,k in zip(meta[GGML+'tokens'], meta[GGML+'token_type']) 
+            if k in (2,3,4) and (o.strip(' ') or not spaced(meta))]   # runs of spaces are ordinary tokens there
+
+# %% ../nbs/05_pretokenizers.ipynb #fc66e410
+def around(meta, names):
+    "The post-processor: a token at the beginning of a text and at its end, where the file, its kind or its rule wants one"
+    kind = meta[GGML+'model']
+    begin = meta.get(GGML+'add_bos_token', 'bos_token' in names and (kind=='llama' or meta.get(GGML+'pre') in BEGIN))
+    use = dict(bos_token=begin and kind!='gemma4', eos_token=meta.get(GGML+'add_eos_token', False))   # Gemma 4's template writes its own
+    for k in use:
+        if use[k] and k not in names: raise ValueError(f"the file's tokenizer.ggml.add_{k} is true, but it has no {GGML}{NAMED[k]}: {ELSE}")
+    put = {k: names[k] for k in use if use[k]}
+    one = [o for o in (put.get('bos_token'), '$A', put.get('eos_token')) if o]
+    return processors.TemplateProcessing(single=one, pair=one+[o.replace('$A', '$B')+':1' for o in one],
+        special_tokens=[(o, meta[GGML+'tokens'].index(o)) for o in put.values()])
+
+# %% ../nbs/05_pretokenizers.ipynb #1b5a47ac
+NO_MATTER = 'eot eom fim_pre fim_suf fim_mid fim_pad fim_rep fim_sep prefix suffix middle'.split() # `_token_id` of these: what a token is for
+KNOWN = {'tokenizer.huggingface.json', *LISTS} | {GGML+o for o in (*NAMED.values(), *(f'{o}_token_id' for o in NO_MATTER),
+    *'model pre add_bos_token add_eos_token add_space_prefix token_type_count suppress_tokens'.split())}
+
+def check_tokenizer(meta):
+    "ValueError names what of a file's tokenizer is missing or not understood"
+    kind,tokens = meta.get(GGML+'model'),meta.get(GGML+'tokens') or []
+    if kind not in ('gpt2','llama','gemma4'): raise ValueError(f"the file's tokenizer.ggml.model is {kind!r}, not one that is read: {ELSE}")
+    other = [k for k,v in meta.items() if v and k.startswith('tokenizer.') and k not in KNOWN and not k.startswith('tokenizer.chat_template')]
+    if other: raise ValueError(f"the file's {other[0]} changes tokens in a way that is not known: {ELSE}")
+    for o in ('tokens', 'token_type', 'scores' if kind=='llama' and GGML+'merges' not in meta else 'merges'):
+        if not isinstance(meta.get(GGML+o), (list,tuple)): raise ValueError(f"the file has no {GGML}{o}, so its tokens are not known: {ELSE}")
+    if len(set(tokens))<len(tokens): raise ValueError(f"the file has a token twice, {max(tokens, key=tokens.count)!r}: {ELSE}")
+
+# %% ../nbs/05_pretokenizers.ipynb #6bafef23
+def gguf_tokenizer(
+    meta:dict # Metadata of a GGUF file: its `general.architecture` and all that begins with `tokenizer.`, `LISTS` in full
+): # A fast tokenizer of transformers
+    "The tokenizer that a GGUF file describes; ValueError says what of it is missing or not known"
+    from transformers import PreTrainedTokenizerFast
+    check_tokenizer(meta)
+    tok,names,first = (sentencepiece if spaced(meta) else byte_level)(meta),named(meta),matched(meta)
+    tok.add_tokens([o for o in first if not o.special])
+    tok.add_special_tokens([o for o in first if o.special])
+    tok.post_processor = around(meta, names)
+    kw = names if spaced(meta) else dict(names, ggml_pre=meta[GGML+'pre'])
+    return PreTrainedTokenizerFast(tokenizer_object=tok, chat_template=meta.get('tokenizer.chat_template'), **kw)
+
+# %% ../nbs/05_pretokenizers.ipynb #081f9d45
+HARD = ("Steps:\n\n1. Go  2024\n\t\tif x == 12345678:\r\n\r\nI'm WE'LL don't O'Reilly's\n   XMLHttp camelCase 3.14  1,000,000 ٣٤ Ⅷ ²\n \n"
+        "你好，世界123かなカナ 한국어 กำลัง नमस्ते مرحبا e\u0301 \u212b 👩‍👩‍👧 🚀✅ a\u00a0b\u3000c «x» “y”… !!! --- (a)[b]{c} /a/b\n/ https://a.b/c?d=e&f#g"
+        " <|x|> $5+1^~`            y      \n  x  ")
+
+def cuts(rule, text=HARD): return [o for o,_ in rule.pre_tokenize_str(text)] if rule else [text]
+
+def apart(got, want, whose):
+    "A sentence on the first difference of two lists of pieces, None if there is none"
+    i = next((i for i,(a,b) in enumerate(zip(got, want)) if a!=b), min(len(got), len(want)))
+    if got!=want: return f'the tokenizer splits {got[i:i+4]} where {whose} has {want[i:i+4]}'
+
+# %% ../nbs/05_pretokenizers.ipynb #04098b35
+def splitting_fault(
+    tok, # A fast tokenizer
+    folder, # Where it was loaded from
+    text:str=HARD # What is split
+): # None if there is no fault
+    "A sentence on the first piece of `text` that `tok` splits otherwise than the rule of its GGUF file, or than its `tokenizer.json`"
+    own,file,name = tok.backend_tokenizer,Path(folder)/'tokenizer.json',tok.init_kwargs.get('ggml_pre')
+    if name and (why := apart(cuts(own.pre_tokenizer, text), cuts(pre_tokenizer(name), text), f'the rule {name!r} of its GGUF file')): return why
+    if file.is_file():
+        return apart(*(o.encode(text, add_special_tokens=False).tokens for o in (own, Tokenizer.from_file(str(file)))), 'its tokenizer.json')

@@ -10,6 +10,8 @@ from persona_vectors.extraction.blocks import load_blocks
 from persona_vectors.extraction.engine import read
 from persona_vectors.extraction.streaming import read_streamed
 from persona_vectors.models import batch_key, find_model, load_causal
+from persona_vectors.generation import local as local_module
+from persona_vectors.generation.local import LocalModel
 from persona_vectors.prompts import Tokens
 
 L,V,LIMIT = 4, 150, 48
@@ -106,3 +108,79 @@ def test_plain_models_mix(made):
     m = AutoModelForCausalLM.from_config(tf.LlamaConfig(**small, max_position_embeddings=LIMIT))
     assert {batch_key(m)(n) for n in (1, LIMIT, 5*LIMIT)} == {()}
     assert len({batch_key(load_blocks(made('phi3'), 1))(n) for n in (1, LIMIT, 5*LIMIT)}) == 2
+
+# generation
+
+prompts = [rnd(5), rnd(LIMIT-20), rnd(LIMIT-6), rnd(LIMIT-6), rnd(LIMIT+9), rnd(2*LIMIT)]          # short for good, short, two that cross, two beyond
+
+class Ids:
+    "What `LocalModel` needs of a tokenizer and of a format"
+    stop = []
+    def decode(self, ids, **kw): return ''
+
+def local(src):
+    m = load_causal(src)
+    m.generation_config.update(eos_token_id=V+1, pad_token_id=0)
+    return LocalModel(m, Ids(), Ids())
+
+def greedy(lm, prompts, n=16): return lm.generate(prompts, torch.zeros(len(prompts), n, dtype=torch.float64))
+
+@functools.cache
+def alone(src, n=16):
+    "By transformers' `generate`, each prompt in a model just loaded"
+    out = []
+    for o in prompts:
+        m = fresh(src)
+        m.generation_config.update(eos_token_id=V+1, pad_token_id=0)
+        out.append(m.generate(torch.tensor([o]), max_new_tokens=n, do_sample=False)[0,len(o):].tolist())
+    return out
+
+@archs
+def test_generated(arch, made):
+    "Together, in reverse, and one by one, after each other: what `generate` answers to each; texts that grow over the limit are read anew where it does that"
+    lm,want = local(made(arch)),alone(made(arch))
+    assert lm.form=='padded'
+    assert greedy(lm, prompts) == want
+    assert greedy(lm, prompts[::-1])[::-1] == want
+    assert [greedy(lm, [o])[0] for o in prompts] == want
+
+@pytest.mark.parametrize('arch', [o for o in configs if o!='gemma3_dynamic'])     # whose greedy answers repeat one token
+def test_generated_control(arch, made):
+    "In one batch some answers are others"
+    lm = local(made(arch))
+    with mock.patch.object(LocalModel, 'batches', lambda self, ps, more: [list(range(len(ps)))]): assert greedy(lm, prompts) != alone(made(arch))
+
+def test_cache_control(made):
+    "With the cache kept over the limit, Phi-3 goes on otherwise"
+    src = made('phi3')
+    with mock.patch.object(local_module, 'restart_length', lambda model: None): assert greedy(local(src), prompts) != alone(src)
+
+recurrent = dict(
+    rwkv=lambda: tf.RwkvConfig(vocab_size=V, hidden_size=32, attention_hidden_size=32, intermediate_size=64, num_hidden_layers=2),
+    recurrent_gemma=lambda: tf.RecurrentGemmaConfig(**{**small, 'num_key_value_heads': 1}, lru_width=32, attention_window_size=16),
+    roberta=lambda: tf.RobertaConfig(vocab_size=V, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64, is_decoder=True),
+    mamba=lambda: tf.MambaConfig(vocab_size=V, hidden_size=32, num_hidden_layers=2), llama=lambda: tf.LlamaConfig(**small))
+
+@pytest.mark.parametrize('arch,form', dict(rwkv='level', recurrent_gemma='anew', roberta='level', mamba='padded', llama='padded').items())
+def test_form(arch, form, caplog):
+    "A model that cannot be padded answers prompts of one length at a time, which the log says; together as alone"
+    torch.manual_seed(0)
+    m = AutoModelForCausalLM.from_config(recurrent[arch](), dtype=torch.float32).eval()
+    for p in m.parameters(): p.data += .1*torch.randn_like(p)
+    m.generation_config.update(eos_token_id=V+1, pad_token_id=0)
+    lm,some = LocalModel(m, Ids(), Ids()),[o[:n] for o,n in zip(prompts[1:], (4, 9, 9, 15))]
+    assert (lm.form,'answers prompts of one length at a time' in caplog.text) == (form, form!='padded')
+    def one(o):
+        ids = list(o)
+        for _ in range(8): ids.append(m(torch.tensor([ids])).logits[0,-1].argmax().item())
+        return ids[len(o):]
+    with torch.no_grad(): want = [one(o) for o in some]
+    assert greedy(lm, some, 8) == want
+    if form!='padded':
+        lm.form = 'padded'
+        assert greedy(lm, some, 8) != want
+
+def test_steered_together(made):
+    "Where rows must stay together and cannot, that is said"
+    with pytest.raises(ValueError, match='Phi3ForCausalLM cannot answer these prompts in one batch'):
+        local(made('phi3')).generate(prompts, torch.zeros(len(prompts), 4, dtype=torch.float64), leave=False)

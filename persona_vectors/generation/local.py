@@ -11,7 +11,8 @@ from copy import copy, deepcopy
 from dataclasses import replace
 from inspect import signature
 from fastcore.basics import patch
-from ..models import default_dtype, find_device, find_model, load_causal, quiet
+from ..config import log
+from ..models import batch_key, changing_ropes, default_dtype, find_device, find_model, fresh_ropes, load_causal, quiet
 from ..prompts import OPEN, decoded, get_format, thinking, turn_ends
 from ..responses import ASIDES, Response
 
@@ -54,27 +55,40 @@ def make_cache(
     at_once = n and model.device.type=='cpu' and model._can_compile_fullgraph and not alibi
     return StaticCache(config=model.config, max_cache_len=n) if at_once else DynamicCache(config=model.config)
 
+# %% ../../nbs/generation/10_local.ipynb #61268aec
+def restart_length(model)->int: # None for most
+    "The length beyond which `generate` of transformers reads the text of `model` anew"
+    from transformers import GenerationMixin
+    limits = [limit for *_,kind,limit in changing_ropes(model) if kind=='longrope']
+    own = getattr(type(model), 'prepare_inputs_for_generation', None) is not GenerationMixin.prepare_inputs_for_generation
+    return limits[0] if limits and own and hasattr(model.config, 'original_max_position_embeddings') else None
+
 # %% ../../nbs/generation/10_local.ipynb #04af9dd5
 class Decoding:
     "A batch of prompts that a model continues token by token; rows can leave"
     def __init__(self,
         model, # A causal language model
         prompts:list, # Token ids of each
-        n:int=None # Most tokens a row can reach, padding included; None: the cache grows
+        n:int=None, # Most tokens a row can reach, padding included; None: the cache grows
+        form:str='padded' # 'padded', 'level' or 'anew', as `batch_form` finds it
     ):
         import torch
-        self.model,self.rows,self.takes = model,list(range(len(prompts))),signature(model.forward).parameters
+        self.model,self.rows,self.n,self.form = model,list(range(len(prompts))),n,form
+        self.takes,self.restart = signature(model.forward).parameters,restart_length(model)
         longest = max(map(len, prompts))
-        self.ids = torch.tensor([[0]*(longest-len(o))+list(o) for o in prompts], device=model.device)
+        self.text = torch.tensor([[0]*(longest-len(o))+list(o) for o in prompts], device=model.device)
         self.mask = torch.tensor([[0]*(longest-len(o))+[1]*len(o) for o in prompts], device=model.device)
-        self.cache = make_cache(model, n)
+        self.ids,self.cache = self.text,make_cache(model, n) if form!='anew' else None
 
 # %% ../../nbs/generation/10_local.ipynb #aae89b24
 @patch
 def logits(self:Decoding): # 'batch vocab', float32
     "The logits of each row's next token"
-    pos = (self.mask.cumsum(-1)-1).clamp(min=0)[:,-self.ids.shape[1]:]
-    kw = dict(attention_mask=self.mask, position_ids=pos, past_key_values=self.cache, use_cache=self.cache is not None, logits_to_keep=1)
+    fresh_ropes(self.model)
+    n,new = self.text.shape[1],self.ids.shape[1]
+    if self.cache is not None and self.restart and n-new<=self.restart<n: self.ids,self.cache = self.text,make_cache(self.model, self.n)
+    kw = dict(past_key_values=self.cache, use_cache=self.cache is not None, logits_to_keep=1)
+    if self.form=='padded': kw |= dict(attention_mask=self.mask, position_ids=(self.mask.cumsum(-1)-1).clamp(min=0)[:,-self.ids.shape[1]:])
     return self.model(self.ids, **{k:v for k,v in kw.items() if k in self.takes}).logits[:,-1].float()
 
 # %% ../../nbs/generation/10_local.ipynb #fc75cd1f
@@ -85,7 +99,8 @@ def add(self:Decoding,
     "Append `tokens`, which the model reads next"
     import torch
     new = tokens.reshape(len(self.rows), -1)
-    self.ids = torch.cat([self.ids, new], -1) if self.cache is None else new
+    self.text = torch.cat([self.text, new], -1)
+    self.ids = self.text if self.cache is None else new
     self.mask = torch.cat([self.mask, torch.ones_like(new)], -1)
 
 # %% ../../nbs/generation/10_local.ipynb #dd940e39
@@ -96,7 +111,7 @@ def keep(self:Decoding,
     "Let all other rows leave"
     import torch
     at = torch.tensor([self.rows.index(r) for r in rows], device=self.ids.device)
-    self.rows,self.ids,self.mask = rows,self.ids[at],self.mask[at]
+    self.rows,self.text,self.ids,self.mask = rows,self.text[at],self.ids[at],self.mask[at]
     if self.cache is not None: self.cache.reorder_cache(at)
 
 # %% ../../nbs/generation/10_local.ipynb #c1deb71e
@@ -121,6 +136,48 @@ def tokens(self:Decoding,
         yield tok
     if read_last: self.logits()
 
+# %% ../../nbs/generation/10_local.ipynb #549eb911
+FORMS = dict(padded='padded on the left', level='prompts of one length at a time', anew='prompts of one length at a time, the text read anew for each token',
+             alone='one prompt at a time, the text read anew for each token')
+
+def whole_logits(model, ids): # 'vocab', float32
+    "The logits of the next token after the text `ids`, by one full forward"
+    import torch
+    fresh_ropes(model)
+    kw = dict(use_cache=False) if 'use_cache' in signature(model.forward).parameters else {}
+    return model(torch.tensor([ids], device=model.device), **kw).logits[0,-1].float()
+
+# %% ../../nbs/generation/10_local.ipynb #d17118a4
+def form_difference(model, form:str)->float:
+    "The largest relative difference that `form` makes to the logits of two texts"
+    import torch
+    v = model.config.get_text_config().vocab_size
+    short,long = ([(v//3+7*i)%v for i in o] for o in (range(5 if form=='padded' else 9), range(9, 18)))
+    with torch.inference_mode():
+        b = Decoding(model, [short[:-2],long[:-2]], 9, form)
+        b.logits()
+        b.add(torch.tensor([short[-2],long[-2]], device=model.device))
+        got,want = [*b.logits()],[whole_logits(model, o[:-1]) for o in (short,long)]
+        b.keep([1])
+        b.add(torch.tensor([long[-1]], device=model.device))
+        got,want = [*got,*b.logits()],[*want,whole_logits(model, long)]
+        return max(((a-b).norm()/b.norm()).item() for a,b in zip(got, want))
+
+# %% ../../nbs/generation/10_local.ipynb #13df7645
+def batch_form(model)->str: # A key of `FORMS`; the same model is asked once
+    "The first form of batch in which `model` gives a text the logits that it has alone; the log says which, if not padded"
+    if form := getattr(model, 'batch_form', None): return form
+    model.batch_form,why = 'alone',''
+    for form in ('padded','level','anew'):
+        try: d = form_difference(model, form)
+        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as e:
+            why = why or f'in a batch it fails: {e}'
+            continue
+        if d<=(1e-3 if model.dtype.itemsize==4 else .1): model.batch_form = form; break
+        why = why or f'padded, the logits differ by {d:.1g}'
+    if why: log.warning(f"{type(model).__name__} answers {FORMS[model.batch_form]}: {' '.join(why.split())}")
+    return model.batch_form
+
 # %% ../../nbs/generation/10_local.ipynb #b200da58
 class LocalModel:
     "A causal language model that answers batches of prompts"
@@ -132,6 +189,7 @@ class LocalModel:
     ):
         self.model,self.tokenizer = model,tokenizer
         self.format = get_format(format, tokenizer) if isinstance(format, str) else format
+        self.form = batch_form(model)
 
 # %% ../../nbs/generation/10_local.ipynb #08818349
 def load_local(
@@ -178,19 +236,28 @@ def encode(self:LocalModel, texts)->list:
     "The token ids of each prompt"
     return self.tokenizer(list(texts), add_special_tokens=False).input_ids
 
+# %% ../../nbs/generation/10_local.ipynb #b0b425e8
+@patch
+def batches(self:LocalModel,
+    prompts:list, # Token ids of each
+    more:int # Most tokens that are added
+)->list: # Of lists of indices
+    "The prompts that can share a batch"
+    key,out = batch_key(self.model),{}
+    for i,o in enumerate(prompts): out.setdefault((key(len(o), more), dict(padded=0, alone=i).get(self.form, len(o))), []).append(i)
+    return list(out.values())
+
+@patch
+def decoding(self:LocalModel, prompts, n=None): # A `Decoding` of `prompts`, which share a batch
+    return Decoding(self.model, prompts, n, 'anew' if self.form=='alone' else self.form)
+
 # %% ../../nbs/generation/10_local.ipynb #6100405b
 @patch
-def generate(self:LocalModel,
-    prompts:list, # Token ids of each
-    us, # 'prompt token', uniform in [0,1), as `uniforms` draws them
-    temperature:float=0., # 0 is greedy
-    step=None, # Called with the number of tokens so far, for progress
-    leave:bool=True # Drop rows whose answer is over
-)->list: # Token ids of each answer, the end token included
-    "Answer `prompts` in one batch"
+def _generate(self:LocalModel, prompts, us, temperature, step, leave):
+    "What `generate` returns, for prompts that share a batch"
     import torch
     self.longest = max(self.longest, max(map(len, prompts))+us.shape[1]-1)
-    b,out,going = Decoding(self.model, prompts, self.longest),[[] for _ in prompts],list(range(len(prompts)))
+    b,out,going = self.decoding(prompts, self.longest),[[] for _ in prompts],list(range(len(prompts)))
     with torch.inference_mode(), quiet():
         for i,tok in enumerate(b.tokens(us, temperature)):
             if step: step(i)
@@ -200,6 +267,22 @@ def generate(self:LocalModel,
             if not going: break
             if leave and len(going)<=.75*len(b.rows): b.keep(going)
     return out
+
+# %% ../../nbs/generation/10_local.ipynb #cfbfb231
+@patch
+def generate(self:LocalModel,
+    prompts:list, # Token ids of each
+    us, # 'prompt token', uniform in [0,1), as `uniforms` draws them
+    temperature:float=0., # 0 is greedy
+    step=None, # Called with the number of tokens so far, for progress
+    leave:bool=True # Drop rows whose answer is over
+)->list: # Token ids of each answer, the end token included
+    "Answer `prompts`, in one batch unless the model forbids it; ValueError if it does and rows are not to leave"
+    bs = self.batches(prompts, us.shape[1]-1)
+    if len(bs)>1 and not leave:
+        raise ValueError(f"{type(self.model).__name__} cannot answer these prompts in one batch ({FORMS[self.form]}): give prompts of one length")
+    got = {i: o for b in bs for i,o in zip(b, self._generate([prompts[i] for i in b], us[b], temperature, step, leave))}
+    return [got[i] for i in range(len(prompts))]
 
 # %% ../../nbs/generation/10_local.ipynb #fef41454
 @patch
