@@ -279,6 +279,28 @@ def phi3_extra(g, c):
 
 ARCHS |= dict(phi3=Arch('phi3', RMS, extra=phi3_extra, partial=True))
 
+# %% ../nbs/06_gguf.ipynb #1de91477
+def gives(**kw): return lambda g, c: {k: v(g) if callable(v) else v for k,v in kw.items()}
+def has(name): return lambda g: f'blk.0.{name}' in g.tensors
+LN = lambda name: GROUPED|{'attention.layer_norm_epsilon': name}
+
+SCALES = {'embedding_scale': 'embedding_multiplier', 'attention.scale': 'attention_multiplier', 'residual_scale': 'residual_multiplier', 'logit_scale': 'logits_scaling'}
+ARCHS |= dict(granite=Arch('granite', RMS|SCALES, ops=QK, extra=gives(attention_bias=has('attn_q.bias'), mlp_bias=has('ffn_up.bias'))),
+    starcoder2=Arch('starcoder2', LN('norm_epsilon'), extra=gives(use_bias=has('attn_q.bias'))),
+    stablelm=Arch('stablelm', LN('layer_norm_eps'), partial=True, extra=lambda g, c: dict(use_qkv_bias=has('attn_q.bias')(g), qk_layernorm=False,
+        use_parallel_residual=g.get('use_parallel_residual', True) and not has('ffn_norm.weight')(g))),
+    nemotron=Arch('nemotron', LN('norm_eps'), dict(attention_bias=False, mlp_bias=False), MINUS, partial=True))
+ARCHS['command-r'] = Arch('cohere', LN('layer_norm_eps')|{'logit_scale': 'logit_scale'}, dict(attention_bias=False), extra=gives(use_qk_norm=has('attn_q_norm.weight')))
+
+# %% ../nbs/06_gguf.ipynb #590a0709
+def olmo_extra(g, c):
+    "Fields of OLMo 2, or with a window those of Olmo 3"
+    if not g.get('attention.sliding_window'): return {}
+    local = dict(rope_type='default', rope_theta=c['rope_parameters']['rope_theta'])
+    return windows(g, c['num_hidden_layers'], 4, 0)|dict(model_type='olmo3', rope_parameters=dict(full_attention=c['rope_parameters'], sliding_attention=local))
+
+ARCHS |= dict(olmo2=Arch('olmo2', RMS, extra=olmo_extra))
+
 # %% ../nbs/06_gguf.ipynb #20ebec98
 MEDIA = "the vision or audio part of a model: give the file of its language model"
 KINDS = dict(adapter="a LoRA adapter, not a model: merge it into its model first", mmproj=MEDIA, clip=MEDIA, imatrix="an importance matrix, not a model",

@@ -469,3 +469,44 @@ print(peak-start)
     r = subprocess.run([sys.executable, '-c', code, str(tmp_path/'big.gguf'), str(tmp_path/'out')], capture_output=True, text=True, check=True)
     size = (tmp_path/'out'/'model.safetensors').stat().st_size/1e6
     assert size>400>150>float(r.stdout), r.stdout
+
+# architectures with scales, biases, partial positions
+
+def test_granite(read):
+    scales = dict(embedding_multiplier=12., attention_multiplier=.015625, residual_multiplier=.22, logits_scaling=8.)
+    twin = make(tf.GraniteConfig, **GROUPED, **scales, tie_word_embeddings=True)
+    meta = {'embedding_scale': 12., 'attention.scale': .015625, 'residual_scale': .22, 'logit_scale': 8.}
+    assert apart(read(twin, 'granite', **TURN|meta), twin)<1e-6
+    for k in scales: assert apart(same_weights(twin, **{k: 1.}), twin)>1e-4
+
+@pytest.mark.parametrize('norm', [False, True])
+def test_command_r(read, norm):
+    twin = make(tf.CohereConfig, **GROUPED, logit_scale=.25, use_qk_norm=norm)
+    got = read(twin, 'command-r', **{'logit_scale': .25, 'rope.freq_base': twin.config.rope_parameters['rope_theta'], 'rope.scaling.type': 'none'})
+    assert apart(got, twin)<1e-6<1e-3<apart(same_weights(twin, logit_scale=1.), twin)
+
+@pytest.mark.parametrize('kw', [dict(), dict(use_qkv_bias=True), dict(use_parallel_residual=True)], ids=str)
+def test_stablelm(read, kw):
+    twin = make(tf.StableLmConfig, **GROUPED, partial_rotary_factor=.25, **kw)
+    assert apart(read(twin, 'stablelm', **{'rope.dimension_count': HD//4, 'use_parallel_residual': True}), twin)<1e-6
+
+@pytest.mark.parametrize('bias', [False, True])
+def test_starcoder2(read, bias):
+    twin = make(tf.Starcoder2Config, **GROUPED, use_bias=bias)
+    assert apart(read(twin, 'starcoder2', **{'rope.freq_base': twin.config.rope_parameters['rope_theta']}), twin)<1e-6
+
+def test_nemotron(read):
+    twin = make(tf.NemotronConfig, **GROUPED, partial_rotary_factor=.5, head_dim=HD)
+    assert apart(read(twin, 'nemotron', **{'rope.dimension_count': HD//2}), twin)<1e-6
+
+def test_olmo2(read):
+    twin = make(tf.Olmo2Config, **GROUPED)
+    assert apart(read(twin, 'olmo2', **{'rope.freq_base': twin.config.rope_parameters['rope_theta']}), twin)<1e-6
+
+def test_olmo3(read):
+    "Scaled positions in blocks without a window only"
+    yarn = dict(rope_type='yarn', factor=4., original_max_position_embeddings=128, rope_theta=1e4)
+    twin = make(tf.Olmo3Config, **GROUPED, sliding_window=50, rope_parameters=dict(full_attention=yarn, sliding_attention=dict(rope_type='default', rope_theta=1e4)))
+    got = read(twin, 'olmo2', **{'attention.sliding_window': 50, 'attention.sliding_window_pattern': [True]*3+[False], 'rope.scaling.type': 'yarn', 'rope.scaling.factor': 4.,
+                                'rope.scaling.original_context_length': 128})
+    assert got.config.model_type=='olmo3' and apart(got, twin)<1e-6
