@@ -98,7 +98,9 @@ def truth(m, seqs, n):
             hs = m(torch.tensor([s.ids]), output_hidden_states=True, use_cache=False).hidden_states
         out.append(torch.stack([got[k][0,s.start:s.end].mean(0) for k in range(n+1)]))
         hidden.append(torch.stack([h[0,s.start:s.end].mean(0) for h in hs]))
-    return torch.stack(out),torch.stack(hidden)
+    want = torch.stack(out)
+    assert min(rel(want[:,k], want[:,k+1]) for k in range(n))>1e-3                 # the control: another layer is another
+    return want,torch.stack(hidden)
 
 def counting(want, hidden):
     "Which of our layers `hidden_states[k]` is, below the last: 'k', or 'k+1'"
