@@ -455,22 +455,24 @@ def _side_by_side(coefs, said, title):
 
 # %% ../nbs/92_cli.ipynb #31884bf2
 @app.command(epilog='Example: persona-vectors monitor conversation.json --figure drift.html')
-def monitor(file:Annotated[Path, typer.Argument(help="JSON file of messages with role and content, or of an object with them under 'messages'; "
-                                                     'a .jsonl file of such objects; or a responses file.')],
+def monitor(file:Annotated[Path, typer.Argument(help="JSON file of messages with role and content, or of an object with them under 'messages', 'conversation' "
+                                                     "or 'conversations'; a list of those, or one a line; or a responses file.")],
             vectors:Vectors=None, direction:DirectionFrom=None,
             calibration:Annotated[Path, _option("Responses file whose neutral answers say what is usual. Default: the embedded model's.")]=None,
             figure:Annotated[Path, _option('Write the drift over turns of the first conversation to this .html file.')]=None,
             layer:Layer=None, model:Model=EMBEDDED, prompt_format:Format='chat', device:Device=None, dtype:Dtype=None):
     "How far along the assistant axis a conversation is, token by token and turn by turn."
-    from persona_vectors.steering.monitoring import monitor_file, plot_drift
+    from persona_vectors.steering.monitoring import each_reading, plot_drift
     source = find_model(model)
     d = direction_for(direction, vectors_for(vectors, source, layer), source) if direction else None
-    readings = monitor_file(file, config_from(model, prompt_format=prompt_format, device=device, dtype=dtype), vectors, calibration, layer, d)
-    c = _console()
-    for r in readings: c.print(r, '', r.table(), sep='\n')
+    c,first = _console(),None
+    for r in each_reading(file, config_from(model, prompt_format=prompt_format, device=device, dtype=dtype), vectors, calibration, layer, d):
+        if r.name: c.print(r.name, style='bold', markup=False)
+        c.print(r, '', r.table(), sep='\n')
+        first = first or r
     if figure:
         from persona_vectors.analysis.figures import save_html
-        save_html(plot_drift(readings[0]), figure)
+        save_html(plot_drift(first), figure)
         print(figure)
 
 # %% ../nbs/92_cli.ipynb #1fe39023
@@ -598,21 +600,19 @@ def bench(model:Model=EMBEDDED, layer:Layer=None, device:Device=None, dtype:Dtyp
     print(b.save(out/'data/benchmarks'))
 
 # %% ../nbs/92_cli.ipynb #46ae07c6
-OTHERS = {'a control vector': '`persona-vectors import` shows it', 'a conversation': '`persona-vectors monitor` reads it',
-          'a GGUF model': 'name it with --model', 'text': 'it is no file of this package'}
-
 @app.command(epilog='Example: persona-vectors info data/persona_vectors/FILE.safetensors')
 def info(file:Annotated[Path, typer.Argument(help='A vectors, direction or responses file, or the folder of parts of a run.')]):
     "What is in a file, and where it came from."
-    from persona_vectors.config import file_kind
+    from persona_vectors.config import READERS, check_file, file_kind
     from persona_vectors.responses import LARGE, load_responses
     from persona_vectors.extraction.vectors import Direction, load_vectors
     if (file/'run.json').is_file():
         from persona_vectors.extraction.parts import describe_run
         return print(describe_run(file))
+    if file.is_file(): check_file(file)
     kind = file_kind(file) if file.is_file() else ''
     if kind=='a direction': return print(Direction.load(file))
-    if kind in OTHERS: raise ValueError(f"{file} holds {kind}: {OTHERS[kind]}")
+    if kind in READERS and kind not in ('answers','persona vectors') and file.suffix!='.jsonl': raise ValueError(f"{file} holds {kind}: {READERS[kind]}")
     o = load_responses(file) if file.suffix in ('.json', *LARGE) or file.is_dir() else load_vectors(file)
     print(o)
     print(json.dumps({k: m for k,m in o.meta.items() if k not in ('prompts','rendered','judges')}, indent=1, ensure_ascii=False))   # those are pages long

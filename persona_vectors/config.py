@@ -204,6 +204,7 @@ ODD = {rb'version https://git-lfs': 'a Git LFS pointer, not the file itself: fet
        rb'(?i)(\xef\xbb\xbf)?\s*<(!doctype|html|head|\?xml)': 'a web page: the download of the file itself failed, so download it again',
        rb'\x1f\x8b|BZh\d|\xfd7zXZ|\x28\xb5\x2f\xfd|7z\xbc\xaf': 'compressed: unpack it first',
        rb'\0{64}': 'nothing but zeros where it should begin: it is damaged, so copy or download it again'}
+ZIPPED = '.pt','.pth','.bin','.npz','.ckpt' # What torch and NumPy write is a zip archive itself
 
 def odd_file(
     path # A file
@@ -211,7 +212,7 @@ def odd_file(
     "What the file at `path` is if it cannot be anything that is read here, and what to do"
     with open(path, 'rb') as f: b = f.read(256)
     if not b: return 'empty: is it the file you mean? If it is, write or download it again'
-    if b[:4]==b'PK\3\4' and Path(path).suffix in ('.json','.jsonl','.yaml','.yml','.txt','.safetensors','.gguf','.parquet'): return 'a zip archive: unpack it first'
+    if b[:4]==b'PK\3\4' and Path(path).suffix not in ZIPPED: return 'a zip archive: unpack it first'
     return next((o for start,o in ODD.items() if re.match(start, b)), '')
 
 def check_file(path):
@@ -219,8 +220,9 @@ def check_file(path):
     if odd := odd_file(path): raise ValueError(f"{path} is {odd}")
 
 # %% ../nbs/01_config.ipynb #bb7e01ec
-READERS = {'persona vectors': '`persona-vectors info` says of what', 'a direction': '`persona-vectors info` says of what', 'answers': '`persona-vectors extract` reads them',
-           'a part of a run': '`persona-vectors merge` joins those', 'a conversation': '`persona-vectors monitor` reads it', 'text': 'it is no file of this package',
+READERS = {'persona vectors': '`persona-vectors info` says of what', 'a direction': '`persona-vectors info` says of what',
+           'a part of a run': '`persona-vectors merge` joins those', 'answers': '`persona-vectors extract` reads them',
+           'a conversation': '`persona-vectors monitor` reads it', 'text': 'it is no file of this package',
            'a control vector': '`persona-vectors import` shows it', 'a GGUF model': 'name it with --model'}
 
 def check_kind(path, *wanted):
@@ -230,10 +232,16 @@ def check_kind(path, *wanted):
     if kind in READERS and kind not in wanted: raise ValueError(f"{path} holds {kind}, not {' or '.join(wanted)}: {READERS[kind]}")
 
 # %% ../nbs/01_config.ipynb #b2395bc2
+def read_utf8(path)->bytes:
+    "The bytes of a text file in UTF-8, without a mark; UTF-16 that has one is recoded"
+    b = Path(path).read_bytes()
+    if not b.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)): return b.removeprefix(codecs.BOM_UTF8)
+    try: return b.decode('utf-16').encode()
+    except UnicodeDecodeError: raise ValueError('damaged UTF-16 text; save it as UTF-8') from None
+
 def read_text(path)->str:
     "The text in the file at `path`; ValueError if it is not UTF-8, nor UTF-16 with a mark"
-    b = Path(path).read_bytes()
-    try: text = b.decode('utf-16' if b.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else 'utf-8-sig')
+    try: text = read_utf8(path).decode()
     except UnicodeDecodeError: raise ValueError('not UTF-8 text; save it as UTF-8') from None
     if '\0' in text: raise ValueError('not UTF-8 text, for it holds NUL characters; save it as UTF-8')
     return text

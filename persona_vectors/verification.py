@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 from fastcore.basics import patch
 from .config import PersonaVectorConfig, atomic_write, data_dir, resolve_layers, slug
-from .extraction.blocks import find_blocks, load_blocks, truncate
+from .extraction.blocks import cut_auto, find_blocks, load_blocks
 from .extraction.engine import default_batch_tokens, read
 from .extraction.extractor import ActivationExtractor, extract_persona_vectors
 from .extraction.planning import active_weights, matmul_rate, plan_reading
@@ -240,11 +240,11 @@ def bench_shape(
     rounds:int=5
 )->Benchmark:
     "A `Benchmark` of reading against the naive way, with random weights and the embedded model's tokens"
-    from transformers import AutoModel, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
     seqs = shipped_conversations(ActivationExtractor(PersonaVectorConfig(model_name=EMBEDDED)), every)
     n = source.num_layers
     k, = resolve_layers(layer, n)
-    model = random_model(AutoModel, truncate(source.text_config(), k), dtype, device)
+    model = random_model(cut_auto(source.text_config(), k), source.text_config(), dtype, device)
     full = random_model(AutoModelForCausalLM, source.text_config(), dtype, device)
     full.base_model.load_state_dict(model.state_dict(), strict=False)                  # the same weights in the first k blocks
     contestants = {f'plain, {dtype}': lambda seqs: read_naively(full, seqs, k),

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from ..config import content_hash
 from .axis import assistant_axis, centred, text_vectors, tfidf_vectors
 from .uncertainty import cross_products, p_value
-from ..extraction.blocks import empty_model, find_blocks
+from ..extraction.blocks import find_blocks, skeleton
 from ..extraction.extractor import ActivationExtractor
 from ..models import ModelSource, quiet
 from ..responses import Responses
@@ -150,14 +150,12 @@ def _initialise(model, part, seed, but=()):
 # %% ../../nbs/analysis/33_controls.ipynb #ddcd9068
 def random_parts(cfg, k, dtype='float32', blocks=None, seed=0):
     """Draw the first `max(k,1)` blocks with random weights, then the rest (embedding, norm). Yields (base model, block just drawn) for each block,
-    at the end (base model, base model). Changes `cfg`, a text model's"""
-    model = empty_model(cfg, dtype)
+    at the end (base model, base model)"""
+    model = skeleton(cfg, k, dtype, blocks)
     found = find_blocks(model, blocks)
-    del found[max(k,1):]
-    for i,part in enumerate([*found, model]):                     # some initialisers use the number of blocks, so it is changed last
+    for i,part in enumerate([*found, model]):
         whole = part is model
         _initialise(model, part, int(content_hash([seed, 'rest' if whole else i]), 16)%2**63, found if whole else ())
-        if whole: model.config.num_hidden_layers = len(found)
         yield model,part
 
 # %% ../../nbs/analysis/33_controls.ipynb #963308dc

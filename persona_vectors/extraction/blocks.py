@@ -7,9 +7,21 @@ __all__ = ['find_blocks', 'load_blocks', 'residual_hooks', 'check_blocks']
 
 # %% ../../nbs/extraction/21_blocks.ipynb #fb3441da
 from contextlib import contextmanager
+from inspect import signature
 from ..models import ModelSource, quiet
 import torch
 from torch import Tensor, nn
+
+# %% ../../nbs/extraction/21_blocks.ipynb #8a6e5903
+def not_found(name, lists, found, n, blocks):
+    "The words for no list of blocks, or several, among the module lists of a model"
+    outer = {k: len(m) for k,m in lists.items() if not any(k.startswith(f'{o}.') for o in lists)}
+    there = ', '.join(f'{k!r} of {o}' for k,o in outer.items()) or 'none'
+    number,where = f'{found} lists' if found else 'no list',f' at {blocks!r}' if blocks else ''
+    said = f"{name} has {number} of {n} blocks{where}"
+    if found or n in outer.values(): return f"{said}: say which one it is with blocks=... (--blocks). Its module lists: {there}"
+    return (f"{said}, which is what its configuration counts: its blocks run several times, or are counted otherwise, "
+            f"so it cannot be read. Its module lists: {there}")
 
 # %% ../../nbs/extraction/21_blocks.ipynb #eca6ae39
 def find_blocks(
@@ -17,38 +29,56 @@ def find_blocks(
     blocks:str=None # Path of the list in `model`, such as 'layers'; None: found by its length
 )->nn.ModuleList:
     "The list of decoder blocks; ValueError lists the candidates if none or several fit"
+    kept = getattr(model, 'kept_blocks', None)               # a model that `keep_blocks` has cut says where they are
+    if kept and blocks in (None, kept): return model.get_submodule(kept)
     n = model.config.get_text_config().num_hidden_layers
     lists = {k: m for k,m in model.named_modules() if isinstance(m, nn.ModuleList)}
     found = [k for k,m in lists.items() if len(m)==n and blocks in (None, k)]
     if not blocks: found = [k for k in found if not any(k.startswith(f'{o}.') for o in found)]   # not the experts within a block
     if len(found)==1: return lists[found[0]]
-    there = ', '.join(f'{k!r} of {len(m)}' for k,m in lists.items()) or 'none'
-    number,where = f'{len(found)} lists' if found else 'no list',f' at {blocks!r}' if blocks else ''
-    raise ValueError(f"{type(model).__name__} has {number} of {n} blocks{where}: "
-                     f"say which one it is with blocks=... (--blocks). Its module lists: {there}")
+    raise ValueError(not_found(type(model).__name__, lists, len(found), n, blocks))
 
-# %% ../../nbs/extraction/21_blocks.ipynb #a298f0e1
-def truncate(cfg, n:int):
-    "`cfg`, a text model's configuration, changed to `n` blocks"
-    total = cfg.num_hidden_layers
-    for k,v in vars(cfg).items():
-        if isinstance(v, list) and len(v)==total: setattr(cfg, k, v[:n])
-    cfg.num_hidden_layers = n
-    return cfg
+# %% ../../nbs/extraction/21_blocks.ipynb #a0cc0c01
+STREAMS = ('altup_num_inputs', 'hc_mult', 'hc_count') # What configurations call the number of residual streams
+
+def check_decoder(cfg):
+    "ValueError unless `cfg`, of a text model, is that of a decoder with one residual stream"
+    from transformers.models.auto import modeling_auto as known
+    kind,n = cfg.model_type,max(getattr(cfg, o, None) or 1 for o in STREAMS)
+    two = getattr(cfg, 'is_encoder_decoder', False) or kind in known.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
+    decodes = getattr(cfg, 'is_decoder', True) and kind in known.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    why = ('an encoder-decoder, whose decoder reads what an encoder makes of another text' if two else
+           'an encoder, whose tokens see those after them' if kind in known.MODEL_FOR_MASKED_LM_MAPPING_NAMES and not decodes else
+           f'a decoder with {n} residual streams, mixed at every block, so that none is the residual stream' if n>1 else None)
+    if why: raise ValueError(f"this model (type {kind!r}) is {why}: it cannot be read or steered; take a decoder with one residual stream")
+
+# %% ../../nbs/extraction/21_blocks.ipynb #ff94f56c
+def tied_weights(model)->dict: # Name of a weight to the name of the one it is a copy of
+    "The weights that `model` shares with earlier modules, without those that a cut has removed"
+    there = {k for k,_ in model.named_parameters(remove_duplicate=False)}
+    return {k: o for k,o in model.all_tied_weights_keys.items() if {k,o}<=there}
 
 # %% ../../nbs/extraction/21_blocks.ipynb #57701914
-def empty_model(cfg, dtype):
-    "A base model with weights on the `meta` device; buffers that no file stores, such as rotary frequencies, are real"
-    from accelerate import init_empty_weights
+def cut_auto(cfg, k:int, blocks:str=None):
+    "transformers' `AutoModel`, whose models of the type of `cfg` have their first `max(k,1)` blocks only"
     from transformers import AutoModel
-    with quiet(), init_empty_weights(): return AutoModel.from_config(cfg, dtype=getattr(torch, dtype)).eval().requires_grad_(False)
+    base = AutoModel._model_mapping.get(type(cfg), None)
+    if base is None: raise ValueError(f"transformers has no decoder without a head for models of type {cfg.model_type!r}, so they cannot be read")
+    base = base[0] if isinstance(base, tuple) else base
+    own = dict(add_pooling_layer=False) if 'add_pooling_layer' in signature(base.__init__).parameters else {}
+    def __init__(self, config, *args, **kw):
+        base.__init__(self, config, *args, **own|kw)
+        keep_blocks(self, k, blocks)
+        self.all_tied_weights_keys = tied_weights(self)
+    cut = type(base.__name__, (base,), dict(__init__=__init__, __module__=base.__module__))
+    return type('AutoModel', (AutoModel,), dict(_model_mapping={type(cfg): cut}))
 
 # %% ../../nbs/extraction/21_blocks.ipynb #2763d063
 def keep_blocks(model:nn.Module, k:int, blocks:str=None)->nn.Module:
-    "`model`, a base model, cut to its first `max(k,1)` blocks"
+    "`model`, a base model, cut to its first `max(k,1)` blocks; its configuration stays that of the whole model"
     found = find_blocks(model, blocks)
+    model.kept_blocks = next(n for n,m in model.named_modules() if m is found)
     del found[max(k,1):]
-    model.config.get_text_config().num_hidden_layers = len(found)
     return model
 
 # %% ../../nbs/extraction/21_blocks.ipynb #b0cbaa69
@@ -58,23 +88,14 @@ def skeleton(
     dtype:str='float32', # 'float32', 'bfloat16', 'float16'
     blocks:str=None # As `find_blocks` takes it
 )->nn.Module: # A base model of `max(k,1)` blocks
-    "The embedding and the first `k` blocks, with weights on the `meta` device"
-    return keep_blocks(empty_model(cfg, dtype), k, blocks)
-
-# %% ../../nbs/extraction/21_blocks.ipynb #d7679ebe
-def _contents(model):
-    "For every module: path, type, plain attributes, parameter shapes"
-    plain = int,float,str,tuple,type(None)
-    def attributes(m): return {n: v for n,v in vars(m).items() if isinstance(v, plain)}
-    def shapes(m): return {n: p.shape for n,p in m._parameters.items() if p is not None}
-    return [(k, type(m), attributes(m), shapes(m)) for k,m in model.named_modules()]
-
-def same_modules(a:nn.Module, b:nn.Module)->bool:
-    "Whether two models agree in modules, plain attributes, parameter shapes and buffers"
-    return _contents(a)==_contents(b) and all(torch.equal(x, y) for x,y in zip(a.buffers(), b.buffers()))
+    "The embedding and the first `k` blocks, with weights on the `meta` device; buffers that no file stores, such as rotary frequencies, are real"
+    from accelerate import init_empty_weights
+    check_decoder(cfg)
+    with quiet(), init_empty_weights():
+        return cut_auto(cfg, k, blocks).from_config(cfg, dtype=getattr(torch, dtype)).eval().requires_grad_(False)
 
 # %% ../../nbs/extraction/21_blocks.ipynb #683c629f
-TEXT_MODEL = {r'^(model\.)?language_model\.(model\.)?': ''}
+TEXT_MODEL = {r'^(model\.)?(language|text)_model\.(model\.)?': ''}
 
 # %% ../../nbs/extraction/21_blocks.ipynb #67e447ad
 def load_blocks(
@@ -84,12 +105,10 @@ def load_blocks(
     device:str='cpu', # 'auto': spread over all GPUs, by accelerate
     blocks:str=None # As `find_blocks` takes it
 )->nn.Module: # A base model of `max(k,1)` blocks, without a head
-    "The embedding and the first `k` blocks of `source`; ValueError if its files lack one of their weights"
-    from transformers import AutoModel
-    cut = same_modules(skeleton(source.text_config(), k, dtype, blocks), empty_model(truncate(source.text_config(), max(k,1)), dtype))
-    cfg = truncate(source.text_config(), max(k,1)) if cut else source.text_config()
-    model = source.load_weights(AutoModel, dtype, device, config=cfg, key_mapping=TEXT_MODEL)
-    return model if cut else keep_blocks(model, k, blocks)
+    "The embedding and the first `k` blocks of `source`; ValueError if its files lack one of their weights, or if it is no decoder"
+    cfg = source.text_config()
+    skeleton(cfg, k, dtype, blocks)                          # ValueError before weights are read
+    return source.load_weights(cut_auto(cfg, k, blocks), dtype, device, config=cfg, key_mapping=TEXT_MODEL)
 
 # %% ../../nbs/extraction/21_blocks.ipynb #c4d0859d
 def block_output(out): return out if isinstance(out, Tensor) else out[0]                # the hidden states in what a block returned
@@ -114,22 +133,40 @@ def residual_hooks(
     finally:
         for h in hooks: h.remove()
 
+# %% ../../nbs/extraction/21_blocks.ipynb #87b7ee6b
+def check_states(name, h, ids, d):
+    "ValueError unless the input `h` of a block has one state of width `d` for each of the tokens `ids`"
+    if h.shape!=(*ids.shape, d):
+        raise ValueError(f"a block of {name} gets {tuple(h.shape)} for {ids.shape[1]} tokens, not one state of width {d} for each: "
+                         "there is no single residual stream in it, so it cannot be read or steered")
+
+def check_causal(name, longer, alone):
+    "ValueError if the states of the first tokens change with those that follow: `longer` are the states of all, `alone` those of the first"
+    a,b = longer[:,:alone.shape[1]].float(),alone.float()
+    if ((a-b).norm(dim=-1)/b.norm(dim=-1)).median()>.05:
+        raise ValueError(f"in {name} tokens see those after them: it is an encoder, or used as one, and cannot be read; take a decoder")
+
 # %% ../../nbs/extraction/21_blocks.ipynb #d8b612dd
 def check_blocks(
     model:nn.Module, # From `load_blocks`
     blocks:str=None # As `find_blocks` takes it
 ):
-    "ValueError unless the input of each block is the output of the block before"
+    "ValueError unless the input of each block is the output of the block before, with one state a token that later tokens do not change"
     d,name,outputs,hooks = model.config.get_text_config().hidden_size,type(model).__name__,[],[]
-    where = "give the path of the decoder's blocks with blocks=... (--blocks)"
     def before(m, args, kwargs):
         h,n = block_input(args, kwargs),len(outputs)
-        if h.shape!=(1,8,d): raise ValueError(f"a block of {name} gets {tuple(h.shape)}, not hidden states of width {d}: {where}")
+        check_states(name, h, ids, d)
         if n and not torch.allclose(outputs[-1].to(h.device), h, rtol=0, atol=0, equal_nan=True):
-            raise ValueError(f"the input of block {n} of {name} is not the output of block {n-1}: {where}")
+            raise ValueError(f"the input of block {n} of {name} is not the output of block {n-1}: the model changes the stream in between, "
+                             "so it cannot be read" + (f"; is blocks={blocks!r} the decoder's list?" if blocks else ''))
     def after(m, args, out): outputs.append(block_output(out))
     for m in find_blocks(model, blocks): hooks += [m.register_forward_pre_hook(before, with_kwargs=True), m.register_forward_hook(after)]
+    last = []
     try:
-        with torch.no_grad(): model(torch.arange(8, device=model.device)[None], use_cache=False)
+        for ids in (torch.arange(8, device=model.device)[None], torch.arange(5, device=model.device)[None]):
+            outputs.clear()
+            with torch.no_grad(): model(ids, use_cache=False)
+            last.append(outputs[-1])
     finally:
         for h in hooks: h.remove()
+    check_causal(name, *last)

@@ -6,16 +6,35 @@
 __all__ = ['read_streamed']
 
 # %% ../../nbs/extraction/26_streaming.ipynb #8dff01d9
-import os, re, tempfile
+import os, tempfile
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fastcore.basics import patch
-from .blocks import TEXT_MODEL, block_input, block_output, find_blocks, skeleton
+from .blocks import TEXT_MODEL, block_input, block_output, check_causal, check_states, find_blocks, skeleton, tied_weights
 from .engine import Means, default_batch_tokens, each_chunk, keeping_memory, out_of_memory, reading_bar, span_means
-from .packing import batch_attention, can_pack, forward
+from .packing import batch_attention, can_pack, forward, pad
 from ..models import ModelSource, batch_key, quiet
+from ..prompts import Tokens
 import torch
 from torch import nn
+
+# %% ../../nbs/extraction/26_streaming.ipynb #55a1e4ec
+def weight_mapping(model):
+    "transformers' rules for the names of `model`'s weights in files"
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    return get_model_conversion_mapping(model, TEXT_MODEL)
+
+def names_in_model(model, names)->dict:
+    "The name in `model` of each of the tensors that files call `names`, without those that it has not"
+    from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
+    there,rules,out = model.state_dict(),weight_mapping(model),{}
+    renamings,converters = ([o for o in rules if isinstance(o, kind)] for kind in (WeightRenaming, WeightConverter))
+    for o in sorted(names, key=dot_natural_key):
+        new,_ = rename_source_key(o, renamings, converters, model.base_model_prefix, there)
+        if new not in there and o in there: new,_ = rename_source_key(o, [], [], model.base_model_prefix, there)
+        if new in there: out[o] = new
+    return out
 
 # %% ../../nbs/extraction/26_streaming.ipynb #2c6971b1
 class Weights:
@@ -29,6 +48,7 @@ class Weights:
         self.source,self.model,self.device,self.files,self.open = source,model,torch.device(device),source.weights(),{}
         self.blocks = find_blocks(model, blocks)
         self.path = next(k for k,m in model.named_modules() if m is self.blocks)
+        self.goes_to,self.tied = names_in_model(model, self.files),tied_weights(model)
         self.copy_stream = torch.cuda.Stream(self.device) if self.device.type=='cuda' else None
     def slice(self, name):
         from safetensors import safe_open
@@ -38,12 +58,17 @@ class Weights:
 
 # %% ../../nbs/extraction/26_streaming.ipynb #677cc0fb
 @patch
-def names(self:Weights, part:int)->list:
-    "Names in the files of the tensors of block `part`, or for None those outside the blocks (perhaps with some that are not needed)"
-    number = {o: re.search(rf'(?:^|\.){re.escape(self.path)}\.(\d+)\.', o) for o in self.files}
-    if part is not None: return [o for o,m in number.items() if m and int(m[1])==part]
-    own = {o.rsplit('.', 2)[-2] for o in self.model.state_dict() if not o.startswith(f'{self.path}.')}   # embed_tokens, norm, wte, ...
-    return [o for o,m in number.items() if m is None and set(o.split('.')) & own]
+def is_in(self:Weights, name, part:int)->bool:
+    "Whether the weight `name` of the model is in block `part`; None: outside the blocks"
+    return not name.startswith(f'{self.path}.') if part is None else name.startswith(f'{self.path}.{part}.')
+
+@patch
+def names(self:Weights, part:int)->dict:
+    "Name to load it under, of each tensor in the files that block `part` needs, or for None those outside the blocks"
+    own = {o: o for o,new in self.goes_to.items() if self.is_in(new, part)}
+    filled,at = {self.goes_to[o] for o in own},{new: o for o,new in self.goes_to.items()}
+    copies = {at[o]: k for k,o in self.tied.items() if self.is_in(k, part) and k not in filled and not self.is_in(o, part) and o in at}
+    return own | copies                                      # of a block whose weights others share, only the first has them in the files
 
 # %% ../../nbs/extraction/26_streaming.ipynb #3177d36e
 @patch
@@ -64,14 +89,13 @@ def to_device(self:Weights, params):
 @patch
 def load(self:Weights, part:int=None):
     "Load the weights of block `part`, or those outside the blocks; returns `to_device`'s function. ValueError if one is missing"
-    from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import convert_and_load_state_dict_in_model
     from transformers.modeling_utils import LoadStateDictConfig
     m = self.model
     cfg = LoadStateDictConfig(dtype=m.dtype, dtype_plan=m._get_dtype_plan(m.dtype), device_map={'': 'cpu'},
-                              weight_mapping=get_model_conversion_mapping(m, TEXT_MODEL))
-    info,_ = convert_and_load_state_dict_in_model(m, {o: self.slice(o) for o in self.names(part)}, cfg)
-    def mine(o): return o.startswith(f'{self.path}.')==(part is not None) and (part is None or o.startswith(f'{self.path}.{part}.'))
+                              weight_mapping=weight_mapping(m))
+    info,_ = convert_and_load_state_dict_in_model(m, {new: self.slice(o) for o,new in self.names(part).items()}, cfg)
+    def mine(o): return self.is_in(o, part)
     self.source.check_weights({o for o in info.missing_keys if mine(o)}, info.mismatched_keys)
     for k,b in m.named_buffers():
         if mine(k): b.data = b.data.to(self.device)
@@ -88,34 +112,63 @@ def drop(self:Weights, part:int):
 # %% ../../nbs/extraction/26_streaming.ipynb #6b871161
 class _Captured(Exception): pass
 
+class Carried:
+    "A placeholder for the value number `i` that the block before returns"
+    def __init__(self, i): self.i = i
+
+def fill_in(call, before):
+    "The arguments `call`, (args, kwargs) of a block, with placeholders replaced by what the block `before` returned"
+    args,kwargs = call
+    def real(o): return before[o.i] if isinstance(o, Carried) else o
+    return tuple(map(real, args)),{k: real(o) for k,o in kwargs.items()}
+
 # %% ../../nbs/extraction/26_streaming.ipynb #5139cdcf
-def _calls(model, found, batch, wrap):
-    "List of (hidden states, other args, other kwargs) of the call of each of the blocks `found`, as far as the model gets"
+def _calls(model, found, batch, wrap, write):
+    """(hidden states, other args, other kwargs, hidden states written) of the call of each of the blocks `found`, as far as the model gets;
+    a stub writes `write(h)` and returns it as `wrap` says"""
     calls = []
     def stub(*args, **kwargs):
-        calls.append((block_input(args, kwargs), args[1:], {k: v for k,v in kwargs.items() if k!='hidden_states'}))
+        h = block_input(args, kwargs)
+        calls.append((h, args[1:], {k: v for k,v in kwargs.items() if k!='hidden_states'}, write(h)))
         if len(calls)==len(found): raise _Captured
-        return wrap(calls[-1][0])
+        return wrap(calls[-1][3])
     for m in found: m.forward = stub
     try: forward(model, batch)
-    except (_Captured, RuntimeError, IndexError, ValueError, TypeError) as e:   # the latter if a block's return type is wrong
+    except (_Captured, RuntimeError, IndexError, ValueError, TypeError, AttributeError) as e:   # the latter if a block's return type is wrong
         if not isinstance(e, _Captured) and (out_of_memory(e) or not calls): raise
     finally:
         for m in found: del m.forward
     return calls
 
 # %% ../../nbs/extraction/26_streaming.ipynb #8fa4babd
+def returned(n): return lambda h: (h, *map(Carried, range(1, n))) if n else h # What blocks return: hidden states, or n things that begin with them
+
+def same_view(a, b): return a is b or (a.data_ptr(), a.shape, a.stride())==(b.data_ptr(), b.shape, b.stride())   # the same numbers in memory
+
+def _cannot_stream(model, why): return ValueError(f"in {type(model).__name__} {why}: it cannot be streamed; read it all at once (stream=False, --no-stream)")
+
 def capture_block_inputs(
     model:nn.Module, # A skeleton with its embedding loaded
     found:nn.ModuleList, # Its blocks
-    batch # A `Batch`
-): # Input of the first block, and a list of the other (args, kwargs) of each block
+    batch, # A `Batch`
+    write=lambda h: h # What a stub makes of hidden states
+): # Input of the first block, and a list of the other (args, kwargs) of each block, perhaps with `Carried`
     "How `model` calls its blocks on `batch`; ValueError if a block's input is not the output of the one before"
-    for wrap in (lambda h: h, lambda h: (h,)):               # blocks return hidden states, or a tuple that begins with them
-        calls = _calls(model, found, batch, wrap)
-        if len(calls)==len(found) and all(h is calls[0][0] for h,_,_ in calls): return calls[0][0],[o[1:] for o in calls]
-    raise ValueError(f"in {type(model).__name__} the input of a block is not the output of the one before: "
-                     "it cannot be streamed; read it all at once (stream=False, --no-stream)")
+    for wrap in map(returned, range(4)):
+        calls = _calls(model, found, batch, wrap, write)
+        if len(calls)==len(found) and all(same_view(b[0], a[3]) for a,b in zip(calls, calls[1:])): return calls[0][0],[o[1:3] for o in calls]
+    raise _cannot_stream(model, 'the input of a block is not the output of the one before')
+
+# %% ../../nbs/extraction/26_streaming.ipynb #da447bc7
+def tensors_in(o)->list:
+    "The tensors in nested lists, tuples and dicts"
+    if isinstance(o, Mapping): o = list(o.values())
+    return [o] if isinstance(o, torch.Tensor) else sum(map(tensors_in, o), []) if isinstance(o, (list,tuple)) else []
+
+def check_arguments(model, found, batch):
+    "ValueError if what `model` gives its blocks beside hidden states depends on those that earlier blocks wrote"
+    a,b = (tensors_in(capture_block_inputs(model, found, batch, write)[1]) for write in (lambda h: h, torch.rand_like))
+    if len(a)!=len(b) or not all(map(torch.equal, a, b)): raise _cannot_stream(model, 'a block gets more from earlier ones than hidden states')
 
 # %% ../../nbs/extraction/26_streaming.ipynb #0c301f80
 class OffloadedStates:
@@ -169,13 +222,23 @@ def pool(self:_Streamed, layer, h, batch, got, i):
     got[layer][i] = span_means(h.flatten(0, 1), batch.spans).cpu()
     self.means.check(batch.index, layer, got[layer][i])
 
+# %% ../../nbs/extraction/26_streaming.ipynb #bf23cf39
+def run_block(w, block, h, call, batch):
+    "What `block` returns for the hidden states `h` and the other arguments `call`"
+    args,kwargs = call
+    with torch.no_grad(), batch_attention(w.model, batch): return block(h, *args, **kwargs)
+
+def carries(calls, j):
+    "Whether block `j` gets more than hidden states from the one before"
+    return j<len(calls) and any(isinstance(o, Carried) for o in (*calls[j][0], *calls[j][1].values()))
+
 # %% ../../nbs/extraction/26_streaming.ipynb #448125af
 @patch
 def _through(self:_Streamed, bs):
     "Add the means of the batches `bs`: all go through block 0, then all through block 1, ..."
     w,layers = self.w,self.means.layers
     size = sum(len(b)+64 for b in bs)*w.model.config.hidden_size*w.model.dtype.itemsize
-    hs,calls,got = OffloadedStates(self.place, size),{},{k: {} for k in layers}
+    hs,calls,more,got = OffloadedStates(self.place, size),{},{},{k: {} for k in layers}
     for i,b in enumerate(bs):
         h,calls[i] = capture_block_inputs(w.model, w.blocks, b)
         self.pool(0, h, b, got, i)
@@ -183,9 +246,9 @@ def _through(self:_Streamed, bs):
     for j in range(max(layers)):
         block = self.ready(j)
         for i,b in enumerate(bs):
-            args,kwargs = calls[i][j]
-            with torch.no_grad(), batch_attention(w.model, b): h = block_output(block(hs[i].to(w.device), *args, **kwargs))
-            hs[i] = h
+            out = run_block(w, block, hs[i].to(w.device), fill_in(calls[i][j], more.get(i)), b)
+            hs[i] = h = block_output(out)
+            if carries(calls[i], j+1): more[i] = out
             self.pool(j+1, h, b, got, i)
             self.bar.update(sum(len(self.means.seqs[o]) for o in b.index)/max(layers))
         w.drop(j)
@@ -204,13 +267,21 @@ def chunk(self:_Streamed, bs):
 
 # %% ../../nbs/extraction/26_streaming.ipynb #9fcaacf8
 @patch
-def first(self:_Streamed, batch):
-    "List of the first block's output, to test packing"
+def first(self:_Streamed, *batches):
+    "List of the first block's output for each of `batches`"
     self.w.load(0)()
-    h,calls = capture_block_inputs(self.w.model, self.w.blocks, batch)
-    with torch.no_grad(), batch_attention(self.w.model, batch): out = block_output(self.w.blocks[0](h, *calls[0][0], **calls[0][1]))
+    calls = [capture_block_inputs(self.w.model, self.w.blocks, b) for b in batches]
+    out = [block_output(run_block(self.w, self.w.blocks[0], h, o[0], b)) for b,(h,o) in zip(batches, calls)]
     self.w.drop(0)
-    return [out]
+    return out
+
+@patch
+def check(self:_Streamed):
+    "ValueError if the first block does not get one state a token, or if later tokens change it: as `check_blocks`, for one block"
+    m,(long,short) = self.w.model,(pad([Tokens([*range(n)], 0, n, [], '')], [0]) for n in (8,5))
+    check_states(type(m).__name__, capture_block_inputs(m, self.w.blocks, long)[0], long.ids, m.config.hidden_size)
+    check_arguments(m, self.w.blocks, long)
+    check_causal(type(m).__name__, *self.first(long, short))
 
 # %% ../../nbs/extraction/26_streaming.ipynb #8685e945
 def read_streamed(
@@ -238,5 +309,6 @@ def read_streamed(
     with quiet(), ThreadPoolExecutor(1) as reader, reading_bar(means, progress) as bar, keeping_memory():
         w.load()()
         s = _Streamed(w, reader, means, bar, place)
+        s.check()
         for _ in each_chunk(seqs, s.chunk, budget, can_pack(model, s.first), means.todo, batch_key(model), chunks): pass
     return means.values

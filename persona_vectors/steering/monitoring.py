@@ -14,7 +14,7 @@ from pathlib import Path
 from fastcore.basics import patch
 from ..analysis.axis import assistant_axis
 from ..analysis.figures import LINE_COLOURS, styled
-from ..config import PersonaVectorConfig, check_kind, resolve_layers
+from ..config import PersonaVectorConfig, check_kind, log, parse_json, read_text, read_utf8, resolve_layers
 from ..extraction.blocks import find_blocks, residual_hooks
 from ..extraction.extractor import ActivationExtractor
 from ..extraction.vectors import Direction, load_vectors, shipped_vectors
@@ -22,7 +22,7 @@ from ..generation.local import LocalModel
 from ..models import EMBEDDED, same_model
 from ..personas import NEUTRAL
 from ..prompts import as_messages, chat_messages, context_length, conversation_tokens, get_format
-from ..responses import Response, load_responses, shipped_responses
+from ..responses import Response, each_response, load_responses, shipped_responses
 import numpy as np, pandas as pd, torch
 import plotly.graph_objects as go
 
@@ -32,20 +32,91 @@ def conversation_of(r:Response)->list[dict]:
     return chat_messages(r.system, r.question, r.text)
 
 # %% ../../nbs/steering/53_monitoring.ipynb #f55fe23e
-def load_conversations(
-    path # A .json file: messages, or an object with `messages`; a .jsonl file of such objects; or a responses file
-)->list: # Conversations, lists of messages
-    "The conversations in `path`; ValueError says what is wrong with the file"
+KEYS = 'messages','conversation','conversations'
+THEIR_ROLES = (dict.fromkeys(('human','prompter'), 'user') | dict.fromkeys(('gpt','chatgpt','model','bot','ai'), 'assistant')
+               | dict.fromkeys(('observation','function','function_response'), 'tool'))
+
+def _as_ours(m):
+    "A message with our names for its fields and its role"
+    if isinstance(m, dict) and 'from' in m and 'role' not in m: m = dict(role=m['from'], content=m.get('value'))
+    if not isinstance(m, dict) or not isinstance(m.get('role'), str): return m
+    role = m['role'].lower()
+    return dict(m, role=THEIR_ROLES.get(role, role))
+
+# %% ../../nbs/steering/53_monitoring.ipynb #4f082d34
+def messages_of(o)->list[dict]:
+    "The messages of a conversation in any of these forms; ValueError says which cannot be read"
+    system,msgs = None,o
+    if isinstance(o, dict):
+        k = next((k for k in KEYS if k in o), None)
+        if k is None: raise ValueError(f"it has {', '.join(map(repr, list(o)[:5])) or 'nothing in it'}, and none of {', '.join(KEYS)}")
+        system,msgs = o.get('system'),o[k]
+    if isinstance(msgs, list): msgs = [_as_ours(m) for m in msgs]
+    begun = not isinstance(msgs, list) or any(isinstance(m, dict) and m.get('role') in ('system','developer') for m in msgs[:1])
+    return as_messages([dict(role='system', content=system), *msgs] if system and not begun else msgs)
+
+# %% ../../nbs/steering/53_monitoring.ipynb #e187574b
+def _value(line):
+    "What a line says, or the ValueError that says why it says nothing"
+    try: return parse_json(line)
+    except json.JSONDecodeError as e: return ValueError(f'it is not JSON ({e.msg}, character {e.pos+1})')
+    except UnicodeDecodeError: return ValueError('it is not UTF-8 text')
+    except ValueError as e: return e
+
+def _entries(path):
+    "[(name, what JSON says or a ValueError)] of each conversation in a file"
+    try: whole = parse_json(read_text(path))
+    except ValueError as e:
+        if path.suffix!='.jsonl' and 'Extra data' not in str(e): raise
+        return [(f'line {i}', _value(o)) for i,o in enumerate(read_utf8(path).split(b'\n'), 1) if o.strip()]
+    several = isinstance(whole, list) and any(isinstance(o, list) or isinstance(o, dict) and set(KEYS)&set(o) for o in whole)
+    return [(f'conversation {i}', o) for i,o in enumerate(whole, 1)] if several else [('line 1' if path.suffix=='.jsonl' else '', whole)]
+
+# %% ../../nbs/steering/53_monitoring.ipynb #5571a0d2
+ANSWERS = {'responses'},{'persona','question','text'},{'question','system_prompt','prompt_index'} # Fields of a responses file, or of a line of one
+
+def _is_answers(o):
+    "Whether `o` is what a responses file holds, or a line of one"
+    return isinstance(o, dict) and (any(k <= set(o) for k in ANSWERS) or next(iter(o), '').startswith('['))
+
+def _taken(o):
+    if isinstance(o, ValueError): return o
+    try: return messages_of(o)
+    except ValueError as e: return e
+
+# %% ../../nbs/steering/53_monitoring.ipynb #99d9a09c
+FORM = 'it should be a JSON list of messages with role and content, or one such list a line'
+
+def each_conversation(path):
+    "Yield (name, messages) of each conversation in a file; a ValueError in place of the messages says why they cannot be read"
     path = Path(path)
+    if path.is_dir(): raise ValueError(f"{path} is a folder: name the conversation file in it")
     if not path.is_file(): raise FileNotFoundError(f"no conversation file at {path}: check the path")
     check_kind(path, 'a conversation', 'answers')
-    try:
-        text = path.read_text(encoding='utf-8-sig')
-        found = [json.loads(o) for o in text.splitlines() if o.strip()] if path.suffix=='.jsonl' else [json.loads(text)]
-        if any(isinstance(o, dict) and 'messages' not in o for o in found): return [conversation_of(r) for r in load_responses(path).rows]
-        return [as_messages(o['messages'] if isinstance(o, dict) else o) for o in found]
-    except ValueError as e:
-        raise ValueError(f"{path} does not hold a conversation ({e}): it should be a JSON list of messages with role and content") from None
+    try: found = [] if path.suffix=='.parquet' else _entries(path)
+    except ValueError as e: raise ValueError(f"{path} does not hold a conversation ({e}): {FORM}") from None
+    if path.suffix=='.parquet' or _is_answers(next((o for _,o in found if not isinstance(o, ValueError)), None)):
+        found = ((f"the answer of {r.persona!r} to {r.question!r}", conversation_of(r)) for _,r in each_response(path))
+    for name,o in found: yield name, _taken(o)
+
+# %% ../../nbs/steering/53_monitoring.ipynb #99cec3f6
+def unread(path, left, n):
+    "In words, which of the `n` conversations in `path` cannot be read, and why; `left` is [(name, why)]"
+    by = {}
+    for name,why in left: by.setdefault(str(why), []).append(name)
+    def some(xs, most, more): return [*xs[:most], *([f'and {len(xs)-most} more{more}'] if len(xs)>most else [])]
+    why = '; '.join(some([f"{', '.join(some(names, 20, ''))}: {w}".removeprefix(': ') for w,names in by.items()], 10, ' reasons'))
+    if len(left)>=n: return f"{path} does not hold a conversation that can be read ({why})"
+    return f"{len(left)} of {n} conversations in {path} cannot be read: {why}"
+
+# %% ../../nbs/steering/53_monitoring.ipynb #94cffdc3
+def load_conversations(
+    path # A file of messages, of objects with `messages`, `conversation` or `conversations` (JSON or JSON lines), or of responses
+)->list: # Conversations, lists of messages
+    "The conversations in `path`; ValueError says what is wrong with the file, or which of them cannot be read"
+    found = list(each_conversation(path))
+    if bad := [(name, o) for name,o in found if isinstance(o, ValueError)]: raise ValueError(f'{unread(path, bad, len(found))}: {FORM}')
+    return [o for _,o in found]
 
 # %% ../../nbs/steering/53_monitoring.ipynb #450d6cff
 class Monitor:
@@ -123,6 +194,7 @@ class Reading:
     projections:pd.DataFrame # Token × direction
     about:dict # Direction to its model, layer and orientation, in words
     calibration:Calibration=None
+    name:str='' # Which conversation of a file
     def _with_z(self, x, of): return x.copy() if self.calibration is None else x.join(self.calibration.z(x, of).add_prefix('z '))
 
 # %% ../../nbs/steering/53_monitoring.ipynb #86925212
@@ -169,7 +241,9 @@ def calibrate(self:Monitor,
 )->Calibration: # Also stored: later readings have z
     "Mean and spread of the projections in `conversations`, to which later readings are compared"
     found = {k: [] for k in self.directions}
-    for r in map(self.read, conversations):
+    for i,o in enumerate(conversations, 1):
+        try: r = self.read(o)
+        except ValueError as e: raise ValueError(f"{source}: number {i} cannot be read ({e}): leave it out") from None
         for (a,b),m in zip(r.spans, r.messages):
             if m['role']!='assistant': continue
             for k in found: found[k].append(r.projections[k].values[a:b])
@@ -306,11 +380,34 @@ def _usual(path, ex):
     "The neutral answers in `path`; without it the default answers shipped for the embedded model, or none"
     if not path and not same_model(ex.source.label, EMBEDDED): return []
     rows = load_responses(path).rows if path else [r for r in shipped_responses().rows if r.persona=='default']
-    found = [replace(r, system=r.system or '') for r in rows if r.persona in NEUTRAL]
+    found = [replace(r, system=r.system or '') for r in rows if r.persona in NEUTRAL and not r.blank]
     if not found: raise ValueError(f"{path} has no answer of a neutral persona ({', '.join(NEUTRAL)}) to calibrate on: give another file")
     return found
 
 # %% ../../nbs/steering/53_monitoring.ipynb #2dbfb083
+def _monitor(config, vectors, calibration, layer, direction):
+    "A calibrated `Monitor` along the axes of a vectors file, or along `direction`"
+    ex = ActivationExtractor(config)
+    ds = {'direction': direction} if direction else _axes(ex, vectors, layer)
+    m,usual = Monitor(ex.blocks(max(o.layer for o in ds.values())), ex.tokenizer, ds, config.prompt_format, config.blocks),_usual(calibration, ex)
+    if usual: m.calibrate(map(conversation_of, usual), f"{len(usual)} answers of {', '.join(dict.fromkeys(r.persona for r in usual))}")
+    return m
+
+# %% ../../nbs/steering/53_monitoring.ipynb #cf2ef63b
+def each_reading(path, *args):
+    "Yield a `Reading` of each conversation in a file, for `args` as `_monitor` takes them; the log says which were left out. ValueError if all were"
+    talks = list(each_conversation(path))
+    left,m = [(name, o) for name,o in talks if isinstance(o, ValueError)],None
+    for name,o in talks:
+        if isinstance(o, ValueError): continue
+        m = m or _monitor(*args)                                # not loaded for nothing
+        try: r = m.read(o)
+        except ValueError as e: left.append((name, e))
+        else: yield replace(r, name=name)
+    if len(left)>=len(talks): raise ValueError(unread(path, left, len(talks)) + (f': {FORM}' if m is None else ''))
+    if left: log.warning(f'left out: {unread(path, left, len(talks))}')
+
+# %% ../../nbs/steering/53_monitoring.ipynb #92fff358
 def monitor_file(
     path, # As `load_conversations` takes it
     config:PersonaVectorConfig, # The model that reads
@@ -318,13 +415,9 @@ def monitor_file(
     calibration=None, # Responses file with neutral answers; None: the embedded model's, else no calibration
     layer=None, # Layer or layers of the axis; None: by the configuration's `layer_fraction`
     direction:Direction=None # Instead of the axis
-)->list: # A `Reading` of each conversation
-    "Read the conversations in a file along the assistant axis, or along `direction`"
-    talks,ex = load_conversations(path),ActivationExtractor(config)
-    ds = {'direction': direction} if direction else _axes(ex, vectors, layer)
-    m,usual = Monitor(ex.blocks(max(o.layer for o in ds.values())), ex.tokenizer, ds, config.prompt_format, config.blocks),_usual(calibration, ex)
-    if usual: m.calibrate(map(conversation_of, usual), f"{len(usual)} answers of {', '.join(dict.fromkeys(r.persona for r in usual))}")
-    return [m.read(o) for o in talks]
+)->list: # A `Reading` of each conversation that can be read
+    "Read the conversations in a file along the assistant axis, or along `direction`; those that cannot be read are named in the log"
+    return list(each_reading(path, config, vectors, calibration, layer, direction))
 
 # %% ../../nbs/steering/53_monitoring.ipynb #f4d67fd7
 @patch
