@@ -2,7 +2,7 @@
 import json, random, re
 import pytest, regex
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, LlamaConfig
 from persona_vectors.models import find_model
 from persona_vectors.pretokenizers import GGML, HARD, RULES, cuts, gguf_tokenizer, pre_tokenizer, splits, splitting_fault
 
@@ -158,10 +158,11 @@ def test_first_and_last_tokens(pre, flags, want, tmp_path):
     (dict(model='bert'), "'bert'"), (dict(model='rwkv'), "'rwkv'"), (dict(model='plamo2'), "'plamo2'"), (dict(model='t5'), "'t5'"), (dict(model=None), 'None'),
     (dict(merges=None), 'no tokenizer.ggml.merges'), (dict(token_type=None), 'no tokenizer.ggml.token_type'), (dict(precompiled_charsmap=[1,2]), 'precompiled_charsmap'),
     (dict(remove_extra_whitespaces=True), 'remove_extra_whitespaces'), (dict(add_sep_token=True), 'add_sep_token'), (dict(telepathy=1), 'telepathy'),
-    (dict(add_bos_token=True, bos_token_id=None), 'add_bos_token is true'), (dict(tokens=['a','a'], token_type=[1,1]), "twice, 'a'")])
+    (dict(add_bos_token=True, bos_token_id=None), 'add_bos_token is true'), (dict(tokens=['a','a'], token_type=[1,1]), "twice, 'a'"),
+    (dict(token_type=[1]), 'different lengths'), (dict(padding_token_id=10**6), 'padding_token_id is 1000000'), (dict(merges='a b'), 'no tokenizer.ggml.merges')])
 def test_what_is_not_understood_is_refused_by_name(change, why):
     with pytest.raises(ValueError, match=re.escape(why)) as e: gguf_tokenizer(trained('qwen2')[1] | {GGML+k: v for k,v in change.items()})
-    assert "give the model's original folder or hub id" in str(e.value) and '\n' not in str(e.value)
+    assert re.search("give the model's original folder or hub id|fetch it again", str(e.value)) and '\n' not in str(e.value)
 
 
 # SentencePiece: the algorithm itself, in plain Python
@@ -193,6 +194,13 @@ def test_sentencepiece(prefix):
             assert tok.tokenize(text)==pieces(' '*prefix+text, scores), text
             assert tok.decode(tok(text, add_special_tokens=False).input_ids)==text
     assert tok('a').input_ids[0]==1 and tok('</s>').input_ids==[1,2]
+
+def test_spaces_after_control_tokens():
+    "Llama 2 writes a space after each; Mistral since version 2, told by its control tokens, at the beginning of a text only"
+    meta = made_up_spm(random.Random(0))[1]
+    assert gguf_tokenizer(meta).tokenize('c</s>')[0].startswith('▁') and gguf_tokenizer(meta).tokenize('</s>\n')==['</s>', '▁', '<0x0A>']
+    mistral = gguf_tokenizer(meta | {GGML+'tokens': ['[INST]' if o=='</s>' else o for o in meta[GGML+'tokens']]})
+    assert mistral.tokenize('c')[0].startswith('▁') and mistral.tokenize('[INST]\n')==['[INST]', '<0x0A>']
 
 def test_blanks_behind_the_special_tokens_of_phi3():
     meta = made_up_spm(random.Random(0))[1]
@@ -232,3 +240,16 @@ def test_a_class_that_splits_otherwise_than_its_file_is_found(tmp_path):
     assert splitting_fault(AutoTokenizer.from_pretrained(tmp_path), tmp_path) is None
     (tmp_path/'tokenizer_config.json').write_text(json.dumps(c | dict(tokenizer_class='Qwen2Tokenizer')))
     assert 'its tokenizer.json has' in splitting_fault(AutoTokenizer.from_pretrained(tmp_path), tmp_path)
+
+def test_a_model_is_read_with_the_splitting_of_its_file(tmp_path, caplog):
+    twin,meta = trained('smollm')
+    gguf_tokenizer(meta).save_pretrained(tmp_path)
+    LlamaConfig().save_pretrained(tmp_path)
+    c = json.loads((tmp_path/'tokenizer_config.json').read_text())
+    del c['ggml_pre']
+    for k in ('TokenizersBackend', 'GPT2Tokenizer'):   # the latter as SmolLM2 has it on the hub
+        (tmp_path/'tokenizer_config.json').write_text(json.dumps(c | dict(tokenizer_class=k)))
+        caplog.clear()
+        got,auto = find_model(str(tmp_path)).tokenizer(), AutoTokenizer.from_pretrained(tmp_path)
+        assert got(HARD).input_ids==twin.encode(HARD).ids and (got.bos_token, got.eos_token)==('<s>', '<｜end▁of▁turn｜>')
+        assert ('its tokenizer.json is followed, not the class GPT2Tokenizer' in caplog.text)==(k=='GPT2Tokenizer')==(auto(HARD).input_ids!=got(HARD).input_ids)
