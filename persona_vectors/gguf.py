@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
-from persona_vectors.pretokenizers import LISTS, gguf_tokenizer
+from persona_vectors.pretokenizers import ELSE, LISTS, gguf_tokenizer
 
 # %% ../nbs/06_gguf.ipynb #835a281f
 NUMBERS = dict(zip((0,1,2,3,4,5,6,7,10,11,12), 'BbHhIif?Qqd')) # Type of a number to its letter in `struct`
@@ -55,7 +55,8 @@ class GgufTensor:
 def located(buf, name, dims, kind, at):
     "The tensor `name` whose bytes begin at `at`; ValueError if it is not whole, or of no known quantisation"
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
-    if kind not in list(GGMLQuantizationType): raise ValueError(f"its tensor {name} has quantisation {kind}, which is not known here: convert the model with another, Q8_0 say")
+    if kind not in list(GGMLQuantizationType):
+        raise ValueError(f"its tensor {name} has quantisation {kind}, which is not known here: convert the model with another, Q8_0 say")
     block,size = GGML_QUANT_SIZES[kind]
     end = at+math.prod(dims)//block*size
     if not dims or dims[0]%block or end>len(buf):
@@ -97,7 +98,7 @@ def gguf_parts(
     if not m: return [path]
     parts = [path.with_name(f'{path.name[:m.start()]}-{i+1:05d}-of-{m[1]}{m[2]}') for i in range(int(m[1]))]
     lack = [p.name for p in parts if not p.is_file()]
-    if lack: raise ValueError(f"the model is split into {len(parts)} files, and {lack[0]} is not beside the others: fetch it into the same folder")
+    if lack: raise ValueError(f"the model is split into {len(parts)} files, and {lack[0]} is not beside the others: fetch it too")
     return parts
 
 # %% ../nbs/06_gguf.ipynb #7f5921a3
@@ -137,12 +138,15 @@ def values(t, start=0, stop=None):
     raw = np.frombuffer(t.data, np.uint8, (stop-start)*size, start*size).reshape(stop-start, size)
     return dequantize(raw, t.kind).reshape(stop-start, -1)
 
+FACTORS = [], ['rope_freqs'], ['rope_factors_short','rope_factors_long']
+
 def factor_lists(g, n):
     "What the file divides its `n` frequencies by: no list, one for all texts, or one for short and one for long ones"
-    names = [o for o in ('rope_freqs','rope_factors_short','rope_factors_long') if f'{o}.weight' in g.tensors]
-    if names not in ([], ['rope_freqs'], ['rope_factors_short','rope_factors_long']): raise ValueError(f"it has {' and '.join(names)}, which do not go together: convert the model again")
+    names = [o for os in FACTORS for o in os if f'{o}.weight' in g.tensors]
+    if names not in FACTORS: raise ValueError(f"it has {' and '.join(names)}, which do not go together: convert the model again")
     lists = [values(g.tensors[f'{o}.weight']).ravel().tolist() for o in names]
-    if any(len(o)!=n for o in lists): raise ValueError(f"its tensor {names[0]}.weight has {len(lists[0])} factors for {n} frequencies: convert the model again")
+    for k,o in zip(names, lists):
+        if len(o)!=n: raise ValueError(f"its tensor {k}.weight has {len(o)} factors for {n} frequencies: convert the model again")
     return lists
 
 # %% ../nbs/06_gguf.ipynb #e7c95a62
@@ -161,27 +165,32 @@ def fit_llama3(factors, base, dim):
     slope,cut = np.polyfit(1/wave[mid], (1/f[mid]-1/top)/(1-1/top), 1)
     high,old = (round(o) if abs(o-round(o))<1e-3*o else o for o in (1-1/cut, -slope/cut))
     if high<=1 or abs(llama3_factors(base, dim, top, 1, high, old)/f-1).max()>1e-5: return
-    return dict(rope_type='llama3', factor=float(top), low_freq_factor=1., high_freq_factor=float(high), original_max_position_embeddings=old)
+    return dict(rope_type='llama3', factor=float(top), low_freq_factor=1., high_freq_factor=float(high),
+                original_max_position_embeddings=old)
 
 # %% ../nbs/06_gguf.ipynb #a3b2943b
 def yarn(g, factor, old, scale):
     "YaRN as transformers writes it; ValueError if the file extrapolates in part only"
-    if g.get('rope.scaling.yarn_ext_factor', 1)!=1: raise ValueError("its 'rope.scaling.yarn_ext_factor' is not 1, which transformers cannot do: use the model's safetensors")
+    if g.get('rope.scaling.yarn_ext_factor', 1)!=1:
+        raise ValueError(f"its 'rope.scaling.yarn_ext_factor' is not 1, which transformers cannot do: {ELSE}")
     times = scale*(g.get('rope.scaling.yarn_attn_factor') or 1+.1*math.log(max(factor, 1)))
     betas = {o: g.get(f'rope.scaling.yarn_{o}') for o in ('beta_fast','beta_slow')}
-    return dict(rope_type='yarn', factor=factor, original_max_position_embeddings=old, attention_factor=times) | {k: v for k,v in betas.items() if v}
+    d = dict(rope_type='yarn', factor=factor, original_max_position_embeddings=old, attention_factor=times)
+    return d|{k: v for k,v in betas.items() if v}
 
 def scaled(g, kind, factor, dim, base):
     "What scales the `dim` turning numbers of a head, as transformers writes it"
-    old,scale = g.get('rope.scaling.original_context_length') or g['context_length'],g.get('rope.scaling.attn_factor') or 1.
+    context,scale = g['context_length'],g.get('rope.scaling.attn_factor') or 1.
+    old = g.get('rope.scaling.original_context_length') or context
     lists = factor_lists(g, dim//2)
     if kind not in (None,'none','linear','yarn','longrope') or lists and kind=='yarn':
-        raise ValueError(f"its rotary scaling {kind!r}{' with factors of its own' if lists else ''} is not known here: use the model's safetensors")
+        raise ValueError(f"its rotary scaling {kind!r}{' with factors of its own' if lists else ''} is not known here: {ELSE}")
     if kind=='yarn': return yarn(g, factor, old, scale)
     if len(lists)==1 and scale==factor==1 and (fit := fit_llama3(lists[0], base, dim)): return fit
     if not lists and scale==1: return dict(rope_type='linear', factor=factor) if factor!=1 else dict(rope_type='default')
     short,long = ([o*factor for o in f] for f in ((lists[0], lists[-1]) if lists else ([1.]*(dim//2),)*2))
-    return dict(rope_type='longrope', short_factor=short, long_factor=long, attention_factor=scale, factor=max(g['context_length']/old, 1.), original_max_position_embeddings=old)
+    return dict(rope_type='longrope', short_factor=short, long_factor=long, attention_factor=scale, factor=max(context/old, 1.),
+                original_max_position_embeddings=old)
 
 # %% ../nbs/06_gguf.ipynb #f8f8b275
 def rope_parameters(g, head_dim, partial=False):
@@ -189,12 +198,13 @@ def rope_parameters(g, head_dim, partial=False):
     base,kind,dim = g.get('rope.freq_base', 10000.),g.get('rope.scaling.type'),g.get('rope.dimension_count') or head_dim
     factors = [g.get(o) for o in ('rope.scaling.factor','rope.scale_linear')]   # the second is its old name
     factor = next((o for o in factors if o and kind!='none'), 1.)
-    if dim!=head_dim and not partial: raise ValueError(f"its '{g.arch}.rope.dimension_count' is {dim}, where a head of this architecture turns all of its {head_dim} numbers: convert the model again")
+    if dim!=head_dim and not partial:
+        raise ValueError(f"its '{g.arch}.rope.dimension_count' is {dim}, but here all {head_dim} numbers of a head turn: convert the model again")
     return scaled(g, kind, factor, dim, base) | dict(rope_theta=base) | (dict(partial_rotary_factor=dim/head_dim) if partial else {})
 
 # %% ../nbs/06_gguf.ipynb #8cf58e11
-COMMON = {'context_length': 'max_position_embeddings', 'embedding_length': 'hidden_size', 'block_count': 'num_hidden_layers', 'feed_forward_length': 'intermediate_size',
-          'attention.head_count': 'num_attention_heads'}
+COMMON = {'context_length': 'max_position_embeddings', 'embedding_length': 'hidden_size', 'block_count': 'num_hidden_layers',
+          'feed_forward_length': 'intermediate_size', 'attention.head_count': 'num_attention_heads'}
 GROUPED = COMMON|{'attention.head_count_kv': 'num_key_value_heads'}
 RMS = GROUPED|{'attention.layer_norm_rms_epsilon': 'rms_norm_eps'}
 EXPERTS = {'expert_count': 'num_experts', 'expert_used_count': 'num_experts_per_tok', 'expert_feed_forward_length': 'moe_intermediate_size'}
@@ -223,8 +233,9 @@ def llama_extra(g, c):
     return out
 
 QWEN,SPARSE = dict(use_sliding_window=False),dict(decoder_sparse_step=1, mlp_only_layers=[])
+SHARED = {'expert_shared_feed_forward_length': 'shared_expert_intermediate_size'}
 ARCHS = dict(llama=Arch('llama', RMS, ops=QK|STACKED, extra=llama_extra), qwen2=Arch('qwen2', RMS, QWEN), qwen3=Arch('qwen3', RMS, QWEN),
-    qwen2moe=Arch('qwen2_moe', RMS|EXPERTS|{'expert_shared_feed_forward_length': 'shared_expert_intermediate_size'}, QWEN|SPARSE|dict(norm_topk_prob=False), STACKED|{'shared_expert_gate': 'reshape'}),
+    qwen2moe=Arch('qwen2_moe', RMS|EXPERTS|SHARED, QWEN|SPARSE|dict(norm_topk_prob=False), STACKED|{'shared_expert_gate': 'reshape'}),
     qwen3moe=Arch('qwen3_moe', RMS|EXPERTS, QWEN|SPARSE|dict(norm_topk_prob=True), STACKED))
 
 # %% ../nbs/06_gguf.ipynb #75f3734f
@@ -238,8 +249,8 @@ def query_scale(g, c, depth):
     "The number whose root divides the scores of attention; `depth` is that of the 27B model"
     narrow,blocks = c['hidden_size']//c['num_attention_heads'],c['num_hidden_layers']
     if blocks==depth: return narrow
-    if c['head_dim']==128!=narrow: raise ValueError(f"its heads are those of {g.arch} 27B, but it has {blocks} blocks and not {depth}, so the scale of its attention is not known: use the model's safetensors")
-    return c['head_dim']
+    if c['head_dim']!=128 or narrow==128: return c['head_dim']
+    raise ValueError(f"its heads are those of {g.arch} 27B, but it has {blocks} blocks and not {depth}, so its attention's scale is not known: {ELSE}")
 
 # %% ../nbs/06_gguf.ipynb #567d2e40
 def gemma2_extra(g, c):
@@ -250,44 +261,48 @@ def gemma2_extra(g, c):
 def gemma3_extra(g, c):
     "Windows, two rotary positions and scale of Gemma 3"
     local = dict(rope_type='default', rope_theta=g.get('rope.freq_base_swa', 10000.))
-    return windows(g, c['num_hidden_layers'], 6, 0)|dict(query_pre_attn_scalar=query_scale(g, c, 62), final_logit_softcapping=g.get('final_logit_softcapping') or None,
-        rope_parameters=dict(full_attention=c['rope_parameters'], sliding_attention=local))
+    d = windows(g, c['num_hidden_layers'], 6, 0)|dict(query_pre_attn_scalar=query_scale(g, c, 62))
+    return d|dict(final_logit_softcapping=g.get('final_logit_softcapping') or None,
+                  rope_parameters=dict(full_attention=c['rope_parameters'], sliding_attention=local))
 
 MINUS = {r'norm\.weight$': 'minus one'}
-ARCHS |= dict(gemma=Arch('gemma', RMS, ops=MINUS), gemma2=Arch('gemma2', RMS, ops=MINUS, extra=gemma2_extra), gemma3=Arch('gemma3_text', RMS, ops=MINUS, extra=gemma3_extra))
+ARCHS |= dict(gemma=Arch('gemma', RMS, ops=MINUS), gemma2=Arch('gemma2', RMS, ops=MINUS, extra=gemma2_extra),
+              gemma3=Arch('gemma3_text', RMS, ops=MINUS, extra=gemma3_extra))
 
 # %% ../nbs/06_gguf.ipynb #9feab680
 def phi3_extra(g, c):
     "The window and the original length of Phi 3"
-    kind,old = c['rope_parameters']['rope_type'],c['rope_parameters'].get('original_max_position_embeddings')
-    if kind not in ('default','longrope'): raise ValueError(f"its rotary scaling {kind!r} is none that Phi 3 has in transformers: use the model's safetensors")
-    return dict(sliding_window=g.get('attention.sliding_window') or None, original_max_position_embeddings=old or g.get('rope.scaling.original_context_length') or c['max_position_embeddings'])
+    rope = c['rope_parameters']
+    old = rope.get('original_max_position_embeddings') or g.get('rope.scaling.original_context_length') or c['max_position_embeddings']
+    if rope['rope_type'] not in ('default','longrope'): raise ValueError(f"its rotary scaling {rope['rope_type']!r} is none of Phi 3: {ELSE}")
+    return dict(sliding_window=g.get('attention.sliding_window') or None, original_max_position_embeddings=old)
 
 ARCHS |= dict(phi3=Arch('phi3', RMS, extra=phi3_extra, partial=True))
 
 # %% ../nbs/06_gguf.ipynb #20ebec98
-KINDS = dict(adapter="a LoRA adapter, not a model: merge it into its model first", mmproj="the vision or audio part of a model: give the file of its language model",
-    clip="the vision or audio part of a model: give the file of its language model", controlvector="a control vector, not a model: `steer --direction` takes it",
-    imatrix="an importance matrix, not a model", vocab="a vocabulary without weights: give the file of the model")
+MEDIA = "the vision or audio part of a model: give the file of its language model"
+KINDS = dict(adapter="a LoRA adapter, not a model: merge it into its model first", mmproj=MEDIA, clip=MEDIA, imatrix="an importance matrix, not a model",
+    controlvector="a control vector, not a model: `steer --direction` takes it", vocab="a vocabulary without weights: give the file of the model")
 
 def check_kind(g):
     "ValueError if the file is not a language model of a known architecture"
     kinds = [o for o in (g.get('general.type'), g.get('general.architecture'), *(() if g.tensors else ['vocab'])) if o in KINDS]
     if kinds: raise ValueError(f"the file is {KINDS[kinds[0]]}")
-    if g.arch not in ARCHS: raise ValueError(f"models of architecture {g.arch!r} are not read from GGUF, but {', '.join(sorted(ARCHS))} are: use its safetensors")
+    if g.arch not in ARCHS:
+        raise ValueError(f"models of architecture {g.arch!r} are not read from GGUF, but {', '.join(sorted(ARCHS))} are: {ELSE}")
 
 # %% ../nbs/06_gguf.ipynb #eb7bbd6f
 def one_for_all(key, v):
     "A value that is the same for all blocks; ValueError if they differ"
     if not isinstance(v, list): return v
     if len(set(v))==1: return v[0]
-    raise ValueError(f"its key {key!r} differs from block to block, which transformers does not have for this architecture: use the model's safetensors")
+    raise ValueError(f"its key {key!r} differs from block to block, which transformers does not have for this architecture: {ELSE}")
 
 def head_size(g, c):
     "The numbers of a head; ValueError if keys and values have unequal ones"
     n = g.get('attention.key_length') or c['hidden_size']//c['num_attention_heads']
     if (g.get('attention.value_length') or n)==n: return n
-    raise ValueError(f"its '{g.arch}.attention.value_length' is not that of keys, which transformers does not have for this architecture: use the model's safetensors")
+    raise ValueError(f"its '{g.arch}.attention.value_length' is not that of keys, which transformers does not have for it: {ELSE}")
 
 def vocabulary(g):
     "The rows of the embedding; ValueError if the metadata say otherwise"
@@ -313,18 +328,20 @@ def config_fields(g)->dict:
     return c|(a.extra(g, c) if a.extra else {})
 
 # %% ../nbs/06_gguf.ipynb #d6315391
-HARMLESS = re.compile(r'general\..*|quantize\..*|split\..*|tokenizer\.(chat_template.*|huggingface\.json|ggml\.(model|pre|tokens|token_type|token_type_count|scores|merges|precompiled_charsmap'
-    r'|remove_extra_whitespaces|add_(bos_token|eos_token|sep_token|space_prefix)|\w+_token_id))|[\w-]+\.(rope\.scaling\.finetuned|pooling_type)')
-NOTHING = dict.fromkeys(('expert_count','expert_used_count','expert_shared_count','nextn_predict_layers','leading_dense_block_count','n_deepstack_layers','attention.shared_kv_layers','attention.max_alibi_bias',
-    'attention.clamp_kqv','attention.sliding_window','attention.temperature_length','attn_logit_softcapping','final_logit_softcapping','embedding_length_per_layer_input','swin_norm',
-    'rope.scaling.yarn_log_multiplier'), (0,)) | dict.fromkeys(('logit_scale','residual_scale','embedding_scale'), (1,)) | {'attention.causal': (True,), 'expert_weights_scale': (0,1),
-    'expert_group_count': (0,1), 'expert_group_used_count': (0,1), 'tensor_data_layout': ('Meta AI original pth','reference')} # Values of keys that change nothing
+HARMLESS = re.compile(r'(general|quantize|split)\..*|[\w-]+\.(rope\.scaling\.finetuned|pooling_type)'
+    r'|tokenizer\.(chat_template.*|huggingface\.json|ggml\.(model|pre|tokens|token_type|token_type_count|scores|merges'
+    r'|precompiled_charsmap|remove_extra_whitespaces|add_(bos_token|eos_token|sep_token|space_prefix)|\w+_token_id))')
+ZERO = """expert_count expert_used_count expert_shared_count nextn_predict_layers leading_dense_block_count n_deepstack_layers swin_norm
+    embedding_length_per_layer_input attn_logit_softcapping final_logit_softcapping rope.scaling.yarn_log_multiplier attention.shared_kv_layers
+    attention.max_alibi_bias attention.clamp_kqv attention.sliding_window attention.temperature_length""".split()
+NOTHING = dict.fromkeys(ZERO, (0,))|dict.fromkeys(('logit_scale','residual_scale','embedding_scale'), (1,))|{'attention.causal': (True,),
+    'tensor_data_layout': ('Meta AI original pth','reference')}|dict.fromkeys(('expert_weights_scale','expert_group_count','expert_group_used_count'), (0,1))
 
 def check_keys(g):
     "ValueError names the first key that conversion would drop, though it may change numbers"
     for k,v in g.meta.items():
         if k in g.asked or HARMLESS.fullmatch(k) or v in NOTHING.get(k.removeprefix(f'{g.arch}.'), ()): continue
-        raise ValueError(f"its metadata key {k!r} ({str(v)[:40]}) is not understood, so numbers might be wrong: use the model's safetensors, or, "
+        raise ValueError(f"its metadata key {k!r} ({str(v)[:40]}) is not understood, so numbers might be wrong: {ELSE}, or, "
                          f"if the key changes nothing, take it out with gguf-new-metadata --remove-metadata {k}")
 
 # %% ../nbs/06_gguf.ipynb #2181fc3f
@@ -345,9 +362,9 @@ UNUSED = re.compile(r'rope_(freqs|factors_short|factors_long)\.weight|blk\.\d+\.
 
 def check_tensors(g, need):
     "ValueError if the file lacks a tensor of `need`, or has one besides"
-    if lack := sorted(need-g.tensors.keys()): raise ValueError(f"it lacks {len(lack)} tensors of a {g.arch} model, the first {lack[0]}: the file is not whole or not what it says; fetch it again")
-    if over := sorted(o for o in g.tensors.keys()-need if not UNUSED.fullmatch(o)):
-        raise ValueError(f"{len(over)} of its tensors have no place in a {g.arch} model of transformers, the first {over[0]}: use the model's safetensors")
+    lack,over = sorted(need-g.tensors.keys()),sorted(o for o in g.tensors.keys()-need if not UNUSED.fullmatch(o))
+    if lack: raise ValueError(f"it lacks {len(lack)} tensors of a {g.arch} model, the first {lack[0]}: fetch the file again, or {ELSE}")
+    if over: raise ValueError(f"{len(over)} of its tensors have no place in a {g.arch} model of transformers, the first {over[0]}: {ELSE}")
 
 # %% ../nbs/06_gguf.ipynb #08c65caf
 PLAIN = {'F32','F16','BF16'} # Kept as they are
@@ -403,7 +420,8 @@ def plan_weights(g, cfg, shapes)->list:
         ts,rule = [g.tensors[o] for o in where[name]],next((v for k,v in ARCHS[g.arch].ops.items() if re.search(k, name)), '')
         op,_,heads = rule.partition(' ') if rule.startswith('halves') else (rule,'','')
         got,kinds = merged_shape(op, ts),{t.kind.name for t in ts}
-        if got!=shape and (op!='reshape' or math.prod(got)!=math.prod(shape)): raise ValueError(f"its tensor {ts[0].name} is {got}, and its metadata make it {shape}: fetch the file again")
+        if got!=shape and (op!='reshape' or math.prod(got)!=math.prod(shape)):
+            raise ValueError(f"its tensor {ts[0].name} is {got}, and its metadata make it {shape}: fetch the file again")
         dtype = kinds.pop() if len(kinds)==1 and kinds<=PLAIN and op!='minus one' else 'F32'
         found.append(Weight(name, shape, dtype, ts, op, getattr(cfg, heads) if heads else 0))
     return found
@@ -433,7 +451,8 @@ def write_weights(dest, weights, size=4<<30):
     "Write `weights` to the folder `dest`, in files of at most `size` bytes; OSError if there is no room"
     dest,need = Path(dest),sum(o.nbytes for o in weights)
     free = shutil.disk_usage(dest).free
-    if need>free: raise OSError(f"the converted model takes {need/1e9:.1f} GB, and {dest.parent} has {free/1e9:.1f} GB free: make room, or set PERSONA_VECTORS_CACHE to another folder")
+    if need>free: raise OSError(f"the converted model takes {need/1e9:.1f} GB, and {dest.parent} has {free/1e9:.1f} GB free: "
+                                "make room, or set PERSONA_VECTORS_CACHE to another folder")
     groups = in_shards(weights, size)
     names = [f'model-{i+1:05d}-of-{len(groups):05d}.safetensors' for i in range(len(groups))] if groups[1:] else ['model.safetensors']
     for name,o in zip(names, groups): write_safetensors(dest/name, o)
@@ -475,7 +494,8 @@ def check_rope(meta, factors, cfg):
             local = layer=='sliding_attention'
             (a,x),(b,y) = ggml_frequencies(meta, dim, 1. if local else f, local),frequencies(cfg, layer, 1<<40 if 'long' in name else None)
             if a.shape==b.shape and np.allclose(a, b, rtol=1e-4, atol=0) and abs(x-y)<1e-5: continue
-            raise ValueError(f"its rotary frequencies are {np.round(a[-3:], 6)} times {x:.4f} by its metadata, and {np.round(b[-3:], 6)} times {y:.4f} in transformers: use the model's safetensors")
+            raise ValueError(f"its rotary frequencies end in {a[-1]:.3g}, times {x:.4f}, by its metadata, and in {b[-1]:.3g}, times {y:.4f}, "
+                             f"in the converted model: {ELSE}")
 
 # %% ../nbs/06_gguf.ipynb #5e1defc8
 METADATA = 'gguf.json' # The file's metadata, in the converted folder
@@ -492,7 +512,7 @@ def check_config(meta, factors, cfg):
     for key,name in pairs.items():
         if key not in meta: continue
         want,got = one_for_all(key, meta[key]),getattr(cfg, name, None)
-        if want!=got: raise ValueError(f"its {key!r} is {want}, and the converted model has {name} {got}: fetch the file again, or use the model's safetensors")
+        if want!=got: raise ValueError(f"its {key!r} is {want}, and the converted model has {name} {got}: {ELSE}")
     if ARCHS[arch].rope: check_rope(meta, factors, cfg)
 
 # %% ../nbs/06_gguf.ipynb #cf74e2bd
@@ -513,8 +533,10 @@ def make_config(c):
     from transformers import CONFIG_MAPPING
     cls = CONFIG_MAPPING[c['model_type']]
     known = cls().to_dict().keys()|getattr(cls, 'attribute_map', {}).keys()
-    if 'head_dim' not in known and c.get('head_dim')==c['hidden_size']//c['num_attention_heads']: c = {k: v for k,v in c.items() if k!='head_dim'}
-    if lost := set(c)-known-{'head_dim'}: raise ValueError(f"transformers has no {min(lost)!r} in its configuration of {c['model_type']}: update transformers")
+    usual = 'head_dim' not in known and c.get('head_dim')==c['hidden_size']//c['num_attention_heads']
+    c = {k: v for k,v in c.items() if not (usual and k=='head_dim')}
+    lost = set(c)-known-{'head_dim'}
+    if lost: raise ValueError(f"transformers has no {min(lost)!r} in its configuration of {c['model_type']}: update transformers")
     return cls(**{k: v for k,v in c.items() if k!='model_type'}, dtype='float32')
 
 def end_tokens(g):

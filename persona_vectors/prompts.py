@@ -120,13 +120,27 @@ def _dated(template):
 
 def _mark(what): return f'{what}STANDSHERE'
 
+# %% ../nbs/08_prompts.ipynb #f33afa09
+def default_template(tokenizer)->str:
+    "The chat template, of several the one called default; ValueError if there is none"
+    t = tokenizer.chat_template
+    if isinstance(t, dict):
+        if 'default' not in t:
+            raise ValueError(f"this model has chat templates for {', '.join(map(str, t))} only, and none called default: use prompt_format='raw'")
+        t = t['default']
+    if not t: raise ValueError("this model has no chat template: use prompt_format='raw'")
+    if not isinstance(t, str): raise ValueError(f"the chat template of this model is {t!r:.40} and no text: use prompt_format='raw'")
+    return t
+
 # %% ../nbs/08_prompts.ipynb #54b6499d
 class ChatFormat:
     "Text as the tokenizer's chat template writes it"
     name,stop = 'chat', None
     def __init__(self, tokenizer):
-        if not tokenizer.chat_template: raise ValueError("this model has no chat template: use prompt_format='raw'")
-        self.tokenizer,self.template = tokenizer,_dated(tokenizer.get_chat_template())
+        self.tokenizer,self.template = tokenizer,_dated(default_template(tokenizer))
+        self.given,self.parts = {},()
+        self.given = self._wanted()
+        self.parts = self._in_parts()
         self.folds_system = not self._has_system_role()
 
 # %% ../nbs/08_prompts.ipynb #5888cebb
@@ -134,13 +148,53 @@ class ChatFormat:
 def _render(self:ChatFormat, msgs, ask):
     "What the template writes for `msgs`; with `ask`, up to where the next answer begins"
     from jinja2 import TemplateError
-    try: return self.tokenizer.apply_chat_template(msgs, chat_template=self.template, tokenize=False, add_generation_prompt=ask)
-    except TemplateError as e: raise ValueError(f"the chat template refuses this conversation: {e}") from None
+    msgs = [dict(m, content=[dict(type='text', text=m['content'])]) if m['role'] in self.parts else m for m in msgs]
+    try: return self.tokenizer.apply_chat_template(msgs, chat_template=self.template, tokenize=False, add_generation_prompt=ask, **self.given)
+    except TemplateError as e: raise ValueError(f"the chat template refuses this conversation: {' '.join(str(e).split())}") from None
+    except (TypeError, AttributeError, LookupError, ArithmeticError, ValueError) as e:   # raised by what stands in the template
+        why = f"{type(e).__name__}: {' '.join(str(e).split())}"
+        raise ValueError(f"the chat template fails on this conversation ({why}): use prompt_format='raw'") from None
 
 @patch
 def _has_system_role(self:ChatFormat):
     try: return _mark('SYSTEM') in self._render(chat_messages(_mark('SYSTEM'), 'Hi'), True)
     except ValueError: return False
+
+# %% ../nbs/08_prompts.ipynb #bcc5fe79
+@patch
+def _tried(self:ChatFormat, *msgs):
+    "What the template writes for `msgs`; empty if it fails, or shows the list of parts itself"
+    try: text = self._render([*msgs], False)
+    except ValueError: return ''
+    return '' if "'type':" in text or '"type":' in text else text
+
+@patch
+def _in_parts(self:ChatFormat)->tuple:
+    "The roles whose content the template wants as a list of parts"
+    system,user,answer = (dict(role=o, content=_mark(o.upper())) for o in ('system', 'user', 'assistant'))
+    for roles in ((), ('user', 'assistant'), ('user',), ('assistant',)):
+        self.parts = roles
+        text = self._tried(user, answer)
+        if text.count(user['content'])==text.count(answer['content'])==1: break
+    else: return ()
+    if 'user' in roles: roles += 'developer', 'tool'
+    if system['content'] in self._tried(system, user, answer): return roles
+    self.parts = (*roles, 'system')
+    return self.parts if system['content'] in self._tried(system, user, answer) else roles
+
+# %% ../nbs/08_prompts.ipynb #c7533402
+@patch
+def _wanted(self:ChatFormat)->dict:
+    "What the template needs besides messages: empty lists of tools or documents; ValueError if it is made for tools alone"
+    for self.given in ({}, dict(tools=[]), dict(documents=[]), dict(tools=[], documents=[])):
+        try: text = self._render(chat_messages('', 'Hi'), True)
+        except ValueError as e:
+            if 'TypeError' in str(e): continue
+            return {}
+        if self.given and re.search('tool|function|document', text, re.I):
+            raise ValueError("the chat template is one for tools or documents, and writes of them although there are none: use prompt_format='raw'")
+        return self.given
+    return {}
 
 # %% ../nbs/08_prompts.ipynb #30bb8588
 def in_front(msgs)->list:
@@ -389,11 +443,16 @@ def decoded(tokenizer, ids, opened='')->str:
 
 # %% ../nbs/08_prompts.ipynb #0d934fb3
 def encode(tokenizer, text, limit=None)->tuple:
-    "Ids and offsets of `text`; ValueError if there are more than `limit`, the model's context"
+    "Ids and offsets of `text`; ValueError if there are more than `limit`, the model's context, or the model has no embedding of one"
     if odd := halved(text): raise ValueError(f"the conversation has {odd}")
     enc = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     if limit and len(enc['input_ids'])>limit:
         raise ValueError(f"the conversation has {len(enc['input_ids'])} tokens, and the model's context holds {limit}")
+    n = getattr(tokenizer, 'embedded', None)
+    if n and max(enc['input_ids'], default=0)>=n:
+        i = next(o for o in enc['input_ids'] if o>=n)
+        raise ValueError(f"the text has {tokenizer.decode(i)!r}, token {i}, and the model has embeddings of {n} tokens only: "
+                         "its tokenizer is another model's, or was added to")
     return enc['input_ids'], enc['offset_mapping']
 
 # %% ../nbs/08_prompts.ipynb #5e7411d6

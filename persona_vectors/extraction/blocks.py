@@ -95,7 +95,7 @@ def skeleton(
         return cut_auto(cfg, k, blocks).from_config(cfg, dtype=getattr(torch, dtype)).eval().requires_grad_(False)
 
 # %% ../../nbs/extraction/21_blocks.ipynb #683c629f
-TEXT_MODEL = {r'^(model\.)?language_model\.(model\.)?': ''}
+TEXT_MODEL = {r'^(model\.)?(language|text)_model\.(model\.)?': ''}
 
 # %% ../../nbs/extraction/21_blocks.ipynb #67e447ad
 def load_blocks(
