@@ -508,11 +508,12 @@ def _to_export(file, direction, layer, format, model):
     "The directions that `export` writes: one a layer of a vectors file, or the one in a direction file"
     from persona_vectors.analysis.axis import assistant_axis
     from persona_vectors.config import file_kind
+    from persona_vectors.models import find_model
     from persona_vectors.steering.interop import fitting, load_direction
     if file_kind(file)!='persona vectors' and file.suffix!='.pt': return [load_direction(str(file), model=model)]
     v = _with_layer(file)
     n = v.meta['num_layers']
-    ks = fitting(v.layers, format, n) if layer is None else resolve_layers(layer, n)
+    ks = fitting(v.layers, format, n, find_model(model or v.model).kinds) if layer is None else resolve_layers(layer, n)
     if format=='gguf' and len(ks)>1:
         raise ValueError(f"{file} has layers {', '.join(map(str, ks))}, and llama.cpp adds every one that it finds: say which with --layer")
     return [load_direction(direction, v.at(k), model) if direction else assistant_axis(v.at(k)) for k in ks]

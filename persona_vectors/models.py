@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from fastcore.basics import patch
-from .config import cache_dir, slug
+from .config import cache_dir, log, slug
 from .gguf import convert_gguf, gguf_parts
+from .pretokenizers import splitting_fault
 
 # %% ../nbs/07_models.ipynb #08b475eb
 def fingerprint(
@@ -440,12 +441,20 @@ def embedded(self:ModelSource)->int: # None if config.json does not say
 
 # %% ../nbs/07_models.ipynb #cb99f7de
 @patch
+def _as_its_file(self:ModelSource, tok, **kw):
+    from transformers import PreTrainedTokenizerFast
+    if type(tok) is PreTrainedTokenizerFast or not (why := splitting_fault(tok, self.fetch('config.json').parent)): return tok
+    log.warning(f'{self.label}: {why}; its tokenizer.json is followed, not the class {type(tok).__name__}')
+    return self.load(PreTrainedTokenizerFast, **kw)
+
+@patch
 def tokenizer(self:ModelSource, **kw):
     "The fast tokenizer; ValueError if the model has none, since spans need character offsets"
     from transformers import AutoTokenizer
     tok = self.load(AutoTokenizer, **kw)
     if not tok.is_fast: raise ValueError(f"model {self.name!r} has no fast tokenizer, and answer spans need its character offsets")
     if getattr(tok, 'fix_mistral_regex', None) is False and tekken(tok): tok = self.load(AutoTokenizer, fix_mistral_regex=True, **kw)
+    tok = self._as_its_file(tok, **kw)
     if not tok.chat_template: tok.chat_template = self.processor_template()
     tok.embedded = self.embedded()
     return tok
