@@ -199,7 +199,7 @@ def rope_parameters(g, head_dim, partial=False):
     factors = [g.get(o) for o in ('rope.scaling.factor','rope.scale_linear')]   # the second is its old name
     factor = next((o for o in factors if o and kind!='none'), 1.)
     if dim!=head_dim and not partial:
-        raise ValueError(f"its '{g.arch}.rope.dimension_count' is {dim}, but here all {head_dim} numbers of a head turn: convert the model again")
+        raise ValueError(f"its '{g.arch}.rope.dimension_count' is {dim}, but all {head_dim} numbers of a head turn here: {ELSE}")
     return scaled(g, kind, factor, dim, base) | dict(rope_theta=base) | (dict(partial_rotary_factor=dim/head_dim) if partial else {})
 
 # %% ../nbs/06_gguf.ipynb #8cf58e11
@@ -279,6 +279,68 @@ def phi3_extra(g, c):
 
 ARCHS |= dict(phi3=Arch('phi3', RMS, extra=phi3_extra, partial=True))
 
+# %% ../nbs/06_gguf.ipynb #1de91477
+LN = GROUPED|{'attention.layer_norm_epsilon': 'layer_norm_eps'}
+SCALES = {'embedding_scale': 'embedding_multiplier', 'attention.scale': 'attention_multiplier', 'residual_scale': 'residual_multiplier',
+          'logit_scale': 'logits_scaling'}
+
+def has(g, name): return f'blk.0.{name}' in g.tensors
+
+def stablelm_extra(g, c):
+    "Biases, and whether attention and MLP see the same input"
+    parallel = g.get('use_parallel_residual', True) and not has(g, 'ffn_norm.weight')
+    return dict(use_qkv_bias=has(g, 'attn_q.bias'), qk_layernorm=False, use_parallel_residual=parallel)
+
+ARCHS |= {'granite': Arch('granite', RMS|SCALES, ops=QK, extra=lambda g, c: dict(attention_bias=has(g, 'attn_q.bias'), mlp_bias=has(g, 'ffn_up.bias'))),
+    'command-r': Arch('cohere', LN|{'logit_scale': 'logit_scale'}, dict(attention_bias=False),
+                      extra=lambda g, c: dict(use_qk_norm=has(g, 'attn_q_norm.weight'))),
+    'stablelm': Arch('stablelm', LN, extra=stablelm_extra, partial=True),
+    'starcoder2': Arch('starcoder2', LN|{'attention.layer_norm_epsilon': 'norm_epsilon'}, extra=lambda g, c: dict(use_bias=has(g, 'attn_q.bias'))),
+    'nemotron': Arch('nemotron', LN|{'attention.layer_norm_epsilon': 'norm_eps'}, dict(attention_bias=False, mlp_bias=False), MINUS, partial=True)}
+
+# %% ../nbs/06_gguf.ipynb #590a0709
+def olmo_extra(g, c):
+    "Fields of OLMo 2, or with a window those of Olmo 3"
+    if not g.get('attention.sliding_window'): return {}
+    local = dict(rope_type='default', rope_theta=c['rope_parameters']['rope_theta'])
+    rope = dict(full_attention=c['rope_parameters'], sliding_attention=local)
+    return windows(g, c['num_hidden_layers'], 4, 0)|dict(model_type='olmo3', rope_parameters=rope)
+
+ARCHS |= dict(olmo2=Arch('olmo2', RMS, extra=olmo_extra))
+
+# %% ../nbs/06_gguf.ipynb #f846de8e
+OWN = {'embedding_length': 'hidden_size', 'block_count': 'n_layer', 'attention.head_count': 'n_head', 'attention.layer_norm_epsilon': 'layer_norm_epsilon'}
+GPT2 = OWN|{'embedding_length': 'n_embd', 'context_length': 'n_positions', 'feed_forward_length': 'n_inner'}
+FALCON = {k: v for k,v in COMMON.items() if k!='feed_forward_length'}|{'feed_forward_length': 'ffn_hidden_size',
+          'attention.layer_norm_epsilon': 'layer_norm_epsilon'}
+
+def bloom_extra(g, c):
+    "Bloom has no fields for these: its MLP is four times as wide, each head has its own keys, texts may have any length"
+    _,wide,kv = g['context_length'],g['feed_forward_length'],g['attention.head_count_kv']
+    if (wide, kv)==(4*c['hidden_size'], c['n_head']): return {}
+    raise ValueError(f"its 'bloom.feed_forward_length' {wide} or 'bloom.attention.head_count_kv' {kv} is none that Bloom has: {ELSE}")
+
+def falcon_extra(g, c):
+    "One head of keys, or several with the layout of Falcon 40B"
+    kv,layout = g.get('attention.head_count_kv', 1),g.get('tensor_data_layout', 'jploski')
+    if layout!='jploski': raise ValueError(f"its 'falcon.tensor_data_layout' is {layout!r}, which is not known here: {ELSE}")
+    new = dict(num_ln_in_parallel_attn=1+has(g, 'attn_norm_2.weight')) if kv>1 else {}
+    return dict(alibi=False, bias=False, parallel_attn=True, multi_query=kv==1, new_decoder_architecture=kv>1, num_kv_heads=kv)|new
+
+ARCHS |= dict(gpt2=Arch('gpt2', GPT2, ops={r'(c_attn|c_proj|c_fc)\.weight$': 'transposed'}, rope=False),
+    bloom=Arch('bloom', OWN, ops={'query_key_value': 'grouped n_head'}, extra=bloom_extra, rope=False),
+    falcon=Arch('falcon', FALCON, ops={'query_key_value': 'grouped num_kv_heads'}, extra=falcon_extra),
+    smollm3=Arch('smollm3', RMS, QWEN|dict(no_rope_layer_interval=4), QK))
+
+# %% ../nbs/06_gguf.ipynb #95aa83c5
+def gpt_oss_extra(g, c):
+    "Windows of every other block, and the ramp of its positions"
+    rope = c['rope_parameters']
+    return windows(g, c['num_hidden_layers'], 2, 128)|dict(rope_parameters=rope|(dict(truncate=False) if rope['rope_type']=='yarn' else {}))
+
+OSS = RMS|{'expert_count': 'num_local_experts', 'expert_used_count': 'num_experts_per_tok', 'expert_feed_forward_length': 'intermediate_size'}
+ARCHS['gpt-oss'] = Arch('gpt_oss', OSS, ops={r'gate_up_proj(_bias)?$': 'woven', r'experts\.down_proj$': 'woven'}, extra=gpt_oss_extra)
+
 # %% ../nbs/06_gguf.ipynb #20ebec98
 MEDIA = "the vision or audio part of a model: give the file of its language model"
 KINDS = dict(adapter="a LoRA adapter, not a model: merge it into its model first", mmproj=MEDIA, clip=MEDIA, imatrix="an importance matrix, not a model",
@@ -352,10 +414,10 @@ def tensor_names(arch, names, blocks)->dict:
     from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
     table = get_tensor_name_map(next(k for k,v in MODEL_ARCH_NAMES.items() if v==arch), blocks)
     def of(name):
-        m = re.search(r'layers\.(\d+)\.mlp\.experts\.(\w+)$', name)
-        if m: return [f'blk.{m[1]}.{o}.weight' for o in EXPERT_TENSORS[m[2]]]
-        stem,_,end = name.rpartition('.')
-        return [f'{table.get_name(stem)}.{end}']
+        m = re.search(r'layers\.(\d+)\.mlp\.experts\.(\w+?)(_bias)?$', name)
+        if m: return [f"blk.{m[1]}.{o}.{'bias' if m[3] else 'weight'}" for o in EXPERT_TENSORS[m[2]]]
+        stem,_,end = name.rpartition('.') if name.endswith(('.weight','.bias')) else (name,'','weight')
+        return [f"{table.get_name(stem) or table.get_name(stem.removeprefix('transformer.'))}.{end}"]   # Bloom's names have no prefix there
     return {o: of(o) for o in names}
 
 UNUSED = re.compile(r'rope_(freqs|factors_short|factors_long)\.weight|blk\.\d+\.attn_rot_embd\.weight') # Read before, or computed anew
@@ -367,7 +429,11 @@ def check_tensors(g, need):
     if over: raise ValueError(f"{len(over)} of its tensors have no place in a {g.arch} model of transformers, the first {over[0]}: {ELSE}")
 
 # %% ../nbs/06_gguf.ipynb #08c65caf
-PLAIN = {'F32','F16','BF16'} # Kept as they are
+KEPT_AS = dict(F32='F32', F16='F16', BF16='BF16', MXFP4='BF16') # All others in float32
+
+def narrow(x): return (x.view(np.uint32)>>16).astype(np.uint16) # float32 to bfloat16, for values that both have
+
+def packed(x, dtype): return memoryview(np.ascontiguousarray(narrow(x) if dtype=='BF16' else x.astype(np.float16) if dtype=='F16' else x)).cast('B')
 
 def piecewise(t, dtype):
     "The bytes of a tensor in `dtype`, some rows at a time"
@@ -375,18 +441,30 @@ def piecewise(t, dtype):
     step,size = max(1, (1<<22)//t.shape[-1]),t.row_bytes(n)
     for i in range(0, n, step):
         j = min(i+step, n)
-        yield t.data[i*size:j*size] if t.kind.name==dtype else memoryview(values(t, i, j)).cast('B')
+        yield t.data[i*size:j*size] if t.kind.name==dtype else packed(values(t, i, j), dtype)
 
+def reordered(t, order):
+    "The tensor with its rows in another order"
+    return replace(t, data=memoryview(np.frombuffer(t.data, np.uint8).reshape(len(order), -1)[order].tobytes()))
+
+# %% ../nbs/06_gguf.ipynb #cadc4cf6
 def halves(t, heads):
-    "The tensor with the rows of each head in the order of transformers, which turns halves and not neighbours"
-    n = t.shape[0]
-    order = np.arange(n).reshape(heads, -1, 2).swapaxes(1, 2).ravel()
-    return replace(t, data=memoryview(np.frombuffer(t.data, np.uint8).reshape(n, -1)[order].tobytes()))
+    "The rows of each head in the order of transformers, which turns halves and not neighbours"
+    return reordered(t, np.arange(t.shape[0]).reshape(heads, -1, 2).swapaxes(1, 2).ravel())
+
+def grouped(t, heads, groups):
+    "Queries, keys and values of each of the `groups` side by side, where the file has all queries, all keys and all values"
+    q,kv,size = np.arange(heads).reshape(groups, -1),heads+np.arange(2*groups).reshape(2, groups).T,t.shape[0]//(heads+2*groups)
+    return reordered(t, (np.concatenate([q, kv], 1).reshape(-1, 1)*size+np.arange(size)).ravel())
 
 def expert(t, i):
-    "The `i`-th of a stack of matrices"
+    "The `i`-th of a stack of matrices, or of vectors"
     n = t.row_bytes(t.shape[0])
     return replace(t, shape=t.shape[1:], data=t.data[i*n:(i+1)*n])
+
+def woven(ts, i):
+    "The matrix of expert `i`, turned round: of two tensors the rows take turns"
+    return np.stack([values(expert(t, i)).reshape(t.shape[1:]) for t in ts], 1).reshape(-1, *ts[0].shape[2:]).T
 
 # %% ../nbs/06_gguf.ipynb #c4df4171
 @dataclass(frozen=True)
@@ -394,37 +472,46 @@ class Weight:
     "A weight of the model: how it is made from tensors of the file"
     name:str
     shape:tuple
-    dtype:str # As safetensors calls it
+    dtype:str   # As safetensors calls it
     tensors:list
-    op:str    # How the file's converter changed it
-    heads:int=0
+    op:str      # How the file's converter changed it
+    heads:int=0 # Of queries
+    groups:int=0 # Of keys, or heads of this weight
     @property
     def nbytes(self): return math.prod(self.shape)*(4 if self.dtype=='F32' else 2)
     def pieces(self):
         "Its bytes, some megabytes at a time"
         t = self.tensors[0]
-        if self.op=='minus one': return [memoryview(values(t)-np.float32(1)).cast('B')]
+        if self.op=='minus one': return [packed(values(t)-np.float32(1), self.dtype)]
+        if self.op=='transposed': return [packed(values(t).T, self.dtype)]
         if self.op=='experts': return (o for i in range(t.shape[0]) for u in self.tensors for o in piecewise(expert(u, i), self.dtype))
-        return piecewise(halves(t, self.heads) if self.op=='halves' else t, self.dtype)
+        if self.op=='woven': return (packed(woven(self.tensors, i), self.dtype) for i in range(t.shape[0]))
+        t = halves(t, self.groups) if self.op=='halves' else grouped(t, self.heads, self.groups) if self.op=='grouped' else t
+        return piecewise(t, self.dtype)
 
 # %% ../nbs/06_gguf.ipynb #4b750cca
-def merged_shape(w, ts):
-    "The shape that the tensors `ts` make together"
-    return (ts[0].shape[0], sum(t.shape[1] for t in ts), *ts[0].shape[2:]) if w=='experts' else ts[0].shape
+def merged_shape(op, ts):
+    "The shape of what the tensors `ts` make together"
+    E,shape = ts[0].shape[0],ts[0].shape
+    if op=='experts': return (E, sum(t.shape[1] for t in ts), *shape[2:])
+    if op=='woven': return (E, *shape[2:], len(ts)*shape[1])
+    return shape[::-1] if op=='transposed' else shape
+
+def plan_weight(g, cfg, name, shape, ts):
+    "How the weight `name` of the model is made of the tensors `ts`; ValueError if they are of another size"
+    rule = next((v for k,v in ARCHS[g.arch].ops.items() if re.search(k, name)), '')
+    op,_,count = (rule,'','') if rule=='minus one' else rule.partition(' ')
+    got,kinds = merged_shape(op, ts),{t.kind.name for t in ts}
+    if got!=shape and (op!='reshape' or math.prod(got)!=math.prod(shape)):
+        raise ValueError(f"its tensor {ts[0].name} is {got}, and its metadata make it {shape}: fetch the file again")
+    dtype = KEPT_AS.get(kinds.pop(), 'F32') if len(kinds)==1 and op!='minus one' else 'F32'
+    return Weight(name, shape, dtype, ts, op, cfg.num_attention_heads if op=='grouped' else 0, getattr(cfg, count) if count else 0)
 
 def plan_weights(g, cfg, shapes)->list:
     "How each weight of the model is made; `shapes` are those of the model. ValueError if the file has other tensors"
-    where,found = tensor_names(g.arch, shapes, cfg.num_hidden_layers),[]
+    where = tensor_names(g.arch, shapes, cfg.num_hidden_layers)
     check_tensors(g, {o for os in where.values() for o in os})
-    for name,shape in shapes.items():
-        ts,rule = [g.tensors[o] for o in where[name]],next((v for k,v in ARCHS[g.arch].ops.items() if re.search(k, name)), '')
-        op,_,heads = rule.partition(' ') if rule.startswith('halves') else (rule,'','')
-        got,kinds = merged_shape(op, ts),{t.kind.name for t in ts}
-        if got!=shape and (op!='reshape' or math.prod(got)!=math.prod(shape)):
-            raise ValueError(f"its tensor {ts[0].name} is {got}, and its metadata make it {shape}: fetch the file again")
-        dtype = kinds.pop() if len(kinds)==1 and kinds<=PLAIN and op!='minus one' else 'F32'
-        found.append(Weight(name, shape, dtype, ts, op, getattr(cfg, heads) if heads else 0))
-    return found
+    return [plan_weight(g, cfg, name, shape, [g.tensors[o] for o in where[name]]) for name,shape in shapes.items()]
 
 # %% ../nbs/06_gguf.ipynb #8b007bd0
 def write_safetensors(path, weights):
@@ -460,7 +547,7 @@ def write_weights(dest, weights, size=4<<30):
         weight_map={w.name: name for name,o in zip(names, groups) for w in o})), encoding='utf-8')
 
 # %% ../nbs/06_gguf.ipynb #cf7891d4
-def ggml_frequencies(meta, dim, factors=1., local=False):
+def ggml_frequencies(meta, dim, factors=1., local=False, rounded=True):
     "The angle a token of each pair of numbers, and what all are multiplied by, as ggml computes it"
     get = lambda k, d=None: meta.get(f"{meta['general.architecture']}.{k}") or d
     base,kind = get('rope.freq_base_swa' if local else 'rope.freq_base', 1e4),None if local else get('rope.scaling.type', 'linear')
@@ -469,7 +556,8 @@ def ggml_frequencies(meta, dim, factors=1., local=False):
     if kind!='yarn': return theta*scale,times
     old = get('rope.scaling.original_context_length') or get('context_length')
     edge = [dim*math.log(old/(get(f'rope.scaling.yarn_beta_{k}', v)*2*math.pi))/(2*math.log(base)) for k,v in dict(fast=32, slow=1).items()]
-    low,high = max(0, math.floor(edge[0])),min(dim-1, math.ceil(edge[1]))
+    if rounded: edge = math.floor(edge[0]),math.ceil(edge[1])
+    low,high = max(0, edge[0]),min(dim-1, edge[1])
     keep = 1-np.clip((np.arange(dim//2)-low)/max(.001, high-low), 0, 1)
     return theta*(scale*(1-keep)+keep),times*get('rope.scaling.yarn_attn_factor', 1+.1*math.log(1/scale))
 
@@ -492,7 +580,8 @@ def check_rope(meta, factors, cfg):
     for name,f in lists.items():
         for layer in [o for o in ('full_attention','sliding_attention') if o in cfg.rope_parameters] or [None]:
             local = layer=='sliding_attention'
-            (a,x),(b,y) = ggml_frequencies(meta, dim, 1. if local else f, local),frequencies(cfg, layer, 1<<40 if 'long' in name else None)
+            rounded = cfg.rope_parameters.get('truncate', True)   # gpt-oss alone does without
+            (a,x),(b,y) = ggml_frequencies(meta, dim, 1. if local else f, local, rounded),frequencies(cfg, layer, 1<<40 if 'long' in name else None)
             if a.shape==b.shape and np.allclose(a, b, rtol=1e-4, atol=0) and abs(x-y)<1e-5: continue
             raise ValueError(f"its rotary frequencies end in {a[-1]:.3g}, times {x:.4f}, by its metadata, and in {b[-1]:.3g}, times {y:.4f}, "
                              f"in the converted model: {ELSE}")
@@ -533,7 +622,7 @@ def make_config(c):
     from transformers import CONFIG_MAPPING
     cls = CONFIG_MAPPING[c['model_type']]
     known = cls().to_dict().keys()|getattr(cls, 'attribute_map', {}).keys()
-    usual = 'head_dim' not in known and c.get('head_dim')==c['hidden_size']//c['num_attention_heads']
+    usual = 'head_dim' in set(c)-known and c['head_dim']==c['hidden_size']//c['num_attention_heads']
     c = {k: v for k,v in c.items() if not (usual and k=='head_dim')}
     lost = set(c)-known-{'head_dim'}
     if lost: raise ValueError(f"transformers has no {min(lost)!r} in its configuration of {c['model_type']}: update transformers")

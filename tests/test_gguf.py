@@ -20,7 +20,21 @@ def neighbours(w, heads):
 
 def plus_one(k, v): return v+1 if k.endswith('norm.weight') else v
 def turned(k, v): return neighbours(v, H) if 'q_proj' in k else neighbours(v, K) if 'k_proj' in k else v
-CHANGED = dict(llama=turned, granite=turned, gemma=plus_one, gemma2=plus_one, gemma3=plus_one, nemotron=plus_one)
+def round_about(k, v): return v.T if re.search(r'(c_attn|c_proj|c_fc)\.weight', k) else v
+def queries_first(groups):
+    "All queries, then all keys, then all values, as the converter writes Falcon and Bloom"
+    def f(k, v):
+        if 'query_key_value' not in k: return v
+        qkv = v.reshape(groups, H//groups+2, HD, -1)
+        return np.concatenate([o.reshape(-1, *v.shape[1:]) for o in (qkv[:,:-2], qkv[:,[-2]], qkv[:,[-1]])])
+    return f
+def oss_experts(k, v):
+    "gpt-oss: gates and what they gate take turns in transformers, and matrices are the other way round"
+    i,name = re.search(r'layers\.(\d+)\.mlp\.experts\.(\w+)', k).groups()
+    end = 'bias' if name.endswith('_bias') else 'weight'
+    if end=='weight': v = v.swapaxes(1, 2)
+    return {f'blk.{i}.ffn_{n}_exps.{end}': np.ascontiguousarray(o) for n,o in (dict(down=v) if 'down' in name else dict(gate=v[:,::2], up=v[:,1::2])).items()}
+CHANGED = dict(llama=turned, granite=turned, smollm3=turned, gpt2=round_about, bloom=queries_first(H), gemma=plus_one, gemma2=plus_one, gemma3=plus_one, nemotron=plus_one)
 
 def gguf_tensors(model, arch):
     "The model's weights under the names and in the layout of GGUF"
@@ -29,15 +43,19 @@ def gguf_tensors(model, arch):
     for k,v in model.state_dict().items():
         v = v.float().numpy()
         if k in tied: continue
+        if arch=='gpt-oss' and 'experts' in k:
+            out |= oss_experts(k, v)
+            continue
         if m := re.search(r'layers\.(\d+)\.mlp\.experts\.(\w+)', k):
             half = v.shape[1]//2
             stacks = dict(gate=v[:,:half], up=v[:,half:]) if m[2]=='gate_up_proj' else dict(down=v)
             out |= {f'blk.{m[1]}.ffn_{n}_exps.weight': o for n,o in stacks.items()}
             continue
         stem,_,end = k.rpartition('.')
+        if k.endswith('sinks'): stem,end = k,'weight'
         v = CHANGED.get(arch, lambda k, v: v)(k, v)
         if 'shared_expert_gate' in k: v = v[0]
-        out[f'{names.get_name(stem)}.{end}'] = v
+        out[f"{names.get_name(stem) or names.get_name(stem.removeprefix('transformer.'))}.{end}"] = np.ascontiguousarray(v)
     return out
 
 def metadata(cfg, arch, **more):
@@ -303,7 +321,7 @@ def test_quantised(tmp_path, kind):
     for (k,a),b in zip(got.state_dict().items(), want.state_dict().values()): assert torch.equal(a, b), k
     assert apart(got, want)==0 and apart(got, twin)>1e-6                              # control: something was lost by quantisation
     sizes = [sum(p.stat().st_size for p in (tmp_path/o).glob('*.safetensors')) for o in 'ab']
-    assert (sizes[0]<.6*sizes[1])==(kind in (Q.F16, Q.BF16))
+    assert (sizes[0]<.6*sizes[1])==(kind in (Q.F16, Q.BF16, Q.MXFP4))
 
 def test_unknown_quantisation(tmp_path):
     p = write(tmp_path/'m.gguf', llama(), 'llama', **TURN)
@@ -469,3 +487,78 @@ print(peak-start)
     r = subprocess.run([sys.executable, '-c', code, str(tmp_path/'big.gguf'), str(tmp_path/'out')], capture_output=True, text=True, check=True)
     size = (tmp_path/'out'/'model.safetensors').stat().st_size/1e6
     assert size>400>150>float(r.stdout), r.stdout
+
+# architectures with scales, biases, partial positions
+
+def test_granite(read):
+    scales = dict(embedding_multiplier=12., attention_multiplier=.015625, residual_multiplier=.22, logits_scaling=8.)
+    twin = make(tf.GraniteConfig, **GROUPED, **scales, tie_word_embeddings=True)
+    meta = {'embedding_scale': 12., 'attention.scale': .015625, 'residual_scale': .22, 'logit_scale': 8.}
+    assert apart(read(twin, 'granite', **TURN|meta), twin)<1e-6
+    for k in scales: assert apart(same_weights(twin, **{k: 1.}), twin)>1e-4
+
+@pytest.mark.parametrize('norm', [False, True])
+def test_command_r(read, norm):
+    twin = make(tf.CohereConfig, **GROUPED, logit_scale=.25, use_qk_norm=norm)
+    got = read(twin, 'command-r', **{'logit_scale': .25, 'rope.freq_base': twin.config.rope_parameters['rope_theta'], 'rope.scaling.type': 'none'})
+    assert apart(got, twin)<1e-6<1e-3<apart(same_weights(twin, logit_scale=1.), twin)
+
+@pytest.mark.parametrize('kw', [dict(), dict(use_qkv_bias=True), dict(use_parallel_residual=True)], ids=str)
+def test_stablelm(read, kw):
+    twin = make(tf.StableLmConfig, **GROUPED, partial_rotary_factor=.25, **kw)
+    assert apart(read(twin, 'stablelm', **{'rope.dimension_count': HD//4, 'use_parallel_residual': True}), twin)<1e-6
+
+@pytest.mark.parametrize('bias', [False, True])
+def test_starcoder2(read, bias):
+    twin = make(tf.Starcoder2Config, **GROUPED, use_bias=bias)
+    assert apart(read(twin, 'starcoder2', **{'rope.freq_base': twin.config.rope_parameters['rope_theta']}), twin)<1e-6
+
+def test_nemotron(read):
+    twin = make(tf.NemotronConfig, **GROUPED, partial_rotary_factor=.5, head_dim=HD)
+    assert apart(read(twin, 'nemotron', **{'rope.dimension_count': HD//2}), twin)<1e-6
+
+def test_olmo2(read):
+    twin = make(tf.Olmo2Config, **GROUPED)
+    assert apart(read(twin, 'olmo2', **{'rope.freq_base': twin.config.rope_parameters['rope_theta']}), twin)<1e-6
+
+def test_olmo3(read):
+    "Scaled positions in blocks without a window only"
+    yarn = dict(rope_type='yarn', factor=4., original_max_position_embeddings=128, rope_theta=1e4)
+    twin = make(tf.Olmo3Config, **GROUPED, sliding_window=50, rope_parameters=dict(full_attention=yarn, sliding_attention=dict(rope_type='default', rope_theta=1e4)))
+    got = read(twin, 'olmo2', **{'attention.sliding_window': 50, 'attention.sliding_window_pattern': [True]*3+[False], 'rope.scaling.type': 'yarn', 'rope.scaling.factor': 4.,
+                                'rope.scaling.original_context_length': 128})
+    assert got.config.model_type=='olmo3' and apart(got, twin)<1e-6
+
+def test_smollm3(read):
+    twin = make(tf.SmolLM3Config, **GROUPED)
+    assert apart(read(twin, 'smollm3', **TURN|{'rope.freq_base': twin.config.rope_parameters['rope_theta']}), twin)<1e-6
+
+def test_gpt2(read):
+    twin = make(tf.GPT2Config, **SHAPE|dict(n_inner=96))
+    assert apart(read(twin, 'gpt2', **{'attention.head_count_kv': None}), twin)<1e-6
+
+def test_bloom(read):
+    twin = make(tf.BloomConfig, vocab_size=V, hidden_size=D, n_layer=L, n_head=H)
+    assert apart(read(twin, 'bloom', **{'attention.head_count_kv': H, 'feed_forward_length': 4*D}), twin)<1e-6
+
+@pytest.mark.parametrize('kv,norms', [(1, 1), (2, 2), (2, 1)])
+def test_falcon(read, kv, norms, monkeypatch):
+    monkeypatch.setitem(CHANGED, 'falcon', queries_first(kv))
+    new = dict(new_decoder_architecture=True, num_kv_heads=kv, num_ln_in_parallel_attn=norms) if kv>1 else dict(new_decoder_architecture=False, multi_query=True)
+    twin = make(tf.FalconConfig, **SHAPE|dict(ffn_hidden_size=96), parallel_attn=True, bias=False, alibi=False, **new)
+    assert apart(read(twin, 'falcon', **{'attention.head_count_kv': kv, 'tensor_data_layout': 'jploski'}), twin)<1e-6
+
+@pytest.mark.parametrize('kind', [Q.F32, Q.MXFP4], ids=lambda o: o.name)
+def test_gpt_oss(tmp_path, kind):
+    yarn = dict(rope_type='yarn', factor=32., original_max_position_embeddings=64, rope_theta=150000., beta_fast=32., beta_slow=1., truncate=False)
+    twin = make(tf.GptOssConfig, **GROUPED|dict(num_local_experts=4, num_experts_per_tok=2, intermediate_size=96, head_dim=HD, sliding_window=50), rope_parameters=yarn)
+    tensors = gguf_tensors(twin, 'gpt-oss')
+    meta = metadata(twin.config, 'gpt-oss', **QWEN, **{'attention.sliding_window': 50, 'expert_count': 4, 'expert_used_count': 2, 'expert_feed_forward_length': 96, 'rope.freq_base': 150000.,
+        'rope.scaling.type': 'yarn', 'rope.scaling.factor': 32., 'rope.scaling.original_context_length': 64, 'rope.scaling.yarn_beta_fast': 32., 'rope.scaling.yarn_beta_slow': 1.})
+    (tmp_path/'a').mkdir(); (tmp_path/'b').mkdir()
+    got = convert(write(tmp_path/'a.gguf', twin, 'gpt-oss', meta=meta, tensors=tensors, kind=kind), tmp_path/'a')
+    if kind==Q.F32: assert apart(got, twin)<1e-6
+    else:
+        left = {k: quants.dequantize(packed(v, kind), kind).reshape(v.shape) if v.ndim>1 and v.shape[-1]%32==0 else v for k,v in tensors.items()}
+        want = convert(write(tmp_path/'b.gguf', twin, 'gpt-oss', meta=meta, tensors=left), tmp_path/'b')
+        for (k,a),b in zip(got.state_dict().items(), want.state_dict().values()): assert torch.equal(a, b), k
