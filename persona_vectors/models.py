@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from fastcore.basics import patch
-from .config import cache_dir, slug
+from .config import cache_dir, log, slug
 from .gguf import convert_gguf, gguf_parts
+from .pretokenizers import splitting_fault
 
 # %% ../nbs/07_models.ipynb #08b475eb
 def fingerprint(
@@ -421,9 +422,8 @@ def text_config(self:ModelSource):
 @patch
 def split_as_trained(self:ModelSource, tok, **kw):
     "The tokenizer `tok`, whose splitting transformers suspects, mended if it is Mistral's and merges bytes"
-    from transformers import AutoTokenizer
     if 'ByteLevel' not in str(tok.backend_tokenizer.pre_tokenizer): return tok
-    if {'[INST]', '[TOOL_CALLS]'} <= tok.get_vocab().keys(): return self.load(AutoTokenizer, fix_mistral_regex=True, **kw)
+    if {'[INST]', '[TOOL_CALLS]'} <= tok.get_vocab().keys(): return self.load(type(tok), fix_mistral_regex=True, **kw)
     warn(f"model {self.name!r}: transformers suspects that its tokenizer splits text wrongly (fix_mistral_regex); it is used as it is")
     return tok
 
@@ -446,11 +446,19 @@ def embedded(self:ModelSource)->int: # None if config.json does not say
 
 # %% ../nbs/07_models.ipynb #cb99f7de
 @patch
+def _as_its_file(self:ModelSource, tok, **kw):
+    from transformers import PreTrainedTokenizerFast
+    if type(tok) is PreTrainedTokenizerFast or not (why := splitting_fault(tok, self.fetch('config.json').parent)): return tok
+    log.warning(f'{self.label}: {why}; its tokenizer.json is followed, not the class {type(tok).__name__}')
+    return self.load(PreTrainedTokenizerFast, **kw)
+
+@patch
 def tokenizer(self:ModelSource, **kw):
     "The fast tokenizer; ValueError if the model has none, since spans need character offsets"
     from transformers import AutoTokenizer
     tok = self.load(AutoTokenizer, **kw)
     if not tok.is_fast: raise ValueError(f"model {self.name!r} has no fast tokenizer, and answer spans need its character offsets")
+    tok = self._as_its_file(tok, **kw)
     if getattr(tok.backend_tokenizer, 'fix_mistral_regex', None) is False: tok = self.split_as_trained(tok, **kw)
     if not tok.chat_template: tok.chat_template = self.processor_template()
     tok.embedded = self.embedded()
