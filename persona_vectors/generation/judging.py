@@ -105,10 +105,11 @@ def expected_score(p:dict)->float:
 # %% ../../nbs/generation/13_judging.ipynb #1e9461ab
 def _spaces(m): return ' '*len(m[0])
 
-_markup = re.compile(r'\\(?:boxed|text|mathbf)\b|(?m:^\s*>)|[*_`"“”\'‘’\[\]{}$#|]')
+_markup = re.compile(r'\\(?:boxed|text|mathbf)\b|(?m:^[ \t]*>)|[*_`"“”\'‘’\[\]{}$#|]')
 _scale = (r'(?:\b(?:on|from|using)\s+(?:a|the)\s+scale\s+)?(?:\b(?:of|from|between)\s+)?\b0\s*(?:-|–|—|to|through|and)\s*TOP\b'
-          r'|\b0, 1, 2,? (?:or|and) 3\b|\bscale of TOP\b|\bmax(?:imum)?\s+\w+\W+TOP\b|(?<=\d)\s*(?:/|(?:out )?of)\s*(?:a (?:possible|maximum) (?:of )?)?TOP(?:\.0+)?\b')
-_item = re.compile(r'^(\s*(?:[-•]\s*)?(?:(?:step|criterion|point|item|reason)\s+)?\d+)(?=\s*[.):–—-]\s+\S)', re.M|re.I)
+          r'|\b0, 1, 2,? (?:or|and) 3\b|\bscale of TOP\b|\bmax(?:imum)?\s+\w+\W+TOP\b'
+          r'|(?<=\d)\s*(?:/|(?:out )?of)\s*(?:a (?:possible|maximum) (?:of )?)?TOP(?:\.0+)?\b')
+_item = re.compile(r'^([ \t]*(?:[-•][ \t]*)?(?:(?:step|criterion|point|item|reason)[ \t]+)?\d+)(?=[ \t]*[.):–—-][ \t]+\S)', re.M|re.I)
 
 def bare(text, top:int)->str:
     "`text` without markup, the scale from 0 to `top`, and the numbers of a list"
@@ -118,27 +119,29 @@ def bare(text, top:int)->str:
 
 # %% ../../nbs/generation/13_judging.ipynb #0b7f3e77
 _number = r'(?P<n>(?<![\w.,/^])[-−]?(?:\d+(?:[.,]\d+)*|\b(?:zero|one|two|three)))(?![\w/]|[.,]\d)(?P<per>\s*%)?'
-_end = r'(?=[ \t]*(?:$|[\n.,;:!?)(…]|[-–—]|(?:because|since|as|for|on|but|which|with|points?)\b))'   # not what is counted, as in *3 criteria*
+_end = r'(?=[ \t]*(?:$|[\n.,;:!?)(…]|[-–—]|(?:because|since|as|for|on|but|which|with|points?)\b))'   # not what is counted, *3 criteria*
 _word = 'scores?|scored|ratings?|grade|verdict|mark|answer|result|assessment|evaluation|judge?ment|overall|total|conclusion'
 _give = 'give|gave|giving|assign|rate|rated|award|say|choose|chose|select|deserves|gets|earns|merits|receives|warrants'
 _link = ('is|was|be|would|should|will|of|it|this|that|the|an?|as|at|to|with|for|in|my|d|s|answer|response|reply|text|score|rating|coherence|'
          'final|overall|about|around|approximately|exactly|solid|clear|full|perfect|therefore|thus|only|just|here')
 _leads = [
     rf'\b(?:WORD)\b[^\d\n.:=]{{0,50}}[:=：][ \t]*\(?',
-    rf'\b(?:WORD)\b(?:[ \t,:=~–—-]|->|→|\b(?:{_link})\b|\n)*',
-    rf'\b(?:{_give})\b(?:[ \t:~]|\b(?:{_link})\b)*']
+    rf'\b(?:WORD)\b(?:[ \t,:=~–—-]|->|→|\b(?:{_link})\b|\n){{0,15}}',
+    rf'\b(?:{_give})\b(?:[ \t:~]|\b(?:{_link})\b){{0,15}}']
 _final = re.compile(r'\b(?:final|overall|total|conclusion|verdict)\b', re.I)
-_opposed = re.compile(
+_against = re.compile(
     r'(?:(?:\bnot|n t|\bnever|\bcannot|\bthan|\binstead of)\b[^.;,\n]{0,20}'
     r'|\b(?:for|to (?:get|earn|reach|deserve|be)|if)\s+(?:an?\s+|the\s+)?)\Z', re.I)
 
+def _opposed(text, at): return _against.search(text[max(0,at-50):at])
+
 # %% ../../nbs/generation/13_judging.ipynb #f20f651c
 def statements(text:str, name:str=''):
-    "Yield (match of the number, is it called final?) where a reply, made `bare`, states a verdict; final is None for a number alone on its line"
+    "Yield (match of the number, is it called final?) where a `bare` reply states a verdict; None: it stands alone on its line"
     words = f'{_word}|{re.escape(name)}' if name else _word
     for m in (m for o in _leads for m in re.finditer(o.replace('WORD', words)+_number+_end, text, re.I|re.M)):
-        if not _opposed.search(text[:m.start()]): yield m, bool(_final.search(text[max(0,m.start()-12):m.start('n')]))
-    for m in re.finditer(rf'^[\s(.,:;!]*{_number}[\s).,:;!]*(?:points?)?[\s.!]*?$', text, re.I|re.M):
+        if not _opposed(text, m.start()): yield m, bool(_final.search(text[max(0,m.start()-12):m.start('n')]))
+    for m in re.finditer(rf'^[ \t(.,:;!]*{_number}[ \t).,:;!]*(?:points?[ \t.!]*)?$', text, re.I|re.M):
         if not (text[:m.start()].strip() and text[m.end():].strip()): yield m, None
     for m in re.finditer(rf'(?:[:=：→]|[-=]>)[ \t]*{_number}[ \t]*[.!)]?[ \t]*$', text, re.I|re.M):
         if '\n' not in text[:m.start()].strip() or not text[m.end():].strip(): yield m, False
@@ -149,7 +152,7 @@ def hints(text:str):
     for how in (rf'\A\s*{_number}(?=[ \t]*(?:[.:,;)!(]|[-–—]|\b(?:because|since|as)\b))',
                 rf'\ban?\s+(?:solid |clear |strong |weak |low |high |full |perfect )?{_number}(?=[ \t]*(?:[.!;\n]|$|because\b|since\b))',
                 rf'\b(?:so|thus|therefore|hence|say|think)[ \t]+{_number}(?=\W*\Z)'):
-        yield from (m for m in re.finditer(how, text, re.I|re.M) if not _opposed.search(text[:m.start()]))
+        yield from (m for m in re.finditer(how, text, re.I|re.M) if not _opposed(text, m.start()))
 
 # %% ../../nbs/generation/13_judging.ipynb #c5e3aabc
 REASONS = 'cut', 'empty', 'without a verdict', 'with several numbers', 'off the scale', 'unsure', 'refused', 'filtered' # Why a reply gives no score

@@ -215,8 +215,9 @@ def ends(self:LocalModel)->list:
 def is_end(self:LocalModel, ids)->bool:
     "Is the last of `ids` a token that ends the answer, and not only a message of the model to itself?"
     if ids[-1] not in self.ends: return False
-    aside = self.tokenizer.convert_ids_to_tokens(ids[-1]) in ('<|end|>','<|eom|>')
-    return not (aside and ASIDES.fullmatch(self.tokenizer.decode(ids)))
+    if self.tokenizer.convert_ids_to_tokens(ids[-1]) not in ('<|end|>','<|eom|>'): return True
+    text = self.tokenizer.decode(ids)
+    return not ((m := ASIDES.match(text)) and m.end()==len(text))
 
 # %% ../../nbs/generation/10_local.ipynb #931f1898
 @patch
