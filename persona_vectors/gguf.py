@@ -341,6 +341,27 @@ def gpt_oss_extra(g, c):
 OSS = RMS|{'expert_count': 'num_local_experts', 'expert_used_count': 'num_experts_per_tok', 'expert_feed_forward_length': 'intermediate_size'}
 ARCHS['gpt-oss'] = Arch('gpt_oss', OSS, ops={r'gate_up_proj(_bias)?$': 'woven', r'experts\.down_proj$': 'woven'}, extra=gpt_oss_extra)
 
+# %% ../nbs/06_gguf.ipynb #05ea4247
+def lfm2_extra(g, c):
+    "Which blocks of LFM2 have attention"
+    kv = g['attention.head_count_kv']
+    if not isinstance(kv, list) or len(set(kv)-{0})!=1: raise ValueError(f"its 'lfm2.attention.head_count_kv' is {kv}: {ELSE}")
+    return dict(num_key_value_heads=max(kv), layer_types=['full_attention' if o else 'conv' for o in kv], block_auto_adjust_ff_dim=False,
+                conv_bias=any(o.endswith('shortconv.in_proj.bias') for o in g.tensors))
+
+def mamba_extra(g, c):
+    "How much wider than the model a block of Mamba is"
+    zero = [g.get(o) or 0 for o in ('attention.head_count','feed_forward_length','ssm.dt_b_c_rms')]
+    wide,rest = divmod(g['ssm.inner_size'], c['hidden_size'])
+    if any(zero) or rest or not g['context_length']: raise ValueError(f"its metadata give Mamba heads or a width that it has not: {ELSE}")
+    return dict(expand=wide)
+
+LFM2 = COMMON|{'attention.layer_norm_rms_epsilon': 'norm_eps', 'shortconv.l_cache': 'conv_L_cache'}
+MAMBA = {'embedding_length': 'hidden_size', 'block_count': 'num_hidden_layers', 'attention.layer_norm_rms_epsilon': 'layer_norm_epsilon',
+         **{f'ssm.{o}': o for o in ('conv_kernel','state_size','time_step_rank')}}
+ARCHS |= dict(lfm2=Arch('lfm2', LFM2, ops={r'conv\.conv\.weight$': 'reshape'}, extra=lfm2_extra),
+    mamba=Arch('mamba', MAMBA, ops={r'conv1d\.weight$': 'reshape', 'A_log$': 'log'}, extra=mamba_extra, rope=False))
+
 # %% ../nbs/06_gguf.ipynb #20ebec98
 MEDIA = "the vision or audio part of a model: give the file of its language model"
 KINDS = dict(adapter="a LoRA adapter, not a model: merge it into its model first", mmproj=MEDIA, clip=MEDIA, imatrix="an importance matrix, not a model",
@@ -416,8 +437,8 @@ def tensor_names(arch, names, blocks)->dict:
     def of(name):
         m = re.search(r'layers\.(\d+)\.mlp\.experts\.(\w+?)(_bias)?$', name)
         if m: return [f"blk.{m[1]}.{o}.{'bias' if m[3] else 'weight'}" for o in EXPERT_TENSORS[m[2]]]
-        stem,_,end = name.rpartition('.') if name.endswith(('.weight','.bias')) else (name,'','weight')
-        return [f"{table.get_name(stem) or table.get_name(stem.removeprefix('transformer.'))}.{end}"]   # Bloom's names have no prefix there
+        m = re.fullmatch(r'(.*?)(\.weight|\.bias|)', name+'.weight'*name.endswith('sinks'))
+        return [(table.get_name(m[1]) or str(table.get_name(m[1].removeprefix('transformer.'))))+m[2]]   # Bloom's have no prefix there
     return {o: of(o) for o in names}
 
 UNUSED = re.compile(r'rope_(freqs|factors_short|factors_long)\.weight|blk\.\d+\.attn_rot_embd\.weight') # Read before, or computed anew
@@ -483,6 +504,7 @@ class Weight:
         "Its bytes, some megabytes at a time"
         t = self.tensors[0]
         if self.op=='minus one': return [packed(values(t)-np.float32(1), self.dtype)]
+        if self.op=='log': return [packed(np.log(-values(t)), self.dtype)]
         if self.op=='transposed': return [packed(values(t).T, self.dtype)]
         if self.op=='experts': return (o for i in range(t.shape[0]) for u in self.tensors for o in piecewise(expert(u, i), self.dtype))
         if self.op=='woven': return (packed(woven(self.tensors, i), self.dtype) for i in range(t.shape[0]))
@@ -504,7 +526,7 @@ def plan_weight(g, cfg, name, shape, ts):
     got,kinds = merged_shape(op, ts),{t.kind.name for t in ts}
     if got!=shape and (op!='reshape' or math.prod(got)!=math.prod(shape)):
         raise ValueError(f"its tensor {ts[0].name} is {got}, and its metadata make it {shape}: fetch the file again")
-    dtype = KEPT_AS.get(kinds.pop(), 'F32') if len(kinds)==1 and op!='minus one' else 'F32'
+    dtype = KEPT_AS.get(kinds.pop(), 'F32') if len(kinds)==1 and op not in ('minus one','log') else 'F32'
     return Weight(name, shape, dtype, ts, op, cfg.num_attention_heads if op=='grouped' else 0, getattr(cfg, count) if count else 0)
 
 def plan_weights(g, cfg, shapes)->list:

@@ -34,7 +34,8 @@ def oss_experts(k, v):
     end = 'bias' if name.endswith('_bias') else 'weight'
     if end=='weight': v = v.swapaxes(1, 2)
     return {f'blk.{i}.ffn_{n}_exps.{end}': np.ascontiguousarray(o) for n,o in (dict(down=v) if 'down' in name else dict(gate=v[:,::2], up=v[:,1::2])).items()}
-CHANGED = dict(llama=turned, granite=turned, smollm3=turned, gpt2=round_about, bloom=queries_first(H), gemma=plus_one, gemma2=plus_one, gemma3=plus_one, nemotron=plus_one)
+def states(k, v): return v[:,0] if 'conv1d.weight' in k else -np.exp(v) if 'A_log' in k else v
+CHANGED = dict(mamba=states, lfm2=lambda k, v: v[:,0] if 'conv.conv' in k else v, llama=turned, granite=turned, smollm3=turned, gpt2=round_about, bloom=queries_first(H), gemma=plus_one, gemma2=plus_one, gemma3=plus_one, nemotron=plus_one)
 
 def gguf_tensors(model, arch):
     "The model's weights under the names and in the layout of GGUF"
@@ -53,9 +54,10 @@ def gguf_tensors(model, arch):
             continue
         stem,_,end = k.rpartition('.')
         if k.endswith('sinks'): stem,end = k,'weight'
+        if k.endswith(('A_log','.D')): stem,end = k,''
         v = CHANGED.get(arch, lambda k, v: v)(k, v)
         if 'shared_expert_gate' in k: v = v[0]
-        out[f"{names.get_name(stem) or names.get_name(stem.removeprefix('transformer.'))}.{end}"] = np.ascontiguousarray(v)
+        out[f"{names.get_name(stem) or names.get_name(stem.removeprefix('transformer.'))}.{end}".removesuffix('.')] = np.ascontiguousarray(v)
     return out
 
 def metadata(cfg, arch, **more):
@@ -562,3 +564,16 @@ def test_gpt_oss(tmp_path, kind):
         left = {k: quants.dequantize(packed(v, kind), kind).reshape(v.shape) if v.ndim>1 and v.shape[-1]%32==0 else v for k,v in tensors.items()}
         want = convert(write(tmp_path/'b.gguf', twin, 'gpt-oss', meta=meta, tensors=left), tmp_path/'b')
         for (k,a),b in zip(got.state_dict().items(), want.state_dict().values()): assert torch.equal(a, b), k
+
+def test_lfm2(read):
+    twin = make(tf.Lfm2Config, **GROUPED, layer_types=['conv','full_attention']*2, block_auto_adjust_ff_dim=False)
+    got = read(twin, 'lfm2', **{'attention.head_count_kv': [0,K]*2, 'shortconv.l_cache': 3, 'attention.layer_norm_epsilon': None, 'attention.layer_norm_rms_epsilon': float(twin.config.norm_eps),
+                               'rope.freq_base': twin.config.rope_parameters['rope_theta']})
+    assert apart(got, twin)<1e-6
+
+def test_mamba(read):
+    twin = make(tf.MambaConfig, vocab_size=V, hidden_size=D, num_hidden_layers=L)
+    eps = float(twin.config.layer_norm_epsilon)
+    got = read(twin, 'mamba', meta={'context_length': 1<<20, 'embedding_length': D, 'block_count': L, 'feed_forward_length': 0, 'attention.head_count': 0, 'attention.layer_norm_rms_epsilon': eps,
+        'vocab_size': V, 'ssm.conv_kernel': 4, 'ssm.inner_size': 2*D, 'ssm.state_size': 16, 'ssm.time_step_rank': D//16, 'ssm.dt_b_c_rms': False})
+    assert apart(got, twin)<1e-6
