@@ -192,11 +192,12 @@ def judge(responses:Annotated[Path, typer.Argument(help='A responses file.')],
           rubric:Annotated[str, _option("'role' (0 to 3), 'coherence' (0 to 100), or a JSON or YAML file with name and description of a trait.")]='role',
           model:Model=EMBEDDED, device:Device=None, dtype:Dtype=None, out:Out=None, api:Api=False, base_url:BaseUrl=None, api_model:ApiModel=None,
           max_concurrent_requests:Concurrent=10, requests_per_minute:PerMinute=None, tokens_per_minute:TokensPerMinute=None,
-          extra_body:ExtraBody=None, timeout:Timeout=300, max_retries:MaxRetries=8, dry_run:DryRun=False):
+          extra_body:ExtraBody=None, timeout:Timeout=300, max_retries:MaxRetries=8, dry_run:DryRun=False,
+          max_tokens:Annotated[int, _option('Length of a reply in tokens, at least 1024; a judge that reasons may need more.')]=1024):
     "Scores for every answer, in a file beside it. For `extract --min-score`."
     from persona_vectors.generation.judging import Judging, judge_responses
     from persona_vectors.responses import load_responses
-    c = config_from(model, base_url, api_model, device=device, dtype=dtype, max_concurrent_requests=max_concurrent_requests, timeout=timeout,
+    c = config_from(model, base_url, api_model, device=device, dtype=dtype, max_tokens=max_tokens, max_concurrent_requests=max_concurrent_requests, timeout=timeout,
                     requests_per_minute=requests_per_minute, tokens_per_minute=tokens_per_minute, max_retries=max_retries, extra_body=_json(extra_body))
     what = dict(api=api or bool(base_url or api_model), out=out and out/'data/responses')
     rs = load_responses(responses)
@@ -507,11 +508,12 @@ def _to_export(file, direction, layer, format, model):
     "The directions that `export` writes: one a layer of a vectors file, or the one in a direction file"
     from persona_vectors.analysis.axis import assistant_axis
     from persona_vectors.config import file_kind
+    from persona_vectors.models import find_model
     from persona_vectors.steering.interop import fitting, load_direction
     if file_kind(file)!='persona vectors' and file.suffix!='.pt': return [load_direction(str(file), model=model)]
     v = _with_layer(file)
     n = v.meta['num_layers']
-    ks = fitting(v.layers, format, n) if layer is None else resolve_layers(layer, n)
+    ks = fitting(v.layers, format, n, find_model(model or v.model).kinds) if layer is None else resolve_layers(layer, n)
     if format=='gguf' and len(ks)>1:
         raise ValueError(f"{file} has layers {', '.join(map(str, ks))}, and llama.cpp adds every one that it finds: say which with --layer")
     return [load_direction(direction, v.at(k), model) if direction else assistant_axis(v.at(k)) for k in ks]

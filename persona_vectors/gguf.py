@@ -6,16 +6,676 @@
 __all__ = []
 
 # %% ../nbs/06_gguf.ipynb #26c07a5b
+import json, math, mmap, re, shutil, struct
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from persona_vectors.pretokenizers import LISTS, gguf_tokenizer
+import numpy as np
+from fastcore.basics import patch
+from persona_vectors.pretokenizers import ELSE, LISTS, gguf_tokenizer
 
-# %% ../nbs/06_gguf.ipynb #e1e7e344
-def convert_gguf(gguf, dest):
-    "Write the configuration, float32 safetensors and tokenizer of the file `gguf` to the folder `dest`"
+# %% ../nbs/06_gguf.ipynb #835a281f
+NUMBERS = dict(zip((0,1,2,3,4,5,6,7,10,11,12), 'BbHhIif?Qqd')) # Type of a number to its letter in `struct`
+LONG = 1024                                                    # Of a longer array only the length is kept
+
+class Cursor:
+    "Reads fields from `buf`, one after the other; struct.error at its end"
+    def __init__(self, buf, at=0): self.buf,self.at,self.whole = buf,at,False
+    def take(self, fmt):
+        val = struct.unpack_from('<'+fmt, self.buf, self.at)[0]
+        self.at += struct.calcsize('<'+fmt)
+        return val
+    def text(self): return self.take(f"{self.take('Q')}s").decode('utf-8', 'replace')
+    def value(self): return self.of(self.take('I'))
+
+# %% ../nbs/06_gguf.ipynb #c77ab72c
+@patch
+def of(self:Cursor, kind):
+    "The value of type `kind` that comes next"
+    if kind in NUMBERS: return self.take(NUMBERS[kind])
+    if kind==8: return self.text()
+    if kind!=9: raise struct.error(f'no field has type {kind}')
+    kind,n = self.take('I'),self.take('Q')
+    if n>len(self.buf): raise struct.error('an array is longer than the file')
+    if n<=LONG or self.whole: return [self.of(kind) for _ in range(n)]
+    if kind in NUMBERS: self.at += n*struct.calcsize(NUMBERS[kind])
+    else:
+        for _ in range(n): self.of(kind)
+    return dict(length=n)
+
+# %% ../nbs/06_gguf.ipynb #caae978c
+@dataclass(frozen=True)
+class GgufTensor:
+    "A tensor of a file"
+    name:str
+    kind:object # A `GGMLQuantizationType`
+    shape:tuple # As torch has it
+    data:object # Its bytes
+    def row_bytes(self, n): return len(self.data)//n # if its bytes are `n` rows
+
+def located(buf, name, dims, kind, at):
+    "The tensor `name` whose bytes begin at `at`; ValueError if it is not whole, or of no known quantisation"
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+    if kind not in list(GGMLQuantizationType):
+        raise ValueError(f"its tensor {name} has quantisation {kind}, which is not known here: convert the model with another, Q8_0 say")
+    block,size = GGML_QUANT_SIZES[kind]
+    end = at+math.prod(dims)//block*size
+    if not dims or dims[0]%block or end>len(buf):
+        raise ValueError(f"the file is torn: its tensor {name} would end at byte {end:,} of {len(buf):,}; download it again")
+    return GgufTensor(name, GGMLQuantizationType(kind), tuple(dims[::-1]), memoryview(buf)[at:end])
+
+# %% ../nbs/06_gguf.ipynb #e435fb14
+def check_version(v):
+    "ValueError unless files of version `v` are read"
+    if v in (2,3): return
+    if v and v&0xffff==0: raise ValueError("the file is big-endian: turn it with gguf-convert-endian FILE little")
+    raise ValueError(f"the file has GGUF version {v}, and 2 and 3 are read: convert the model again with a present llama.cpp")
+
+def read_header(path, whole=()):
+    "Metadata and tensors of one file, with the arrays named in `whole` in full; ValueError if it is torn or no GGUF"
+    with open(path, 'rb') as f:
+        if f.read(4)!=b'GGUF': raise ValueError("the file is not GGUF although its name says so: download it again")
+        buf = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
+    c = Cursor(buf, 4)
+    try:
+        check_version(c.take('I'))
+        n,meta = c.take('Q'),{}
+        for _ in range(c.take('Q')):
+            key = c.text()
+            c.whole = key in whole
+            meta[key] = c.value()
+        found = [(c.text(), [c.take('Q') for _ in range(c.take('I'))], c.take('I'), c.take('Q')) for _ in range(n)]
+    except struct.error as e: raise ValueError(f"the file is torn ({e}): download it again") from None
+    align = meta.get('general.alignment', 32)
+    return meta,{name: located(buf, name, dims, kind, -(-c.at//align)*align+at) for name,dims,kind,at in found}
+
+# %% ../nbs/06_gguf.ipynb #1b162203
+def gguf_parts(
+    path # A GGUF file, or one part of a model
+)->list: # All parts; the file itself if it is whole
+    "The files of the model in `path`; ValueError names a part that is missing"
+    path = Path(path)
+    m = re.search(r'-\d{5}-of-(\d{5})(\.gguf)$', path.name, re.I)
+    if not m: return [path]
+    parts = [path.with_name(f'{path.name[:m.start()]}-{i+1:05d}-of-{m[1]}{m[2]}') for i in range(int(m[1]))]
+    lack = [p.name for p in parts if not p.is_file()]
+    if lack: raise ValueError(f"the model is split into {len(parts)} files, and {lack[0]} is not beside the others: fetch it too")
+    return parts
+
+# %% ../nbs/06_gguf.ipynb #7f5921a3
+@dataclass
+class Gguf:
+    "A model's metadata and tensors, and which keys were asked for"
+    meta:dict
+    tensors:dict
+    asked:set=field(default_factory=set)
+    @property
+    def arch(self): return self.meta.get('general.architecture')
+    def get(self, key, default=None):
+        key = key if key.startswith(('general.','tokenizer.')) else f'{self.arch}.{key}'
+        self.asked.add(key)
+        return self.meta.get(key, default)
+    def __getitem__(self, key):
+        v = self.get(key)
+        if v is None: raise ValueError(f"its metadata lack '{self.arch}.{key}': convert the model again with a present llama.cpp")
+        return v
+
+# %% ../nbs/06_gguf.ipynb #68b10cf9
+def read_gguf(path)->Gguf:
+    "The model in the file `path`, with all its parts"
+    metas,tensors = zip(*map(read_header, gguf_parts(path)))
+    n = metas[0].get('split.count') or 1
+    if n!=len(metas): raise ValueError(f"the file is one of {n} parts: name them as llama.cpp does, model-00001-of-{n:05d}.gguf and so on")
+    every = {k: v for o in tensors for k,v in o.items()}
+    if len(every)!=sum(map(len, tensors)): raise ValueError("two parts of the file have the same tensor: fetch them again")
+    return Gguf(metas[0], every)
+
+# %% ../nbs/06_gguf.ipynb #ccda70fd
+def values(t, start=0, stop=None):
+    "Rows `start` to `stop` of a tensor as float32; leading dimensions are rows as well"
+    from gguf import dequantize
+    n = math.prod(t.shape[:-1])
+    size,stop = t.row_bytes(n),n if stop is None else stop
+    raw = np.frombuffer(t.data, np.uint8, (stop-start)*size, start*size).reshape(stop-start, size)
+    return dequantize(raw, t.kind).reshape(stop-start, -1)
+
+FACTORS = [], ['rope_freqs'], ['rope_factors_short','rope_factors_long']
+
+def factor_lists(g, n):
+    "What the file divides its `n` frequencies by: no list, one for all texts, or one for short and one for long ones"
+    names = [o for os in FACTORS for o in os if f'{o}.weight' in g.tensors]
+    if names not in FACTORS: raise ValueError(f"it has {' and '.join(names)}, which do not go together: convert the model again")
+    lists = [values(g.tensors[f'{o}.weight']).ravel().tolist() for o in names]
+    for k,o in zip(names, lists):
+        if len(o)!=n: raise ValueError(f"its tensor {k}.weight has {len(o)} factors for {n} frequencies: convert the model again")
+    return lists
+
+# %% ../nbs/06_gguf.ipynb #e7c95a62
+def llama3_factors(base, dim, factor, low, high, old):
+    "What Llama 3 divides each frequency by: 1 where a wave is short, `factor` where it is long"
+    wave = 2*math.pi*base**(np.arange(0, dim, 2)/dim)
+    mix = np.clip((old/wave-low)/(high-low), 0, 1)
+    return 1/((1-mix)/factor+mix)
+
+def fit_llama3(factors, base, dim):
+    "Llama 3's parameters if `factors` follow from them; else None"
+    f,wave = np.array(factors),2*math.pi*base**(np.arange(0, dim, 2)/dim)
+    top = f.max()
+    mid = (f>1+1e-6)&(f<top*(1-1e-6))
+    if mid.sum()<2: return
+    slope,cut = np.polyfit(1/wave[mid], (1/f[mid]-1/top)/(1-1/top), 1)
+    high,old = (round(o) if abs(o-round(o))<1e-3*o else o for o in (1-1/cut, -slope/cut))
+    if high<=1 or abs(llama3_factors(base, dim, top, 1, high, old)/f-1).max()>1e-5: return
+    return dict(rope_type='llama3', factor=float(top), low_freq_factor=1., high_freq_factor=float(high),
+                original_max_position_embeddings=old)
+
+# %% ../nbs/06_gguf.ipynb #a3b2943b
+def yarn(g, factor, old, scale):
+    "YaRN as transformers writes it; ValueError if the file extrapolates in part only"
+    if g.get('rope.scaling.yarn_ext_factor', 1)!=1:
+        raise ValueError(f"its 'rope.scaling.yarn_ext_factor' is not 1, which transformers cannot do: {ELSE}")
+    times = scale*(g.get('rope.scaling.yarn_attn_factor') or 1+.1*math.log(max(factor, 1)))
+    betas = {o: g.get(f'rope.scaling.yarn_{o}') for o in ('beta_fast','beta_slow')}
+    d = dict(rope_type='yarn', factor=factor, original_max_position_embeddings=old, attention_factor=times)
+    return d|{k: v for k,v in betas.items() if v}
+
+def scaled(g, kind, factor, dim, base):
+    "What scales the `dim` turning numbers of a head, as transformers writes it"
+    context,scale = g['context_length'],g.get('rope.scaling.attn_factor') or 1.
+    old = g.get('rope.scaling.original_context_length') or context
+    lists = factor_lists(g, dim//2)
+    if kind not in (None,'none','linear','yarn','longrope') or lists and kind=='yarn':
+        raise ValueError(f"its rotary scaling {kind!r}{' with factors of its own' if lists else ''} is not known here: {ELSE}")
+    if kind=='yarn': return yarn(g, factor, old, scale)
+    if len(lists)==1 and scale==factor==1 and (fit := fit_llama3(lists[0], base, dim)): return fit
+    if not lists and scale==1: return dict(rope_type='linear', factor=factor) if factor!=1 else dict(rope_type='default')
+    short,long = ([o*factor for o in f] for f in ((lists[0], lists[-1]) if lists else ([1.]*(dim//2),)*2))
+    return dict(rope_type='longrope', short_factor=short, long_factor=long, attention_factor=scale, factor=max(context/old, 1.),
+                original_max_position_embeddings=old)
+
+# %% ../nbs/06_gguf.ipynb #f8f8b275
+def rope_parameters(g, head_dim, partial=False):
+    "The file's rotary positions as transformers writes them; `partial` if they may turn a part of a head"
+    base,kind,dim = g.get('rope.freq_base', 10000.),g.get('rope.scaling.type'),g.get('rope.dimension_count') or head_dim
+    factors = [g.get(o) for o in ('rope.scaling.factor','rope.scale_linear')]   # the second is its old name
+    factor = next((o for o in factors if o and kind!='none'), 1.)
+    if dim!=head_dim and not partial:
+        raise ValueError(f"its '{g.arch}.rope.dimension_count' is {dim}, but all {head_dim} numbers of a head turn here: {ELSE}")
+    return scaled(g, kind, factor, dim, base) | dict(rope_theta=base) | (dict(partial_rotary_factor=dim/head_dim) if partial else {})
+
+# %% ../nbs/06_gguf.ipynb #8cf58e11
+COMMON = {'context_length': 'max_position_embeddings', 'embedding_length': 'hidden_size', 'block_count': 'num_hidden_layers',
+          'feed_forward_length': 'intermediate_size', 'attention.head_count': 'num_attention_heads'}
+GROUPED = COMMON|{'attention.head_count_kv': 'num_key_value_heads'}
+RMS = GROUPED|{'attention.layer_norm_rms_epsilon': 'rms_norm_eps'}
+EXPERTS = {'expert_count': 'num_experts', 'expert_used_count': 'num_experts_per_tok', 'expert_feed_forward_length': 'moe_intermediate_size'}
+
+@dataclass
+class Arch:
+    "How files of one architecture become a model of transformers"
+    model_type:str
+    keys:dict                              # Metadata key to field of the configuration
+    fixed:dict=field(default_factory=dict) # Fields that are the same in all its files
+    ops:dict=field(default_factory=dict)   # Pattern of a weight's name in transformers to how it was changed
+    extra:object=None                      # Makes the other fields, from the file and those so far
+    partial:bool=False                     # May positions turn a part of a head?
+    rope:bool=True                         # Are its positions rotary?
+
+# %% ../nbs/06_gguf.ipynb #926e0929
+QK = {r'q_proj\.(weight|bias)$': 'halves num_attention_heads', r'k_proj\.(weight|bias)$': 'halves num_key_value_heads'}
+STACKED = {r'experts\.(gate_up|down)_proj$': 'experts'}
+
+def llama_extra(g, c):
+    "Fields of the kinds of model that share the name 'llama'"
+    out,window,n = {},g.get('attention.sliding_window') or None,g.get('expert_count')
+    if window: out |= dict(model_type='mistral', sliding_window=window)
+    if n: out |= dict(model_type='mixtral', num_local_experts=n, num_experts_per_tok=g['expert_used_count'], sliding_window=window)
+    if not out: out |= dict(attention_bias='blk.0.attn_q.bias' in g.tensors, mlp_bias='blk.0.ffn_up.bias' in g.tensors)
+    return out
+
+QWEN,SPARSE = dict(use_sliding_window=False),dict(decoder_sparse_step=1, mlp_only_layers=[])
+SHARED = {'expert_shared_feed_forward_length': 'shared_expert_intermediate_size'}
+ARCHS = dict(llama=Arch('llama', RMS, ops=QK|STACKED, extra=llama_extra), qwen2=Arch('qwen2', RMS, QWEN), qwen3=Arch('qwen3', RMS, QWEN),
+    qwen2moe=Arch('qwen2_moe', RMS|EXPERTS|SHARED, QWEN|SPARSE|dict(norm_topk_prob=False), STACKED|{'shared_expert_gate': 'reshape'}),
+    qwen3moe=Arch('qwen3_moe', RMS|EXPERTS, QWEN|SPARSE|dict(norm_topk_prob=True), STACKED))
+
+# %% ../nbs/06_gguf.ipynb #75f3734f
+def windows(g, blocks, period, default):
+    "The window, and the blocks that it is for: of each `period`, all but the last"
+    n,period = g.get('attention.sliding_window', default),g.get('attention.sliding_window_pattern', period)
+    local = period if isinstance(period, list) else [period==0 or i%period<period-1 for i in range(blocks)]
+    return dict(sliding_window=n or 4096, layer_types=['sliding_attention' if o and n else 'full_attention' for o in local])
+
+def query_scale(g, c, depth):
+    "The number whose root divides the scores of attention; `depth` is that of the 27B model"
+    narrow,blocks = c['hidden_size']//c['num_attention_heads'],c['num_hidden_layers']
+    if blocks==depth: return narrow
+    if c['head_dim']!=128 or narrow==128: return c['head_dim']
+    raise ValueError(f"its heads are those of {g.arch} 27B, but it has {blocks} blocks and not {depth}, so its attention's scale is not known: {ELSE}")
+
+# %% ../nbs/06_gguf.ipynb #567d2e40
+def gemma2_extra(g, c):
+    "Windows, caps and scale of Gemma 2"
+    caps = {k: g.get(k, v) or None for k,v in dict(attn_logit_softcapping=50., final_logit_softcapping=30.).items()}
+    return windows(g, c['num_hidden_layers'], 2, 4096)|caps|dict(query_pre_attn_scalar=query_scale(g, c, 46))
+
+def gemma3_extra(g, c):
+    "Windows, two rotary positions and scale of Gemma 3"
+    local = dict(rope_type='default', rope_theta=g.get('rope.freq_base_swa', 10000.))
+    d = windows(g, c['num_hidden_layers'], 6, 0)|dict(query_pre_attn_scalar=query_scale(g, c, 62))
+    return d|dict(final_logit_softcapping=g.get('final_logit_softcapping') or None,
+                  rope_parameters=dict(full_attention=c['rope_parameters'], sliding_attention=local))
+
+MINUS = {r'norm\.weight$': 'minus one'}
+ARCHS |= dict(gemma=Arch('gemma', RMS, ops=MINUS), gemma2=Arch('gemma2', RMS, ops=MINUS, extra=gemma2_extra),
+              gemma3=Arch('gemma3_text', RMS, ops=MINUS, extra=gemma3_extra))
+
+# %% ../nbs/06_gguf.ipynb #9feab680
+def phi3_extra(g, c):
+    "The window and the original length of Phi 3"
+    rope = c['rope_parameters']
+    old = rope.get('original_max_position_embeddings') or g.get('rope.scaling.original_context_length') or c['max_position_embeddings']
+    if rope['rope_type'] not in ('default','longrope'): raise ValueError(f"its rotary scaling {rope['rope_type']!r} is none of Phi 3: {ELSE}")
+    return dict(sliding_window=g.get('attention.sliding_window') or None, original_max_position_embeddings=old)
+
+ARCHS |= dict(phi3=Arch('phi3', RMS, extra=phi3_extra, partial=True))
+
+# %% ../nbs/06_gguf.ipynb #1de91477
+LN = GROUPED|{'attention.layer_norm_epsilon': 'layer_norm_eps'}
+SCALES = {'embedding_scale': 'embedding_multiplier', 'attention.scale': 'attention_multiplier', 'residual_scale': 'residual_multiplier',
+          'logit_scale': 'logits_scaling'}
+
+def has(g, name): return f'blk.0.{name}' in g.tensors
+
+def stablelm_extra(g, c):
+    "Biases, and whether attention and MLP see the same input"
+    parallel = g.get('use_parallel_residual', True) and not has(g, 'ffn_norm.weight')
+    return dict(use_qkv_bias=has(g, 'attn_q.bias'), qk_layernorm=False, use_parallel_residual=parallel)
+
+ARCHS |= {'granite': Arch('granite', RMS|SCALES, ops=QK, extra=lambda g, c: dict(attention_bias=has(g, 'attn_q.bias'), mlp_bias=has(g, 'ffn_up.bias'))),
+    'command-r': Arch('cohere', LN|{'logit_scale': 'logit_scale'}, dict(attention_bias=False),
+                      extra=lambda g, c: dict(use_qk_norm=has(g, 'attn_q_norm.weight'))),
+    'stablelm': Arch('stablelm', LN, extra=stablelm_extra, partial=True),
+    'starcoder2': Arch('starcoder2', LN|{'attention.layer_norm_epsilon': 'norm_epsilon'}, extra=lambda g, c: dict(use_bias=has(g, 'attn_q.bias'))),
+    'nemotron': Arch('nemotron', LN|{'attention.layer_norm_epsilon': 'norm_eps'}, dict(attention_bias=False, mlp_bias=False), MINUS, partial=True)}
+
+# %% ../nbs/06_gguf.ipynb #590a0709
+def olmo_extra(g, c):
+    "Fields of OLMo 2, or with a window those of Olmo 3"
+    if not g.get('attention.sliding_window'): return {}
+    local = dict(rope_type='default', rope_theta=c['rope_parameters']['rope_theta'])
+    rope = dict(full_attention=c['rope_parameters'], sliding_attention=local)
+    return windows(g, c['num_hidden_layers'], 4, 0)|dict(model_type='olmo3', rope_parameters=rope)
+
+ARCHS |= dict(olmo2=Arch('olmo2', RMS, extra=olmo_extra))
+
+# %% ../nbs/06_gguf.ipynb #f846de8e
+OWN = {'embedding_length': 'hidden_size', 'block_count': 'n_layer', 'attention.head_count': 'n_head', 'attention.layer_norm_epsilon': 'layer_norm_epsilon'}
+GPT2 = OWN|{'embedding_length': 'n_embd', 'context_length': 'n_positions', 'feed_forward_length': 'n_inner'}
+FALCON = {k: v for k,v in COMMON.items() if k!='feed_forward_length'}|{'feed_forward_length': 'ffn_hidden_size',
+          'attention.layer_norm_epsilon': 'layer_norm_epsilon'}
+
+def bloom_extra(g, c):
+    "Bloom has no fields for these: its MLP is four times as wide, each head has its own keys, texts may have any length"
+    _,wide,kv = g['context_length'],g['feed_forward_length'],g['attention.head_count_kv']
+    if (wide, kv)==(4*c['hidden_size'], c['n_head']): return {}
+    raise ValueError(f"its 'bloom.feed_forward_length' {wide} or 'bloom.attention.head_count_kv' {kv} is none that Bloom has: {ELSE}")
+
+def falcon_extra(g, c):
+    "One head of keys, or several with the layout of Falcon 40B"
+    kv,layout = g.get('attention.head_count_kv', 1),g.get('tensor_data_layout', 'jploski')
+    if layout!='jploski': raise ValueError(f"its 'falcon.tensor_data_layout' is {layout!r}, which is not known here: {ELSE}")
+    new = dict(num_ln_in_parallel_attn=1+has(g, 'attn_norm_2.weight')) if kv>1 else {}
+    return dict(alibi=False, bias=False, parallel_attn=True, multi_query=kv==1, new_decoder_architecture=kv>1, num_kv_heads=kv)|new
+
+ARCHS |= dict(gpt2=Arch('gpt2', GPT2, ops={r'(c_attn|c_proj|c_fc)\.weight$': 'transposed'}, rope=False),
+    bloom=Arch('bloom', OWN, ops={'query_key_value': 'grouped n_head'}, extra=bloom_extra, rope=False),
+    falcon=Arch('falcon', FALCON, ops={'query_key_value': 'grouped num_kv_heads'}, extra=falcon_extra),
+    smollm3=Arch('smollm3', RMS, QWEN|dict(no_rope_layer_interval=4), QK))
+
+# %% ../nbs/06_gguf.ipynb #95aa83c5
+def gpt_oss_extra(g, c):
+    "Windows of every other block, and the ramp of its positions"
+    rope = c['rope_parameters']
+    return windows(g, c['num_hidden_layers'], 2, 128)|dict(rope_parameters=rope|(dict(truncate=False) if rope['rope_type']=='yarn' else {}))
+
+OSS = RMS|{'expert_count': 'num_local_experts', 'expert_used_count': 'num_experts_per_tok', 'expert_feed_forward_length': 'intermediate_size'}
+ARCHS['gpt-oss'] = Arch('gpt_oss', OSS, ops={r'gate_up_proj(_bias)?$': 'woven', r'experts\.down_proj$': 'woven'}, extra=gpt_oss_extra)
+
+# %% ../nbs/06_gguf.ipynb #05ea4247
+def lfm2_extra(g, c):
+    "Which blocks of LFM2 have attention"
+    kv = g['attention.head_count_kv']
+    if not isinstance(kv, list) or len(set(kv)-{0})!=1: raise ValueError(f"its 'lfm2.attention.head_count_kv' is {kv}: {ELSE}")
+    return dict(num_key_value_heads=max(kv), layer_types=['full_attention' if o else 'conv' for o in kv], block_auto_adjust_ff_dim=False,
+                conv_bias=any(o.endswith('shortconv.in_proj.bias') for o in g.tensors))
+
+def mamba_extra(g, c):
+    "How much wider than the model a block of Mamba is"
+    zero = [g.get(o) or 0 for o in ('attention.head_count','feed_forward_length','ssm.dt_b_c_rms')]
+    wide,rest = divmod(g['ssm.inner_size'], c['hidden_size'])
+    if any(zero) or rest or not g['context_length']: raise ValueError(f"its metadata give Mamba heads or a width that it has not: {ELSE}")
+    return dict(expand=wide)
+
+LFM2 = COMMON|{'attention.layer_norm_rms_epsilon': 'norm_eps', 'shortconv.l_cache': 'conv_L_cache'}
+MAMBA = {'embedding_length': 'hidden_size', 'block_count': 'num_hidden_layers', 'attention.layer_norm_rms_epsilon': 'layer_norm_epsilon',
+         **{f'ssm.{o}': o for o in ('conv_kernel','state_size','time_step_rank')}}
+ARCHS |= dict(lfm2=Arch('lfm2', LFM2, ops={r'conv\.conv\.weight$': 'reshape'}, extra=lfm2_extra),
+    mamba=Arch('mamba', MAMBA, ops={r'conv1d\.weight$': 'reshape', 'A_log$': 'log'}, extra=mamba_extra, rope=False))
+
+# %% ../nbs/06_gguf.ipynb #20ebec98
+MEDIA = "the vision or audio part of a model: give the file of its language model"
+KINDS = dict(adapter="a LoRA adapter, not a model: merge it into its model first", mmproj=MEDIA, clip=MEDIA, imatrix="an importance matrix, not a model",
+    controlvector="a control vector, not a model: `steer --direction` takes it", vocab="a vocabulary without weights: give the file of the model")
+
+def check_kind(g):
+    "ValueError if the file is not a language model of a known architecture"
+    kinds = [o for o in (g.get('general.type'), g.get('general.architecture'), *(() if g.tensors else ['vocab'])) if o in KINDS]
+    if kinds: raise ValueError(f"the file is {KINDS[kinds[0]]}")
+    if g.arch not in ARCHS:
+        raise ValueError(f"models of architecture {g.arch!r} are not read from GGUF, but {', '.join(sorted(ARCHS))} are: {ELSE}")
+
+# %% ../nbs/06_gguf.ipynb #eb7bbd6f
+def one_for_all(key, v):
+    "A value that is the same for all blocks; ValueError if they differ"
+    if not isinstance(v, list): return v
+    if len(set(v))==1: return v[0]
+    raise ValueError(f"its key {key!r} differs from block to block, which transformers does not have for this architecture: {ELSE}")
+
+def head_size(g, c):
+    "The numbers of a head; ValueError if keys and values have unequal ones"
+    n = g.get('attention.key_length') or c['hidden_size']//c['num_attention_heads']
+    if (g.get('attention.value_length') or n)==n: return n
+    raise ValueError(f"its '{g.arch}.attention.value_length' is not that of keys, which transformers does not have for it: {ELSE}")
+
+def vocabulary(g):
+    "The rows of the embedding; ValueError if the metadata say otherwise"
+    if 'token_embd.weight' not in g.tensors: raise ValueError("its tensor token_embd.weight is missing: fetch the file again")
+    n,listed = g.tensors['token_embd.weight'].shape[0],g.meta.get('tokenizer.ggml.tokens', [])
+    listed = listed['length'] if isinstance(listed, dict) else len(listed)
+    if listed<=n==g.get('vocab_size', n): return n
+    raise ValueError(f"its embedding has {n} rows, for {listed} tokens and a vocabulary of {g.get('vocab_size', n)}: fetch the file again")
+
+# %% ../nbs/06_gguf.ipynb #308c97ff
+TOKENS = dict(bos_token_id='bos', eos_token_id='eos', pad_token_id='padding')
+
+def config_fields(g)->dict:
+    "The fields of the configuration that the file describes"
+    a = ARCHS[g.arch]
+    c = dict(model_type=a.model_type, tie_word_embeddings='output.weight' not in g.tensors, vocab_size=vocabulary(g))|a.fixed
+    for key,name in a.keys.items():
+        if key=='attention.head_count_kv' and g.get(key) is None: key = 'attention.head_count'
+        c[name] = one_for_all(key, g[key])
+    c |= {k: g.get(f'tokenizer.ggml.{v}_token_id') for k,v in TOKENS.items()}
+    if a.rope: c['head_dim'] = head_size(g, c)
+    if a.rope: c['rope_parameters'] = rope_parameters(g, c['head_dim'], a.partial)
+    return c|(a.extra(g, c) if a.extra else {})
+
+# %% ../nbs/06_gguf.ipynb #d6315391
+HARMLESS = re.compile(r'(general|quantize|split)\..*|[\w-]+\.(rope\.scaling\.finetuned|pooling_type)'
+    r'|tokenizer\.(chat_template.*|huggingface\.json|ggml\.(model|pre|tokens|token_type|token_type_count|scores|merges'
+    r'|precompiled_charsmap|remove_extra_whitespaces|add_(bos_token|eos_token|sep_token|space_prefix)|\w+_token_id))')
+ZERO = """expert_count expert_used_count expert_shared_count nextn_predict_layers leading_dense_block_count n_deepstack_layers swin_norm
+    embedding_length_per_layer_input attn_logit_softcapping final_logit_softcapping rope.scaling.yarn_log_multiplier attention.shared_kv_layers
+    attention.max_alibi_bias attention.clamp_kqv attention.sliding_window attention.temperature_length""".split()
+NOTHING = dict.fromkeys(ZERO, (0,))|dict.fromkeys(('logit_scale','residual_scale','embedding_scale'), (1,))|{'attention.causal': (True,),
+    'tensor_data_layout': ('Meta AI original pth','reference')}|dict.fromkeys(('expert_weights_scale','expert_group_count','expert_group_used_count'), (0,1))
+
+def check_keys(g):
+    "ValueError names the first key that conversion would drop, though it may change numbers"
+    for k,v in g.meta.items():
+        if k in g.asked or HARMLESS.fullmatch(k) or v in NOTHING.get(k.removeprefix(f'{g.arch}.'), ()): continue
+        raise ValueError(f"its metadata key {k!r} ({str(v)[:40]}) is not understood, so numbers might be wrong: {ELSE}, or, "
+                         f"if the key changes nothing, take it out with gguf-new-metadata --remove-metadata {k}")
+
+# %% ../nbs/06_gguf.ipynb #2181fc3f
+EXPERT_TENSORS = {'gate_up_proj': ('ffn_gate_exps','ffn_up_exps'), 'down_proj': ('ffn_down_exps',)}
+
+def tensor_names(arch, names, blocks)->dict:
+    "The tensors of the file for each of the weights `names` of the model"
+    from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
+    table = get_tensor_name_map(next(k for k,v in MODEL_ARCH_NAMES.items() if v==arch), blocks)
+    def of(name):
+        m = re.search(r'layers\.(\d+)\.mlp\.experts\.(\w+?)(_bias)?$', name)
+        if m: return [f"blk.{m[1]}.{o}.{'bias' if m[3] else 'weight'}" for o in EXPERT_TENSORS[m[2]]]
+        m = re.fullmatch(r'(.*?)(\.weight|\.bias|)', name+'.weight'*name.endswith('sinks'))
+        return [(table.get_name(m[1]) or str(table.get_name(m[1].removeprefix('transformer.'))))+m[2]]   # Bloom's have no prefix there
+    return {o: of(o) for o in names}
+
+UNUSED = re.compile(r'rope_(freqs|factors_short|factors_long)\.weight|blk\.\d+\.attn_rot_embd\.weight') # Read before, or computed anew
+
+def check_tensors(g, need):
+    "ValueError if the file lacks a tensor of `need`, or has one besides"
+    lack,over = sorted(need-g.tensors.keys()),sorted(o for o in g.tensors.keys()-need if not UNUSED.fullmatch(o))
+    if lack: raise ValueError(f"it lacks {len(lack)} tensors of a {g.arch} model, the first {lack[0]}: fetch the file again, or {ELSE}")
+    if over: raise ValueError(f"{len(over)} of its tensors have no place in a {g.arch} model of transformers, the first {over[0]}: {ELSE}")
+
+# %% ../nbs/06_gguf.ipynb #08c65caf
+KEPT_AS = dict(F32='F32', F16='F16', BF16='BF16', MXFP4='BF16') # All others in float32
+
+def narrow(x): return (x.view(np.uint32)>>16).astype(np.uint16) # float32 to bfloat16, for values that both have
+
+def packed(x, dtype): return memoryview(np.ascontiguousarray(narrow(x) if dtype=='BF16' else x.astype(np.float16) if dtype=='F16' else x)).cast('B')
+
+def piecewise(t, dtype):
+    "The bytes of a tensor in `dtype`, some rows at a time"
+    n = math.prod(t.shape[:-1])
+    step,size = max(1, (1<<22)//t.shape[-1]),t.row_bytes(n)
+    for i in range(0, n, step):
+        j = min(i+step, n)
+        yield t.data[i*size:j*size] if t.kind.name==dtype else packed(values(t, i, j), dtype)
+
+def reordered(t, order):
+    "The tensor with its rows in another order"
+    return replace(t, data=memoryview(np.frombuffer(t.data, np.uint8).reshape(len(order), -1)[order].tobytes()))
+
+# %% ../nbs/06_gguf.ipynb #cadc4cf6
+def halves(t, heads):
+    "The rows of each head in the order of transformers, which turns halves and not neighbours"
+    return reordered(t, np.arange(t.shape[0]).reshape(heads, -1, 2).swapaxes(1, 2).ravel())
+
+def grouped(t, heads, groups):
+    "Queries, keys and values of each of the `groups` side by side, where the file has all queries, all keys and all values"
+    q,kv,size = np.arange(heads).reshape(groups, -1),heads+np.arange(2*groups).reshape(2, groups).T,t.shape[0]//(heads+2*groups)
+    return reordered(t, (np.concatenate([q, kv], 1).reshape(-1, 1)*size+np.arange(size)).ravel())
+
+def expert(t, i):
+    "The `i`-th of a stack of matrices, or of vectors"
+    n = t.row_bytes(t.shape[0])
+    return replace(t, shape=t.shape[1:], data=t.data[i*n:(i+1)*n])
+
+def woven(ts, i):
+    "The matrix of expert `i`, turned round: of two tensors the rows take turns"
+    return np.stack([values(expert(t, i)).reshape(t.shape[1:]) for t in ts], 1).reshape(-1, *ts[0].shape[2:]).T
+
+# %% ../nbs/06_gguf.ipynb #c4df4171
+@dataclass(frozen=True)
+class Weight:
+    "A weight of the model: how it is made from tensors of the file"
+    name:str
+    shape:tuple
+    dtype:str   # As safetensors calls it
+    tensors:list
+    op:str      # How the file's converter changed it
+    heads:int=0 # Of queries
+    groups:int=0 # Of keys, or heads of this weight
+    @property
+    def nbytes(self): return math.prod(self.shape)*(4 if self.dtype=='F32' else 2)
+    def pieces(self):
+        "Its bytes, some megabytes at a time"
+        t = self.tensors[0]
+        if self.op=='minus one': return [packed(values(t)-np.float32(1), self.dtype)]
+        if self.op=='log': return [packed(np.log(-values(t)), self.dtype)]
+        if self.op=='transposed': return [packed(values(t).T, self.dtype)]
+        if self.op=='experts': return (o for i in range(t.shape[0]) for u in self.tensors for o in piecewise(expert(u, i), self.dtype))
+        if self.op=='woven': return (packed(woven(self.tensors, i), self.dtype) for i in range(t.shape[0]))
+        t = halves(t, self.groups) if self.op=='halves' else grouped(t, self.heads, self.groups) if self.op=='grouped' else t
+        return piecewise(t, self.dtype)
+
+# %% ../nbs/06_gguf.ipynb #4b750cca
+def merged_shape(op, ts):
+    "The shape of what the tensors `ts` make together"
+    E,shape = ts[0].shape[0],ts[0].shape
+    if op=='experts': return (E, sum(t.shape[1] for t in ts), *shape[2:])
+    if op=='woven': return (E, *shape[2:], len(ts)*shape[1])
+    return shape[::-1] if op=='transposed' else shape
+
+def plan_weight(g, cfg, name, shape, ts):
+    "How the weight `name` of the model is made of the tensors `ts`; ValueError if they are of another size"
+    rule = next((v for k,v in ARCHS[g.arch].ops.items() if re.search(k, name)), '')
+    op,_,count = (rule,'','') if rule=='minus one' else rule.partition(' ')
+    got,kinds = merged_shape(op, ts),{t.kind.name for t in ts}
+    if got!=shape and (op!='reshape' or math.prod(got)!=math.prod(shape)):
+        raise ValueError(f"its tensor {ts[0].name} is {got}, and its metadata make it {shape}: fetch the file again")
+    dtype = KEPT_AS.get(kinds.pop(), 'F32') if len(kinds)==1 and op not in ('minus one','log') else 'F32'
+    return Weight(name, shape, dtype, ts, op, cfg.num_attention_heads if op=='grouped' else 0, getattr(cfg, count) if count else 0)
+
+def plan_weights(g, cfg, shapes)->list:
+    "How each weight of the model is made; `shapes` are those of the model. ValueError if the file has other tensors"
+    where = tensor_names(g.arch, shapes, cfg.num_hidden_layers)
+    check_tensors(g, {o for os in where.values() for o in os})
+    return [plan_weight(g, cfg, name, shape, [g.tensors[o] for o in where[name]]) for name,shape in shapes.items()]
+
+# %% ../nbs/06_gguf.ipynb #8b007bd0
+def write_safetensors(path, weights):
+    "Write `weights`, one after the other"
+    at,head = 0,{'__metadata__': dict(format='pt')}
+    for w in weights: head[w.name] = dict(dtype=w.dtype, shape=w.shape, data_offsets=[at, at := at+w.nbytes])
+    head = json.dumps(head).encode()
+    head += b' '*(-len(head)%8)
+    with open(path, 'wb') as f:
+        f.write(struct.pack('<Q', len(head))+head)
+        for w in weights:
+            for o in w.pieces(): f.write(o)
+
+def in_shards(weights, size=4<<30)->list:
+    "The weights in groups of at most `size` bytes, float32 first"
+    groups,n = [[]],0
+    for w in sorted(weights, key=lambda o: o.dtype!='F32'):
+        if groups[-1] and n+w.nbytes>size: groups.append([]); n = 0
+        groups[-1].append(w); n += w.nbytes
+    return groups
+
+# %% ../nbs/06_gguf.ipynb #39c5a353
+def write_weights(dest, weights, size=4<<30):
+    "Write `weights` to the folder `dest`, in files of at most `size` bytes; OSError if there is no room"
+    dest,need = Path(dest),sum(o.nbytes for o in weights)
+    free = shutil.disk_usage(dest).free
+    if need>free: raise OSError(f"the converted model takes {need/1e9:.1f} GB, and {dest.parent} has {free/1e9:.1f} GB free: "
+                                "make room, or set PERSONA_VECTORS_CACHE to another folder")
+    groups = in_shards(weights, size)
+    names = [f'model-{i+1:05d}-of-{len(groups):05d}.safetensors' for i in range(len(groups))] if groups[1:] else ['model.safetensors']
+    for name,o in zip(names, groups): write_safetensors(dest/name, o)
+    if groups[1:]: (dest/'model.safetensors.index.json').write_text(json.dumps(dict(metadata=dict(total_size=need),
+        weight_map={w.name: name for name,o in zip(names, groups) for w in o})), encoding='utf-8')
+
+# %% ../nbs/06_gguf.ipynb #cf7891d4
+def ggml_frequencies(meta, dim, factors=1., local=False, rounded=True):
+    "The angle a token of each pair of numbers, and what all are multiplied by, as ggml computes it"
+    get = lambda k, d=None: meta.get(f"{meta['general.architecture']}.{k}") or d
+    base,kind = get('rope.freq_base_swa' if local else 'rope.freq_base', 1e4),None if local else get('rope.scaling.type', 'linear')
+    scale = 1/(get('rope.scaling.factor') or get('rope.scale_linear', 1.)) if kind not in (None,'none') else 1.
+    theta,times = base**(-np.arange(0, dim, 2)/dim)/factors,1. if local else get('rope.scaling.attn_factor', 1.)
+    if kind!='yarn': return theta*scale,times
+    old = get('rope.scaling.original_context_length') or get('context_length')
+    edge = [dim*math.log(old/(get(f'rope.scaling.yarn_beta_{k}', v)*2*math.pi))/(2*math.log(base)) for k,v in dict(fast=32, slow=1).items()]
+    if rounded: edge = math.floor(edge[0]),math.ceil(edge[1])
+    low,high = max(0, edge[0]),min(dim-1, edge[1])
+    keep = 1-np.clip((np.arange(dim//2)-low)/max(.001, high-low), 0, 1)
+    return theta*(scale*(1-keep)+keep),times*get('rope.scaling.yarn_attn_factor', 1+.1*math.log(1/scale))
+
+# %% ../nbs/06_gguf.ipynb #71a1d95a
+def frequencies(cfg, layer=None, length=None):
+    "The same as transformers computes it, for blocks of type `layer` and a text of `length`"
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+    rope = cfg.rope_parameters[layer] if layer else cfg.rope_parameters
+    if rope['rope_type']!='default':
+        theta,times = ROPE_INIT_FUNCTIONS[rope['rope_type']](cfg, 'cpu', seq_len=length, layer_type=layer)
+        return theta.numpy(),times
+    dim = int((getattr(cfg, 'head_dim', None) or cfg.hidden_size//cfg.num_attention_heads)*rope.get('partial_rotary_factor', 1.))
+    return rope['rope_theta']**(-np.arange(0, dim, 2)/dim),1.
+
+def check_rope(meta, factors, cfg):
+    "ValueError if the frequencies of the configuration are not those of the metadata"
+    get = lambda k, d: meta.get(f"{meta['general.architecture']}.{k}") or d
+    dim = get('rope.dimension_count', get('attention.key_length', cfg.hidden_size//cfg.num_attention_heads))
+    lists = {k: np.array(v) for k,v in factors.items()} or {'': 1.}
+    for name,f in lists.items():
+        for layer in [o for o in ('full_attention','sliding_attention') if o in cfg.rope_parameters] or [None]:
+            local = layer=='sliding_attention'
+            rounded = cfg.rope_parameters.get('truncate', True)   # gpt-oss alone does without
+            (a,x),(b,y) = ggml_frequencies(meta, dim, 1. if local else f, local, rounded),frequencies(cfg, layer, 1<<40 if 'long' in name else None)
+            if a.shape==b.shape and np.allclose(a, b, rtol=1e-4, atol=0) and abs(x-y)<1e-5: continue
+            raise ValueError(f"its rotary frequencies end in {a[-1]:.3g}, times {x:.4f}, by its metadata, and in {b[-1]:.3g}, times {y:.4f}, "
+                             f"in the converted model: {ELSE}")
+
+# %% ../nbs/06_gguf.ipynb #5e1defc8
+METADATA = 'gguf.json' # The file's metadata, in the converted folder
+
+def kept(g)->dict:
+    "What is kept of a file: its metadata without vocabulary and template, and its rotary factors"
+    return dict(metadata={k: v for k,v in g.meta.items() if not (isinstance(v, str) and len(v)>1000)},
+                factors={k: values(v).ravel().tolist() for k,v in g.tensors.items() if k.startswith('rope_')})
+
+def check_config(meta, factors, cfg):
+    "ValueError if the configuration `cfg` says anything else than the file's metadata and rotary factors"
+    arch = meta['general.architecture']
+    pairs = {f'{arch}.{k}': v for k,v in ARCHS[arch].keys.items()}|{f'tokenizer.ggml.{v}_token_id': k for k,v in TOKENS.items()}
+    for key,name in pairs.items():
+        if key not in meta: continue
+        want,got = one_for_all(key, meta[key]),getattr(cfg, name, None)
+        if want!=got: raise ValueError(f"its {key!r} is {want}, and the converted model has {name} {got}: {ELSE}")
+    if ARCHS[arch].rope: check_rope(meta, factors, cfg)
+
+# %% ../nbs/06_gguf.ipynb #cf74e2bd
+def check_against_metadata(
+    folder # Of any model
+)->bool: # Was it converted from GGUF?
+    "Compare a converted model's configuration with the metadata of its file; ValueError says where they differ"
+    from transformers import AutoConfig
+    p = Path(folder)/METADATA
+    if not p.is_file(): return False
+    o = json.loads(p.read_text(encoding='utf-8'))
+    check_config(o['metadata'], o['factors'], AutoConfig.from_pretrained(folder))
+    return True
+
+# %% ../nbs/06_gguf.ipynb #e39d9003
+def make_config(c):
+    "The configuration of transformers with the fields `c`; ValueError if it does not have one of them"
+    from transformers import CONFIG_MAPPING
+    cls = CONFIG_MAPPING[c['model_type']]
+    known = cls().to_dict().keys()|getattr(cls, 'attribute_map', {}).keys()
+    usual = 'head_dim' in set(c)-known and c['head_dim']==c['hidden_size']//c['num_attention_heads']
+    c = {k: v for k,v in c.items() if not (usual and k=='head_dim')}
+    lost = set(c)-known-{'head_dim'}
+    if lost: raise ValueError(f"transformers has no {min(lost)!r} in its configuration of {c['model_type']}: update transformers")
+    return cls(**{k: v for k,v in c.items() if k!='model_type'}, dtype='float32')
+
+def end_tokens(g):
+    "The tokens that end a turn or a text, None if the file names none"
+    ids = {g.get(f'tokenizer.ggml.{o}_token_id') for o in ('eos','eot','eom')}-{None}
+    return sorted(ids) if len(ids)>1 else min(ids, default=None)
+
+# %% ../nbs/06_gguf.ipynb #f6ea3fcd
+def convert_model(path, dest):
+    "Write the configuration and the weights of the file `path` to the folder `dest`; ValueError if anything of it would be lost"
     import torch
-    from transformers import AutoModelForCausalLM, GgufConfig
-    from transformers.integrations.gguf.reader import read_gguf_metadata
-    gguf,dest = Path(gguf),Path(dest)
-    gguf_tokenizer(read_gguf_metadata(gguf, LISTS)[0]).save_pretrained(dest)
-    kw = dict(gguf_file=gguf.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32)
-    AutoModelForCausalLM.from_pretrained(gguf.parent, **kw).save_pretrained(dest)
+    from transformers import AutoModelForCausalLM
+    g = read_gguf(path)
+    check_kind(g)
+    cfg = make_config(config_fields(g))
+    check_keys(g)
+    check_config(**dict(zip(('meta','factors'), kept(g).values())), cfg=cfg)
+    with torch.device('meta'): model = AutoModelForCausalLM.from_config(cfg)
+    tied = set(model._tied_weights_keys or ()) if cfg.tie_word_embeddings else set()
+    weights = plan_weights(g, cfg, {k: tuple(v.shape) for k,v in model.state_dict().items() if k not in tied})
+    cfg.architectures,model.generation_config.eos_token_id = [type(model).__name__],end_tokens(g)
+    for o in (cfg, model.generation_config): o.save_pretrained(dest)
+    write_weights(dest, weights)
+    (Path(dest)/METADATA).write_text(json.dumps(kept(g)), encoding='utf-8')
+
+# %% ../nbs/06_gguf.ipynb #b95a8403
+def convert_gguf(gguf, dest):
+    "Write tokenizer, configuration and weights of the file `gguf` to the folder `dest`; ValueError if anything of it would be lost"
+    check_kind(read_gguf(gguf))
+    gguf_tokenizer(read_header(gguf_parts(gguf)[0], LISTS)[0]).save_pretrained(dest)
+    convert_model(gguf, dest)

@@ -6,13 +6,15 @@
 __all__ = ['EMBEDDED', 'GEMMA', 'PACKAGED', 'ModelSource', 'find_model', 'load_causal']
 
 # %% ../nbs/07_models.ipynb #9a1604a9
-import hashlib, json, shutil, subprocess, sys, tempfile, zipfile
+import hashlib, json, logging, re, shutil, subprocess, sys, tempfile, zipfile
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from fastcore.basics import patch
-from .config import cache_dir, slug
-from .gguf import convert_gguf
+from .config import cache_dir, log, slug
+from .gguf import convert_gguf, gguf_parts
+from .pretokenizers import splitting_fault
 
 # %% ../nbs/07_models.ipynb #08b475eb
 def fingerprint(
@@ -100,18 +102,84 @@ def _whole_folder(path):
     finally: shutil.rmtree(tmp, ignore_errors=True)
 
 # %% ../nbs/07_models.ipynb #588eae78
+CHECKED = 'LOAD REPORT', 'incorrect regex pattern', 'Missing validation function', 'instantiate a model of type ``' # said here in other words
+HARMLESS = re.compile('|'.join(['deprecated', 'generation flags are not valid', 'Setting `pad_token_id`', *CHECKED]), re.I)
+
+@lru_cache(None)
+def warn(text): print(text, file=sys.stderr) # once in a process
+
+class Heard(logging.Handler):
+    "Collects the warnings that may concern numbers or tokens, each as one line"
+    def __init__(self):
+        super().__init__(logging.WARNING)
+        self.said = []
+    def emit(self, record):
+        text = ' '.join(record.getMessage().split())
+        if not HARMLESS.search(text): self.said.append(f"{record.name.partition('.')[0]} warns: {text}")
+
+# %% ../nbs/07_models.ipynb #da90c681
 @contextmanager
-def quiet():
-    "Silence the progress bars and warnings of transformers and the hub: the caller checks what they warn of"
-    from huggingface_hub.utils import logging as hub
-    from transformers.utils import logging
-    levels,bars = (logging.get_verbosity(), hub.get_verbosity()), logging.is_progress_bar_enabled()
-    for o in (logging, hub): o.set_verbosity_error()
-    logging.disable_progress_bar()
+def _heard_by(handler, name):
+    "Warnings of the library `name` go to `handler` alone"
+    log = logging.getLogger(name)
+    was,log.handlers,level = log.handlers,[handler],log.level
+    log.setLevel(logging.WARNING)
     try: yield
     finally:
-        for o,level in zip((logging, hub), levels): o.set_verbosity(level)
-        if bars: logging.enable_progress_bar()
+        log.handlers = was
+        log.setLevel(level)
+
+# %% ../nbs/07_models.ipynb #c1337406
+@contextmanager
+def quiet():
+    "Without the progress bars of transformers and the hub; what they warn of is printed afterwards, unless the block fails"
+    from transformers.utils import logging as bars
+    shown,heard = bars.is_progress_bar_enabled(),Heard()
+    bars.disable_progress_bar()
+    try:
+        with _heard_by(heard, 'transformers'), _heard_by(heard, 'huggingface_hub'): yield
+    finally:
+        if shown: bars.enable_progress_bar()
+    for o in heard.said: warn(o)
+
+# %% ../nbs/07_models.ipynb #b4bfd6cc
+STUBS = {b'version https://git-lfs': 'is a Git LFS pointer and not the file itself: fetch it with `git lfs pull` or `hf download`',
+         b'<': 'is a web page: download it again'}
+
+def stub(p)->str: # None if it may be whole
+    "What is wrong with the file `p`, by its first bytes"
+    if not Path(p).is_file(): return 'is missing: fetch it'
+    with open(p, 'rb') as f: head = f.read(64).lstrip()
+    if not head: return 'is empty: fetch it again'
+    return next((why for o,why in STUBS.items() if head.startswith(o)), None)
+
+# %% ../nbs/07_models.ipynb #8bc76d36
+def read_json(p)->dict:
+    "The object in the JSON file `p`; ValueError says what it holds instead"
+    p = Path(p)
+    if why := stub(p): raise ValueError(f'{p.name} {why}')
+    try: d = json.loads(p.read_text(encoding='utf-8'))
+    except UnicodeDecodeError: raise ValueError(f'{p.name} is not in UTF-8: save it in UTF-8') from None
+    except ValueError as e:
+        if 'BOM' in str(e): raise ValueError(f'{p.name} begins with a byte order mark: save it in UTF-8 without one') from None
+        raise ValueError(f'{p.name} is damaged or not JSON ({e}): fetch it again') from None
+    if isinstance(d, dict): return d
+    raise ValueError(f'{p.name} holds {json.dumps(d):.30} and not an object: fetch it again')
+
+# %% ../nbs/07_models.ipynb #8d92cc84
+def torn(p)->str: # None if it can be opened
+    "What is wrong with the file of weights `p`"
+    from safetensors import SafetensorError, safe_open
+    if why := stub(p): return why
+    with open(p, 'rb') as f: packed = f.read(2)==b'PK'
+    if packed and not zipfile.is_zipfile(p): return 'is damaged or cut: fetch it again'
+    if Path(p).suffix!='.safetensors': return None
+    try:
+        with safe_open(p, 'pt'): return None
+    except (SafetensorError, OSError) as e: return f'is damaged or cut ({e}): fetch it again'
+
+# %% ../nbs/07_models.ipynb #d59015c1
+def one_line(e)->str: return ' '.join(re.sub(r'\x1b\[\d*m', '', str(e)).split())[:300] # what the exception `e` says
 
 # %% ../nbs/07_models.ipynb #904f7c93
 @dataclass(frozen=True)
@@ -158,73 +226,249 @@ def _converted(name, stem, fp, get):
     with _whole_folder(path) as tmp, tempfile.TemporaryDirectory() as d:
         try:
             with quiet(): convert_gguf(gguf := get(d), tmp)
-        except OSError: raise
-        except Exception as e:
-            raise ValueError(f"model {name!r}: the GGUF file cannot be converted in {path.parent} ({' '.join(str(e).split())})") from None
+        except ValueError as e: raise ValueError(f"model {name!r}: {e}") from None
         for p in set(Path(d).iterdir())-{gguf}: shutil.copy(p, tmp)   # terms of use
     return ModelSource(name, str(path), fp)
+
+# %% ../nbs/07_models.ipynb #c6ead29b
+ADAPTER = 'adapter_config.json'
+
+def _adapter_alone(p):
+    "What to do with the folder of an adapter whose configuration is `p`; None if there is none"
+    if not p.is_file(): return None
+    try: base = read_json(p).get('base_model_name_or_path')
+    except ValueError as e: return f'it is an adapter, and {e}'
+    return (f"it is an adapter{f' of {base}' if base else ''} and no whole model: merge the two (peft: load the adapter with "
+            "AutoPeftModelForCausalLM, then merge_and_unload and save_pretrained) and give the merged folder")
 
 # %% ../nbs/07_models.ipynb #24fc19dd
 WEIGHED = '.json','.jinja','.safetensors','.bin','.model','.txt' # Files that the fingerprint covers
 
 def _folder(name, p):
-    if not (p/'config.json').is_file(): raise ValueError(f"model {name!r}: no config.json in it: give the folder of a transformers model")
-    return ModelSource(name, str(p), fingerprint(*(f for f in p.iterdir() if f.suffix in WEIGHED)))
+    "The model in the folder `p`; an adapter beside it counts as applied"
+    if not (p/'config.json').is_file():
+        raise ValueError(f"model {name!r}: {_adapter_alone(p/ADAPTER) or 'no config.json in it: give the folder of a transformers model'}")
+    fp = fingerprint(*(f for f in p.iterdir() if f.suffix in WEIGHED))
+    if (p/ADAPTER).is_file(): fp = hashlib.sha256(f'{fp} adapted'.encode()).hexdigest()[:16]
+    return ModelSource(name, str(p), fp)
 
+# %% ../nbs/07_models.ipynb #68be867b
 def _gguf(name, p):
     if not p.is_file(): raise ValueError(f"model {name!r}: there is no such GGUF file: check the path")
     with open(p, 'rb') as f:
         if f.read(4)!=b'GGUF': raise ValueError(f"model {name!r}: the file is not GGUF although its name says so: download it again")
-    return _converted(name, slug(p.name), fingerprint(p), lambda dest: p)
+    try: parts = gguf_parts(p)
+    except ValueError as e: raise ValueError(f"model {name!r}: {e}") from None
+    return _converted(name, slug(parts[0].name), fingerprint(*parts), lambda dest: parts[0])
 
 # %% ../nbs/07_models.ipynb #367715fc
+def _hub_file(name, file, token)->Path: # None if the repository has none
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+    try:
+        with quiet(): return Path(hf_hub_download(name, file, token=token))
+    except EntryNotFoundError: return None
+
 def _on_hub(name, token):
     from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
     try:
         with quiet(): cfg = Path(hf_hub_download(name, 'config.json', token=token))
     except (OSError, ValueError) as e:
+        if isinstance(e, EntryNotFoundError) and (p := _hub_file(name, ADAPTER, token)):
+            raise ValueError(f"model {name!r}: {_adapter_alone(p)}") from None
         why = str(e).strip().splitlines()[0]
         raise ValueError(f"model {name!r} is not {', '.join(map(repr, PACKAGED))}, a folder or a .gguf file, "
                          f"and the hub did not deliver it: {why}") from None
     return ModelSource(name, name, cfg.parent.name, token)   # in the hub's cache a folder is named by its commit
 
+# %% ../nbs/07_models.ipynb #e83410f6
+@patch
+def fetch(self:ModelSource,
+    name:str # Of a file
+)->Path:
+    "The file called `name` of this model, fetched from the hub if need be; FileNotFoundError if there is none"
+    if self.revision is None:
+        p = Path(self.path)/name
+        if not p.is_file(): raise FileNotFoundError(f"model {self.name!r} has no file {name}")
+        return p
+    from huggingface_hub import hf_hub_download
+    with quiet(): return Path(hf_hub_download(self.path, name, revision=self.revision, token=self.token))
+
+# %% ../nbs/07_models.ipynb #b42e2c21
+@patch
+def unknown_type(self:ModelSource, d:dict)->str: # None if transformers has this type
+    "What is wrong with the model type in the configuration `d`"
+    import transformers
+    kind,has = d.get('model_type'),transformers.CONFIG_MAPPING
+    if isinstance(kind, str) and kind in has: return None
+    mine = f'transformers {transformers.__version__}'
+    if d.get('auto_map'): return (f"it brings code of its own (model type {kind!r}), which is not run here, and {mine} has no such type: "
+        "give a checkpoint of a type that it has")
+    if not isinstance(kind, str): return f"config.json has no model_type ({kind!r}): it is not one of a transformers model"
+    wrote = d.get('transformers_version')
+    return f"{mine} has no model type {kind!r}{f', and config.json was written by {wrote}' if wrote else ''}: update transformers, or give another model"
+
+# %% ../nbs/07_models.ipynb #17da5b2d
+def _not_text(p)->str: # None if it can be read
+    "What is wrong with the file `p`, JSON or text"
+    try: read_json(p) if p.suffix=='.json' else p.read_text(encoding='utf-8')
+    except UnicodeDecodeError: return 'is not in UTF-8: save it in UTF-8'
+    except ValueError as e: return str(e).removeprefix(f'{p.name} ')
+
+def _shards(index)->set:
+    "The files that the index of a checkpoint names"
+    files = read_json(index).get('weight_map')
+    if not isinstance(files, dict): raise ValueError(f'{index.name} has no weight_map: fetch it again')
+    return set(files.values())
+
+# %% ../nbs/07_models.ipynb #7e729294
+TOKENIZER_FILES = 'tokenizer_config.json','tokenizer.json','special_tokens_map.json','chat_template.jinja'
+
+@patch
+def damaged(self:ModelSource, cls)->str: # None if the files can be opened
+    "The first of the files which `cls` reads that is torn, missing or something else"
+    at = self.fetch('config.json').parent
+    try:
+        if 'Tokenizer' in cls.__name__: return next((f'{o} {why}' for o in TOKENIZER_FILES if (at/o).exists() and (why := _not_text(at/o))), None)
+        index = at/'model.safetensors.index.json'
+        shards = _shards(index) if index.exists() else [p.name for o in ('safetensors', 'bin') for p in at.glob(f'*model*.{o}')]
+    except ValueError as e: return str(e)
+    return next((f'{o} {why}' for o in sorted(shards) if (why := torn(at/o))), None)
+
+# %% ../nbs/07_models.ipynb #f7172c0d
+@patch
+def no_tokenizer(self:ModelSource, cls, e)->str: # None if it is something else
+    "What is the matter with a tokenizer, by the exception `e`"
+    from importlib.util import find_spec
+    if 'Tokenizer' not in cls.__name__: return None
+    if 'trust_remote_code' in str(e): return ("its tokenizer brings code of its own, which is not run here: "
+        "give a checkpoint with a tokenizer.json that needs none")
+    at = self.fetch('config.json').parent
+    if (at/'tokenizer.json').exists() or not re.search('backend tokenizer|tiktoken|sentencepiece', str(e), re.I): return None
+    if not (at/'tokenizer.model').exists(): return "it has no tokenizer that can be read here: add its tokenizer.json"
+    if not find_spec('sentencepiece'): return ("its tokenizer.model needs packages that are not installed: "
+        "pip install sentencepiece protobuf, or add its tokenizer.json")
+    return f"its tokenizer.model cannot be read: add its tokenizer.json ({one_line(e)})"
+
+# %% ../nbs/07_models.ipynb #876bf58d
+@patch
+def reason(self:ModelSource, cls, e)->str:
+    "Why `cls` cannot read these files, in one line, from them and the exception `e`"
+    try: d = read_json(self.fetch('config.json'))
+    except ValueError as bad: return str(bad)
+    except OSError: d = {}   # not on this machine
+    if why := d and (self.unknown_type(d) or self.damaged(cls) or self.no_tokenizer(cls, e)): return why
+    said,kind = one_line(e),type(e).__name__
+    if isinstance(e, ImportError):
+        how = (d.get('quantization_config') or {}).get('quant_method')
+        return f"{f'it is quantised ({how})' if how else cls.__name__} and needs a package that is not installed here: {said}"
+    if kind=='UnpicklingError': return ("pytorch_model.bin holds Python objects and not only tensors, and these are not run: "
+        "save it again from where it was made (model.save_pretrained), as safetensors")
+    if kind.startswith('StrictDataclass'): return f"its config.json cannot be used: {said}"
+    nulls = ', '.join(k for k,o in d.items() if o is None and not k.endswith('_id')) if 'NoneType' in said else ''
+    return f"{cls.__name__} cannot read its files: {said or kind}{f' (null in config.json: {nulls})' if nulls else ''}"
+
 # %% ../nbs/07_models.ipynb #18cc9cf6
 @patch
 def load(self:ModelSource,
     cls, # A class of transformers with `from_pretrained`
+    path:str=None, # Another folder with the same files
     **kw # Its arguments
 ):
-    "What `cls.from_pretrained` makes of these files; ValueError names the model if they are damaged or missing"
-    from safetensors import SafetensorError
+    "What `cls.from_pretrained` makes of these files; ValueError says why it cannot. Code that a model brings is never run"
     try:
-        with quiet(): return cls.from_pretrained(self.path, token=self.token, revision=self.revision or 'main', **kw)
-    except (SafetensorError, OSError, ValueError, KeyError) as e:
-        raise ValueError(f"model {self.name!r}: {cls.__name__} cannot read its files: {' '.join(str(e).split())}") from None
+        with quiet(): return cls.from_pretrained(path or self.path, token=self.token, revision=self.revision or 'main', trust_remote_code=False, **kw)
+    except Exception as e:   # whatever other people's files lead to
+        if isinstance(e, MemoryError) or re.search("out of memory|can't allocate memory", str(e)): raise
+        raise ValueError(f"model {self.name!r}: {self.reason(cls, e)}") from None
+
+# %% ../nbs/07_models.ipynb #c686b191
+def rope_types(rope)->set: # those of one rope, or of one for each kind of layer
+    if not isinstance(rope, dict): return set()
+    return {rope['rope_type']} if 'rope_type' in rope else set().union(*map(rope_types, rope.values()))
+
+# %% ../nbs/07_models.ipynb #e5ea66ea
+@patch
+def check_config(self:ModelSource, cfg, text):
+    "ValueError if transformers has no text model, rope or quantisation like those of `cfg` and its part `text`"
+    from transformers import MODEL_MAPPING
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+    from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
+    def no(why): raise ValueError(f"model {self.name!r}: {why}")
+    if type(text) not in MODEL_MAPPING:
+        no(f"transformers cannot load the text model of a {cfg.model_type!r} model by itself, "
+            "so it cannot be read here: give a model of text alone")
+    if getattr(text, 'num_hidden_layers', 1)==0: no("config.json has num_hidden_layers 0")
+    odd = rope_types(getattr(text, 'rope_parameters', None)) - {*ROPE_INIT_FUNCTIONS, 'default'}
+    if odd: no(f"its rope is of a type that transformers does not have: {', '.join(map(str, odd))}")
+    q = getattr(text, 'quantization_config', None)
+    how = q.get('quant_method') if isinstance(q, dict) else getattr(q, 'quant_method', None)
+    if q and how not in {*AUTO_QUANTIZATION_CONFIG_MAPPING, 'bitsandbytes'}: no(f"it is quantised in a way that transformers does not read ({how}): "
+                                                                            "give weights that are not, or quantised otherwise")
 
 # %% ../nbs/07_models.ipynb #d12f612f
 @patch
 def text_config(self:ModelSource):
-    "A fresh configuration of the text model"
+    "A fresh configuration of the text model; ValueError if it cannot be read by itself"
     from transformers import AutoConfig
     cfg = self.load(AutoConfig)
     text,quantised = cfg.get_text_config(),getattr(cfg, 'quantization_config', None)
     if quantised is not None: text.quantization_config = quantised   # a multimodal model has it outside
+    self.check_config(cfg, text)
     return text
 
+# %% ../nbs/07_models.ipynb #dd2872e1
+@patch
+def split_as_trained(self:ModelSource, tok, **kw):
+    "The tokenizer `tok`, whose splitting transformers suspects, mended if it is Mistral's and merges bytes"
+    if 'ByteLevel' not in str(tok.backend_tokenizer.pre_tokenizer): return tok
+    if {'[INST]', '[TOOL_CALLS]'} <= tok.get_vocab().keys(): return self.load(type(tok), fix_mistral_regex=True, **kw)
+    warn(f"model {self.name!r}: transformers suspects that its tokenizer splits text wrongly (fix_mistral_regex); it is used as it is")
+    return tok
+
+# %% ../nbs/07_models.ipynb #50794de7
+@patch
+def processor_template(self:ModelSource)->str: # None if there is none
+    "The chat template in `chat_template.json`"
+    from huggingface_hub.errors import EntryNotFoundError
+    try: return read_json(self.fetch('chat_template.json')).get('chat_template')
+    except (FileNotFoundError, EntryNotFoundError): return None
+    except ValueError as e: raise ValueError(f"model {self.name!r}: {e}") from None
+
+@patch
+def embedded(self:ModelSource)->int: # None if config.json does not say
+    "How many tokens the model has embeddings of; a tokenizer may know more"
+    try: d = read_json(self.fetch('config.json'))
+    except (OSError, ValueError): return None
+    d = d.get('text_config') or d
+    return d['vocab_size']+(d.get('additional_vocab_size') or 0) if isinstance(d.get('vocab_size'), int) else None
+
 # %% ../nbs/07_models.ipynb #cb99f7de
+@patch
+def _as_its_file(self:ModelSource, tok, **kw):
+    from transformers import PreTrainedTokenizerFast
+    if type(tok) is PreTrainedTokenizerFast or not (why := splitting_fault(tok, self.fetch('config.json').parent)): return tok
+    log.warning(f'{self.label}: {why}; its tokenizer.json is followed, not the class {type(tok).__name__}')
+    return self.load(PreTrainedTokenizerFast, **kw)
+
 @patch
 def tokenizer(self:ModelSource, **kw):
     "The fast tokenizer; ValueError if the model has none, since spans need character offsets"
     from transformers import AutoTokenizer
     tok = self.load(AutoTokenizer, **kw)
     if not tok.is_fast: raise ValueError(f"model {self.name!r} has no fast tokenizer, and answer spans need its character offsets")
+    tok = self._as_its_file(tok, **kw)
+    if getattr(tok.backend_tokenizer, 'fix_mistral_regex', None) is False: tok = self.split_as_trained(tok, **kw)
+    if not tok.chat_template: tok.chat_template = self.processor_template()
+    tok.embedded = self.embedded()
     return tok
 
 # %% ../nbs/07_models.ipynb #e83ecee5
 def _from_config(self, key):
-    try: d = json.loads((Path(self.path)/'config.json').read_text(encoding='utf-8'))
+    try: d = read_json(self.fetch('config.json'))
     except (OSError, ValueError): d = {}
-    return d.get('text_config', d).get(key) or getattr(self.text_config(), key)
+    return (d.get('text_config') or d).get(key) or getattr(self.text_config(), key)
 
 @patch(as_prop=True)
 def num_layers(self:ModelSource)->int: return _from_config(self, 'num_hidden_layers') # blocks of the text model
@@ -243,9 +487,60 @@ def kinds(self:ModelSource)->list: # The type of the model, then that of its tex
 @patch
 def check_weights(self:ModelSource, missing, mismatched):
     "ValueError if weights are missing from the files, or have another shape there"
-    lacking = sorted(map(str, [*missing, *mismatched]))
-    if lacking: raise ValueError(f"model {self.name!r}: its files lack {len(lacking)} weights, or have them in another shape, "
-                                 f"the first {lacking[0]}: fetch them again")
+    shapes = [f'{o[0]}, {tuple(o[1])} in the files and {tuple(o[2])} by config.json' if isinstance(o, tuple) else str(o) for o in mismatched]
+    if not (lacking := sorted([*map(str, missing), *shapes])): return
+    if len(kinds := self.kinds)>1:
+        raise ValueError(f"model {self.name!r}: the {kinds[1]} text model of a {kinds[0]!r} checkpoint is not whole in its files under the names "
+                         f"that are known here (the first that is not there: {lacking[0]}): fetch them again, or give a model of text alone")
+    raise ValueError(f"model {self.name!r}: its files lack {len(lacking)} weights, or have them in another shape, the first {lacking[0]}: "
+                     "fetch them again, with the config.json that belongs to them")
+
+# %% ../nbs/07_models.ipynb #a65d43ff
+@patch
+def check_unused(self:ModelSource, model, unused):
+    "ValueError if the files have scales for a block of `model` that has no place for them; other unused weights of its blocks are told"
+    parts = {k for k,_ in model.named_modules() if re.search(r'\.\d+$', k)}
+    names = {o.removeprefix(f'{model.base_model_prefix}.')+'.': o for o in unused}
+    own = sorted(o for n,o in names.items() if any(n.startswith(f"{k.removeprefix(f'{model.base_model_prefix}.')}.") for k in parts))
+    if not own: return
+    what = f"model {self.name!r}: its files hold {len(own)} weights for which a {model.config.model_type} model has no place, the first {own[0]}"
+    if any(re.search('scale|zeros|qweight|absmax', o) for o in own):
+        raise ValueError(f"{what}: they are quantised in a way that config.json does not say, take others")
+    warn(f"{what}: the numbers are those of the model without them")
+
+# %% ../nbs/07_models.ipynb #1bd8566c
+@patch(as_prop=True)
+def adapter(self:ModelSource)->Path: # None if there is none
+    "The configuration of an adapter beside the whole model"
+    from huggingface_hub.errors import EntryNotFoundError
+    try: return self.fetch(ADAPTER)
+    except (FileNotFoundError, EntryNotFoundError): return None
+
+@contextmanager
+def _links(folder):
+    "A folder of links to the files of `folder`, without those of an adapter"
+    with tempfile.TemporaryDirectory() as d:
+        for p in Path(folder).iterdir():
+            if not p.name.startswith('adapter_'): (Path(d)/p.name).symlink_to(p.resolve())
+        yield d
+
+# %% ../nbs/07_models.ipynb #b610d697
+MERGE = 'merge the two (peft: merge_and_unload, save_pretrained) and give the merged folder'
+
+@patch
+def load_adapted(self:ModelSource, cls, key_mapping=None, **kw):
+    "The model with the adapter beside it, and what of it was missing; ValueError if `peft` is not installed"
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.utils import is_peft_available
+    what = f"model {self.name!r}: beside the whole model is an adapter ({ADAPTER}), which"
+    if self.revision: raise ValueError(f"{what} is applied only in a folder: download it (hf download), or {MERGE}")
+    if not is_peft_available(): raise ValueError(f"{what} is applied only where peft is installed: pip install peft, or {MERGE}")
+    with _links(self.path) as base: model,info = self.load(cls, base, key_mapping=key_mapping, **kw)
+    self.check_weights(info['missing_keys'], info['mismatched_keys'])
+    class Adapter:
+        @staticmethod
+        def from_pretrained(path, **kw): return model.load_adapter(path, weight_mapping=get_model_conversion_mapping(model, key_mapping)).to_dict()
+    return model,self.load(Adapter)|dict(unexpected_keys=info['unexpected_keys'])
 
 # %% ../nbs/07_models.ipynb #be7d28b0
 @patch
@@ -258,13 +553,15 @@ def load_weights(self:ModelSource,
     "A model of class `cls` with all of its weights; ValueError names one that is missing from the files"
     import torch
     place = {} if device=='cpu' else dict(device_map='auto' if device=='auto' else {'': device})
-    model,info = self.load(cls, dtype=getattr(torch, dtype), output_loading_info=True, **place, **kw)
+    kw = dict(dtype=getattr(torch, dtype), output_loading_info=True, ignore_mismatched_sizes=True, **place, **kw)
+    model,info = self.load_adapted(cls, **kw) if self.adapter else self.load(cls, **kw)
     self.check_weights(info['missing_keys'], info['mismatched_keys'])
+    self.check_unused(model, info['unexpected_keys'])
     model.source = self
     return model.eval().requires_grad_(False)
 
 # %% ../nbs/07_models.ipynb #7d11ae97
-HEAD = {r'^(model\.)?language_model\.lm_head': 'lm_head', r'^(model\.)?language_model\.(model\.)?': 'model.'}
+HEAD = {r'^(model\.)?(language|text)_model\.lm_head': 'lm_head', r'^(model\.)?(language|text)_model\.(model\.)?': 'model.'}
 
 # %% ../nbs/07_models.ipynb #ef5ff118
 def load_causal(
@@ -273,9 +570,13 @@ def load_causal(
     device:str='cpu' # 'auto': spread over all GPUs, by accelerate
 ): # A causal language model of transformers
     "The model with all blocks, the final norm and the head; ValueError if a weight is missing from the files"
-    from transformers import AutoModelForCausalLM
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
     source = find_model(source)
-    return source.load_weights(AutoModelForCausalLM, dtype, device, config=source.text_config(), key_mapping=HEAD)
+    cfg = source.text_config()
+    if type(cfg) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ValueError(f"model {source.name!r}: transformers has no causal language model for {' with '.join(source.kinds)}, so it can be read here "
+                         "but not generate or be steered: have its answers generated by an endpoint")
+    return source.load_weights(AutoModelForCausalLM, dtype, device, config=cfg, key_mapping=HEAD)
 
 # %% ../nbs/07_models.ipynb #4fc67755
 def model_name(model)->str: # Empty for a model that was not loaded
@@ -288,32 +589,23 @@ def same_model(a:str, b:str)->bool:
     "Do two names end alike, and so may mean one model?"
     return Path(a).name.lower()==Path(b).name.lower()
 
-# %% ../nbs/07_models.ipynb #e83410f6
-@patch
-def fetch(self:ModelSource,
-    name:str # Of a file
-)->Path:
-    "The file called `name` of this model, fetched from the hub if need be; FileNotFoundError if there is none"
-    if self.revision is None:
-        p = Path(self.path)/name
-        if not p.is_file(): raise FileNotFoundError(f"model {self.name!r} has no file {name}")
-        return p
-    from huggingface_hub import hf_hub_download
-    with quiet(): return Path(hf_hub_download(self.path, name, revision=self.revision, token=self.token))
-
 # %% ../nbs/07_models.ipynb #82d0497e
 @patch
 def weights(self:ModelSource)->dict: # Name of a tensor to name of its file
-    "The file of each tensor of this model; ValueError if they are not in safetensors files"
+    "The file of each tensor of this model; ValueError if they are not in safetensors files, or an adapter would add to them"
     from huggingface_hub.errors import EntryNotFoundError
     from safetensors import SafetensorError, safe_open
-    try: return json.loads(self.fetch('model.safetensors.index.json').read_text(encoding='utf-8'))['weight_map']
-    except (FileNotFoundError, EntryNotFoundError): pass
+    no = f"model {self.name!r}: it cannot be streamed"
+    if self.adapter: raise ValueError(f"{no}, since an adapter is beside the whole model ({ADAPTER}): "
+                                      f"read it all at once (stream=False, --no-stream), or {MERGE}")
+    try: index = self.fetch('model.safetensors.index.json')
+    except (FileNotFoundError, EntryNotFoundError): index = None
     try:
+        if index:
+            _shards(index)
+            return read_json(index)['weight_map']
         with safe_open(self.fetch('model.safetensors'), 'pt') as f: return dict.fromkeys(f.keys(), 'model.safetensors')
-    except (OSError, SafetensorError) as e:
-        why = ' '.join(str(e).split())
-        raise ValueError(f"model {self.name!r}: it cannot be streamed, no readable safetensors files: {why}") from None
+    except (OSError, SafetensorError, ValueError) as e: raise ValueError(f"{no}, no readable safetensors files: {one_line(e)}") from None
 
 # %% ../nbs/07_models.ipynb #545942e2
 def changing_ropes(model):

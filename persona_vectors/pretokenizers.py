@@ -93,6 +93,7 @@ NFC = set('qwen2 deepseek-r1-qwen f2llmv2 qwen35 hunyuan stablelm2 mpt olmo mode
 BEGIN = set('llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano tekken chameleon'.split())
 WHOLE = BEGIN-{'chameleon'} | set('glm4 glm5 minicpm5 youtu granite-embed-multi-97m'.split())
 SPACED = {'gemma4','granite-embed-multi-311m','sarvam-moe'} # No splitting: a space is a letter
+WHOLE_TEXT = '▁' # The rule of these, and of all SentencePiece models
 
 # %% ../nbs/05_pretokenizers.ipynb #97af264f
 GGML = 'tokenizer.ggml.'
@@ -129,7 +130,8 @@ def sentencepiece(meta):
     rank = range(0, -len(tokens), -1) if meta['general.architecture'].startswith('gemma') else meta.get(GGML+'scores')
     pairs = merges(meta) if GGML+'merges' in meta else generate_merges(vocab, dict(zip(tokens, rank)))
     tok = Tokenizer(models.BPE(vocab, pairs, unk_token=named(meta).get('unk_token'), fuse_unk=True, byte_fallback=True))
-    tok.normalizer = normalizers.Sequence([*[normalizers.Prepend('▁')]*prefix, normalizers.Replace(' ', '▁')])
+    if prefix and '[INST]' in vocab: tok.pre_tokenizer = pre.Metaspace('▁', 'first', split=False)
+    else: tok.normalizer = normalizers.Sequence([*[normalizers.Prepend('▁')]*prefix, normalizers.Replace(' ', '▁')])
     tok.decoder = decoders.Sequence([decoders.Replace('▁', ' '), decoders.ByteFallback(), decoders.Fuse(), *[decoders.Strip(' ', 1, 0)]*prefix])
     return tok
 
@@ -159,15 +161,25 @@ NO_MATTER = 'eot eom fim_pre fim_suf fim_mid fim_pad fim_rep fim_sep prefix suff
 KNOWN = {'tokenizer.huggingface.json', *LISTS} | {GGML+o for o in (*NAMED.values(), *(f'{o}_token_id' for o in NO_MATTER),
     *'model pre add_bos_token add_eos_token add_space_prefix token_type_count suppress_tokens'.split())}
 
-def check_tokenizer(meta):
-    "ValueError names what of a file's tokenizer is missing or not understood"
-    kind,tokens = meta.get(GGML+'model'),meta.get(GGML+'tokens') or []
+def check_keys(meta):
+    "ValueError names the kind of model or the key that is not understood"
+    kind = meta.get(GGML+'model')
     if kind not in ('gpt2','llama','gemma4'): raise ValueError(f"the file's tokenizer.ggml.model is {kind!r}, not one that is read: {ELSE}")
     other = [k for k,v in meta.items() if v and k.startswith('tokenizer.') and k not in KNOWN and not k.startswith('tokenizer.chat_template')]
     if other: raise ValueError(f"the file's {other[0]} changes tokens in a way that is not known: {ELSE}")
-    for o in ('tokens', 'token_type', 'scores' if kind=='llama' and GGML+'merges' not in meta else 'merges'):
+
+# %% ../nbs/05_pretokenizers.ipynb #9e11fff5
+def check_lists(meta):
+    "ValueError names a list that is missing or has another length, a token that is there twice, an id that is no token's"
+    want = ['tokens', 'token_type', 'scores' if meta[GGML+'model']=='llama' and GGML+'merges' not in meta else 'merges']
+    for o in want:
         if not isinstance(meta.get(GGML+o), (list,tuple)): raise ValueError(f"the file has no {GGML}{o}, so its tokens are not known: {ELSE}")
+    tokens = meta[GGML+'tokens']
+    n = {o: len(meta[GGML+o]) for o in want if o!='merges'}
+    if len(set(n.values()))>1: raise ValueError(f"the file's lists have different lengths, {n}: fetch it again")
     if len(set(tokens))<len(tokens): raise ValueError(f"the file has a token twice, {max(tokens, key=tokens.count)!r}: {ELSE}")
+    for o in NAMED.values():
+        if not 0<=(meta.get(GGML+o) or 0)<len(tokens): raise ValueError(f"the file's {GGML}{o} is {meta[GGML+o]}, but it has {len(tokens)} tokens: {ELSE}")
 
 # %% ../nbs/05_pretokenizers.ipynb #6bafef23
 def gguf_tokenizer(
@@ -175,13 +187,14 @@ def gguf_tokenizer(
 ): # A fast tokenizer of transformers
     "The tokenizer that a GGUF file describes; ValueError says what of it is missing or not known"
     from transformers import PreTrainedTokenizerFast
-    check_tokenizer(meta)
+    check_keys(meta)
+    check_lists(meta)
     tok,names,first = (sentencepiece if spaced(meta) else byte_level)(meta),named(meta),matched(meta)
     tok.add_tokens([o for o in first if not o.special])
     tok.add_special_tokens([o for o in first if o.special])
     tok.post_processor = around(meta, names)
-    kw = names if spaced(meta) else dict(names, ggml_pre=meta[GGML+'pre'])
-    return PreTrainedTokenizerFast(tokenizer_object=tok, chat_template=meta.get('tokenizer.chat_template'), **kw)
+    rule = WHOLE_TEXT if spaced(meta) else meta[GGML+'pre']   # kept in the folder, to be compared when it is loaded
+    return PreTrainedTokenizerFast(tokenizer_object=tok, chat_template=meta.get('tokenizer.chat_template'), ggml_pre=rule, **names)
 
 # %% ../nbs/05_pretokenizers.ipynb #081f9d45
 HARD = ("Steps:\n\n1. Go  2024\n\t\tif x == 12345678:\r\n\r\nI'm WE'LL don't O'Reilly's\n   XMLHttp camelCase 3.14  1,000,000 ٣٤ Ⅷ ²\n \n"
@@ -203,6 +216,8 @@ def splitting_fault(
 ): # None if there is no fault
     "A sentence on the first piece of `text` that `tok` splits otherwise than the rule of its GGUF file, or than its `tokenizer.json`"
     own,file,name = tok.backend_tokenizer,Path(folder)/'tokenizer.json',tok.init_kwargs.get('ggml_pre')
-    if name and (why := apart(cuts(own.pre_tokenizer, text), cuts(pre_tokenizer(name), text), f'the rule {name!r} of its GGUF file')): return why
-    if file.is_file():
+    got = cuts(own.pre_tokenizer, text)
+    if name==WHOLE_TEXT and len(got)>1: return f'the tokenizer splits {got[:4]} where its GGUF file wants no splitting'
+    if name in RULES and (why := apart(got, cuts(pre_tokenizer(name), text), f'the rule {name!r} of its GGUF file')): return why
+    if file.is_file() and not getattr(tok, 'fix_mistral_regex', False):   # those that transformers mends differ from their file
         return apart(*(o.encode(text, add_special_tokens=False).tokens for o in (own, Tokenizer.from_file(str(file)))), 'its tokenizer.json')

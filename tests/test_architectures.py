@@ -1,14 +1,16 @@
 "The engine on tiny random models of every architecture: each layer is transformers' own, packed or padded, streamed or not, alone or in company"
-import functools
+import functools, json
 import pytest, torch
 import transformers as tf
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+from persona_vectors.config import data_dir
 from persona_vectors.extraction.blocks import find_blocks, load_blocks, residual_hooks
 from persona_vectors.extraction.engine import read
 from persona_vectors.models import find_model
 from persona_vectors.extraction.packing import batches, forward, can_pack, block_outputs
 from persona_vectors.prompts import Tokens
 from persona_vectors.extraction.streaming import read_streamed
+from architectures import refused, tried
 
 L,V,W = 6, 160, 24                                                              # blocks, words, sliding window
 small = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=L, num_attention_heads=4, num_key_value_heads=2, vocab_size=V, max_position_embeddings=512,
@@ -129,3 +131,35 @@ def test_override(made):
     assert torch.equal(read(load_blocks(src, L), seqs, [3], progress=False, blocks='layers'), read(load_blocks(src, L), seqs, [3], progress=False))
     with pytest.raises(ValueError, match=r"no list of 6 blocks at 'h'.*blocks=\.\.\. \(--blocks\).*'layers' of 6"): read(load_blocks(src, L), seqs, [3], progress=False, blocks='h')
     with pytest.raises(ValueError, match='blocks='): read_streamed(src, seqs, [3], progress=False, blocks='h')
+
+# blocks that share: keys and values of earlier ones (Gemma 4), weights (Zamba 2), what the one before returned (ZAYA, GLM, Bamba); other names in files (Bailing)
+
+@pytest.mark.parametrize('kind', ['gemma4_text', 'zamba2', 'zaya', 'glm_moe_dsa', 'bamba', 'bailing_hybrid'])
+def test_blocks_that_share(kind):
+    "Whole, cut and streamed they are transformers' whole model"
+    got = tried(kind)
+    assert max(got[o] for o in ('whole','cut','streamed'))<1e-5, got
+
+def test_not_streamed():
+    "What later blocks get is made from what earlier ones wrote: read whole and cut, refused streamed"
+    got = tried('inkling2_text')
+    assert max(got['whole'], got['cut'])<1e-5 and 'a block gets more from earlier ones' in got['streamed']
+
+streams,encoder,two = 'a decoder with 4 residual streams', 'an encoder, whose tokens see those after them', 'an encoder-decoder'
+cannot = dict(gemma3n_text=streams, deepseek_v4=streams, roberta=encoder, xlm=encoder, bart=two, whisper=two, xlnet='no single residual stream', cpmant='gets (1, 40, 32) for 8 tokens',
+              hrm_text='its blocks run several times', rwkv='the model changes the stream in between', **{'bert-generation': 'tokens see those after them'})
+
+@pytest.mark.parametrize('kind', cannot)
+def test_what_cannot_be_read(kind): assert cannot[kind] in tried(kind)['refused']
+
+@pytest.mark.parametrize('kind,why', dict(t5=two, mt5=two, distilbert=encoder, modernbert=encoder).items())
+def test_by_its_configuration(kind, why): assert why in refused(kind)['refused']
+
+table = json.loads((data_dir()/'what_was_tried.json').read_text(encoding='utf-8'))['architectures']
+
+@pytest.mark.slow
+@pytest.mark.parametrize('row', [o for o in table if 'whole' in o], ids=lambda o: o['type'])
+def test_the_table(row):
+    "What data/what_was_tried.json says is read, is read; it is written by tools/what_was_tried.py"
+    got = tried(row['type'])
+    assert got.keys()==row.keys() and max(got['whole'], got['cut'])<1e-5 and got['hidden_states']==row['hidden_states'] and type(got['streamed'])==type(row['streamed'])

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 # %% ../../nbs/extraction/21_blocks.ipynb #8a6e5903
 def not_found(name, lists, found, n, blocks):
-    "The words for no list of blocks, or several, among the module lists of a model"
+    "The words for no list of `n` blocks, or several (`found`, their names), among the module lists of a model"
     outer = {k: len(m) for k,m in lists.items() if not any(k.startswith(f'{o}.') for o in lists)}
     there = ', '.join(f'{k!r} of {o}' for k,o in outer.items()) or 'none'
-    number,where = f'{found} lists' if found else 'no list',f' at {blocks!r}' if blocks else ''
-    said = f"{name} has {number} of {n} blocks{where}"
+    said = f"{name} has {f'{len(found)} lists' if found else 'no list'} of {n} blocks{f' at {blocks!r}' if blocks else ''}"
+    both = {o.split('.')[0] for o in found}>={'encoder','decoder'}
+    if both: return f"{said}, in an encoder and a decoder: it is an encoder-decoder and cannot be read; take a decoder"
     if found or n in outer.values(): return f"{said}: say which one it is with blocks=... (--blocks). Its module lists: {there}"
     return (f"{said}, which is what its configuration counts: its blocks run several times, or are counted otherwise, "
             f"so it cannot be read. Its module lists: {there}")
@@ -36,7 +37,7 @@ def find_blocks(
     found = [k for k,m in lists.items() if len(m)==n and blocks in (None, k)]
     if not blocks: found = [k for k in found if not any(k.startswith(f'{o}.') for o in found)]   # not the experts within a block
     if len(found)==1: return lists[found[0]]
-    raise ValueError(not_found(type(model).__name__, lists, len(found), n, blocks))
+    raise ValueError(not_found(type(model).__name__, lists, found, n, blocks))
 
 # %% ../../nbs/extraction/21_blocks.ipynb #a0cc0c01
 STREAMS = ('altup_num_inputs', 'hc_mult', 'hc_count') # What configurations call the number of residual streams
@@ -46,7 +47,7 @@ def check_decoder(cfg):
     from transformers.models.auto import modeling_auto as known
     kind,n = cfg.model_type,max(getattr(cfg, o, None) or 1 for o in STREAMS)
     two = getattr(cfg, 'is_encoder_decoder', False) or kind in known.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
-    decodes = getattr(cfg, 'is_decoder', True) and kind in known.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    decodes = getattr(cfg, 'is_decoder', not getattr(cfg, 'is_encoder', False)) and kind in known.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     why = ('an encoder-decoder, whose decoder reads what an encoder makes of another text' if two else
            'an encoder, whose tokens see those after them' if kind in known.MODEL_FOR_MASKED_LM_MAPPING_NAMES and not decodes else
            f'a decoder with {n} residual streams, mixed at every block, so that none is the residual stream' if n>1 else None)
@@ -95,7 +96,7 @@ def skeleton(
         return cut_auto(cfg, k, blocks).from_config(cfg, dtype=getattr(torch, dtype)).eval().requires_grad_(False)
 
 # %% ../../nbs/extraction/21_blocks.ipynb #683c629f
-TEXT_MODEL = {r'^(model\.)?language_model\.(model\.)?': ''}
+TEXT_MODEL = {r'^(model\.)?(language|text)_model\.(model\.)?': ''}
 
 # %% ../../nbs/extraction/21_blocks.ipynb #67e447ad
 def load_blocks(
@@ -133,12 +134,18 @@ def residual_hooks(
     finally:
         for h in hooks: h.remove()
 
+# %% ../../nbs/extraction/21_blocks.ipynb #9c280f81
+def decoder_of(model)->nn.Module:
+    "The base model in `model`, a causal language model of transformers or a base model"
+    decoder = model.get_decoder()
+    return decoder if hasattr(decoder, 'config') else model.base_model     # in ModernBERT's decoder `get_decoder` is the head
+
 # %% ../../nbs/extraction/21_blocks.ipynb #87b7ee6b
 def check_states(name, h, ids, d):
     "ValueError unless the input `h` of a block has one state of width `d` for each of the tokens `ids`"
     if h.shape!=(*ids.shape, d):
         raise ValueError(f"a block of {name} gets {tuple(h.shape)} for {ids.shape[1]} tokens, not one state of width {d} for each: "
-                         "there is no single residual stream in it, so it cannot be read")
+                         "there is no single residual stream in it, so it cannot be read or steered")
 
 def check_causal(name, longer, alone):
     "ValueError if the states of the first tokens change with those that follow: `longer` are the states of all, `alone` those of the first"

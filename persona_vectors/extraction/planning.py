@@ -30,10 +30,10 @@ def count_tokens(seqs:list):
 
 # %% ../../nbs/extraction/25_planning.ipynb #a1b14883
 def active_weights(model, blocks)->int:
-    "Number of weights in `blocks`, a part of `model`, that one token uses"
+    "Number of weights in `blocks`, a part of `model`, that one token uses, those that blocks share at every use"
     def first(*names): return next((getattr(model.config, o) for o in names if getattr(model.config, o, None)), 1)
     share = first('num_experts_per_tok')/first('num_experts', 'num_local_experts', 'n_routed_experts')
-    return sum(int(p.numel()*(share if '.experts.' in k else 1)) for k,p in blocks.named_parameters())
+    return sum(int(p.numel()*(share if '.experts.' in k else 1)) for k,p in blocks.named_parameters(remove_duplicate=False))
 
 def n_bytes(module): return sum(p.numel()*p.element_size() for p in module.parameters())
 
@@ -154,7 +154,7 @@ def plan_reading(
     n,k,budget,(tokens,distinct,context) = cfg.num_hidden_layers,max(layers),batch_tokens or default_batch_tokens(device),count_tokens(seqs)
     model = skeleton(cfg, k, dtype, blocks)
     found,d,size = find_blocks(model, blocks),model.config.hidden_size,model.dtype.itemsize
-    in_blocks,inner = sum(map(n_bytes, found)),max((p.shape[0] for p in found.parameters() if p.dim()==2), default=d)
+    in_blocks,inner = n_bytes(found),max((p.shape[0] for p in found.parameters() if p.dim()==2), default=d)
     p = Plan(name, list(layers), n, dtype, str(device), tokens=tokens, distinct=distinct, states=distinct*d*size,
              embedding=n_bytes(model)-in_blocks, block=max(map(n_bytes, found)) if k else 0, weights=n_bytes(model)-(0 if k else in_blocks),
              batch=min(tokens, budget)*(8*d+4*inner)*size, free=free_memory(device) if free is None else free,

@@ -271,8 +271,9 @@ async def put(self:Generation, client, config, r):
 def fold(self:Generation, why):
     "From now on each system prompt goes in front of its question; RuntimeError if others were taken as such"
     url = self.config.base_url
-    if self.takes_system: raise RuntimeError(f"{url} took system messages before, and now refuses one ({why}): several servers may answer there; "
-                                             "name one in extra_body, or give another folder with --out")
+    if self.takes_system:
+        raise RuntimeError(f"{url} took system messages before, and now refuses one ({why}): several servers may answer there; "
+                           "name one in extra_body, or give another folder with --out")
     if not self.folds: log.warning(f"{url} has no system role ({why}): each system prompt stands in front of its question")
     self.folds = True
 

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 from fastcore.basics import patch
 from ..config import PersonaVectorConfig
-from ..prompts import RawFormat, chat_messages, in_front
+from ..prompts import RawFormat, chat_messages, first_turn, in_front
 from ..responses import Response
 
 # %% ../../nbs/generation/11_endpoint.ipynb #8179e567
@@ -86,6 +86,7 @@ def read_answer(config:PersonaVectorConfig, r:Response, res)->Response:
     if why=='error' or not (text.strip() or why): raise NoAnswer('the endpoint sent an empty answer and no reason')
     text = text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')   # half an emoji becomes �
     if raw: text = text.removeprefix(' ')   # of `Assistant: `; put back when the answer is read
+    if (first := first_turn(text))!=text: text,why = first,('stop' if why=='length' else why)
     model = str(res.model or '')
     same = is_alias(config.openrouter_model or config.model_name, model)
     return replace(r, text=text, finish_reason=why, model=None if same else model, **usage(res))
@@ -102,10 +103,11 @@ def words(body)->str:
 
 # %% ../../nbs/generation/11_endpoint.ipynb #3152c4fd
 MODERATED = re.compile('|'.join([
-    'content[ _-]?filter', 'content[ _-]?(management[ _]|usage[ _])?polic', 'responsible ?ai', 'moderati', 'moderated', r'\bflagged\b', 'guardrail', # OpenAI, Azure,
-    'safety[ _](filter|system|check)', '(usage|safety) (polic|guideline)', 'invalid_prompt', 'prohibited[ _]content', 'block_?reason',      # OpenRouter, xAI, Google
-    'data_?inspection', 'inappropriate content', 'content exists risk', 'high risk', 'censor', # Alibaba, DeepSeek, Moonshot, StepFun
-    'sensitive[ _]?(content|information|words)', 'new_sensitive', '敏感', '不安全', '违规', '审核']), re.I) # Volcano, MiniMax, Zhipu, Tencent
+    'content[ _-]?filter', 'content[ _-]?(management[ _]|usage[ _])?polic', 'invalid_prompt', r'\bflagged\b', 'responsible ?ai', # OpenAI, Azure
+    'safety[ _](filter|system|check)', '(usage|safety) (polic|guideline)', 'moderati', 'moderated', 'guardrail',  # xAI, OpenRouter, Bedrock
+    'prohibited[ _]content', 'block_?reason', 'content exists risk', 'high risk', # Google, DeepSeek, Moonshot
+    'data_?inspection', 'inappropriate content', 'sensitive[ _]?(content|information|words)', 'new_sensitive', # Alibaba, Volcano, MiniMax
+    'censor', '敏感', '不安全', '违规', '审核']), re.I) # StepFun, Zhipu, Tencent
 OF_ALL = re.compile('|'.join([ # What every request would meet, in words that may be among those above
     r'(account|organi[sz]ation|api[ _-]?key|project)[\w ]{0,20}(flagged|block|suspen|deactivat|banned|disabled|restrict|terminat)',
     r'(unknown|unrecogni[sz]ed|unsupported|unexpected|invalid|extra)[\w ]{0,12} (parameter|argument|field|inputs?|value|key|name)',
@@ -209,7 +211,9 @@ REMEDIES = {
     404: "check the model's name (--api-model) and the address (--base-url)"}
 
 # %% ../../nbs/generation/11_endpoint.ipynb #0b5fd67a
-TOO_LONG = re.compile('|'.join([r'context[ _](length|size|window)', r'maximum (number of )?(input )?tokens', 'too long', r'too many (input )?tokens', 'reduce (the|your) (length|prompt|input)',
+TOO_LONG = re.compile('|'.join([
+    r'context[ _](length|size|window)', r'maximum (number of )?(input )?tokens', 'too long', r'too many (input )?tokens', 
+    'reduce (the|your) (length|prompt|input)',
     r'(input|prompt|token count|request)\b.{0,40}\bexceed', r'exceed.{0,40}(context|tokens? (limit|allowed))']), re.I)
 
 def is_too_long(e:Exception)->bool:
@@ -241,8 +245,8 @@ def retry_after(e:Exception)->float: # Seconds; None: it does not say
 # %% ../../nbs/generation/11_endpoint.ipynb #05165652
 def error_text(e:Exception, config:PersonaVectorConfig)->str:
     "`e` in one line, without the key"
-    key = api_key(config)
-    said = f"{getattr(e, 'status_code', '')} {told(getattr(e, 'body', None)) or e}".strip() + (f' ({e.__cause__})' if e.__cause__ and str(e.__cause__) else '')
+    key,cause = api_key(config),f' ({e.__cause__})' if e.__cause__ and str(e.__cause__) else ''
+    said = f"{getattr(e, 'status_code', '')} {told(getattr(e, 'body', None)) or e}".strip() + cause
     return ' '.join((said if key=='none' else said.replace(key, '***')).split())[:300]
 
 # %% ../../nbs/generation/11_endpoint.ipynb #221ee397

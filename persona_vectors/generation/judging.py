@@ -13,13 +13,13 @@ from dataclasses import asdict, dataclass, replace
 from fastcore.basics import patch
 from math import exp
 from pathlib import Path
-from ..config import PersonaVectorConfig, content_hash, halved
-from .endpoint import NoAnswer, read_answer, request, send, usage
+from ..config import PersonaVectorConfig, content_hash, halved, log
+from .endpoint import Filtered, NoAnswer, read_answer, request, send, usage
 from .answers import Generation, Journal, local_source, settings
 from .local import LocalModel
 from ..personas import NEUTRAL, read_data
 from ..prompts import thinking
-from ..responses import Response, Responses, load_responses
+from ..responses import Response, Responses, load_responses, spoken
 
 # %% ../../nbs/generation/13_judging.ipynb #09631043
 @dataclass(frozen=True)
@@ -114,18 +114,108 @@ def expected_score(p:dict)->float:
     mass = sum(p.values())
     return sum(n*o for n,o in p.items())/mass if mass>=.25 else None
 
+# %% ../../nbs/generation/13_judging.ipynb #1e9461ab
+def _spaces(m): return ' '*len(m[0])
+
+_markup = re.compile(r'\\(?:boxed|text|mathbf)\b|(?m:^[ \t]*>)|[*_`"“”\'‘’\[\]{}$#|]')
+_scale = (r'(?:\b(?:on|from|using)\s+(?:a|the)\s+scale\s+)?(?:\b(?:of|from|between)\s+)?\b0\s*(?:-|–|—|to|through|and)\s*TOP\b'
+          r'|\b0, 1, 2,? (?:or|and) 3\b|\bscale of TOP\b|\bmax(?:imum)?\s+\w+\W+TOP\b'
+          r'|(?<=\d)\s*(?:/|(?:out )?of)\s*(?:a (?:possible|maximum) (?:of )?)?TOP(?:\.0+)?\b')
+_item = re.compile(r'^([ \t]*(?:[-•][ \t]*)?(?:(?:step|criterion|point|item|reason)[ \t]+)?\d+)(?=[ \t]*[.):–—-][ \t]+\S)', re.M|re.I)
+
+def bare(text, top:int)->str:
+    "`text` without markup, the scale from 0 to `top`, and the numbers of a list"
+    text = re.sub(r'<(/?)(\w+)>', lambda m: _spaces(m) if m[1] else f' {m[2]} ', text)
+    text = re.sub(_scale.replace('TOP', str(top)), _spaces, _markup.sub(_spaces, text), flags=re.I)
+    return _item.sub(_spaces, text) if len({m[1].strip() for m in _item.finditer(text)})>1 else text
+
+# %% ../../nbs/generation/13_judging.ipynb #0b7f3e77
+_number = r'(?P<n>(?<![\w.,/^])[-−]?(?:\d+(?:[.,]\d+)*|\b(?:zero|one|two|three)))(?![\w/]|[.,]\d)(?P<per>\s*%)?'
+_end = r'(?=[ \t]*(?:$|[\n.,;:!?)(…]|[-–—]|(?:because|since|as|for|on|but|which|with|points?)\b))'   # not what is counted, *3 criteria*
+_word = 'scores?|scored|ratings?|grade|verdict|mark|answer|result|assessment|evaluation|judge?ment|overall|total|conclusion'
+_give = 'give|gave|giving|assign|rate|rated|award|say|choose|chose|select|deserves|gets|earns|merits|receives|warrants'
+_link = ('is|was|be|would|should|will|of|it|this|that|the|an?|as|at|to|with|for|in|my|d|s|answer|response|reply|text|score|rating|coherence|'
+         'final|overall|about|around|approximately|exactly|solid|clear|full|perfect|therefore|thus|only|just|here')
+_leads = [
+    rf'\b(?:WORD)\b[^\d\n.:=]{{0,50}}[:=：][ \t]*\(?',
+    rf'\b(?:WORD)\b(?:[ \t,:=~–—-]|->|→|\b(?:{_link})\b|\n){{0,15}}',
+    rf'\b(?:{_give})\b(?:[ \t:~]|\b(?:{_link})\b){{0,15}}']
+_final = re.compile(r'\b(?:final|overall|total|conclusion|verdict)\b', re.I)
+_against = re.compile(
+    r'(?:(?:\bnot|n t|\bnever|\bcannot|\bthan|\binstead of)\b[^.;,\n]{0,20}'
+    r'|\b(?:for|to (?:get|earn|reach|deserve|be)|if)\s+(?:an?\s+|the\s+)?)\Z', re.I)
+
+def _opposed(text, at): return _against.search(text[max(0,at-50):at])
+
+# %% ../../nbs/generation/13_judging.ipynb #f20f651c
+def statements(text:str, name:str=''):
+    "Yield (match of the number, is it called final?) where a `bare` reply states a verdict; None: it stands alone on its line"
+    words = f'{_word}|{re.escape(name)}' if name else _word
+    for m in (m for o in _leads for m in re.finditer(o.replace('WORD', words)+_number+_end, text, re.I|re.M)):
+        if not _opposed(text, m.start()): yield m, bool(_final.search(text[max(0,m.start()-12):m.start('n')]))
+    for m in re.finditer(rf'^[ \t(.,:;!]*{_number}[ \t).,:;!]*(?:points?[ \t.!]*)?$', text, re.I|re.M):
+        if not (text[:m.start()].strip() and text[m.end():].strip()): yield m, None
+    for m in re.finditer(rf'(?:[:=：→]|[-=]>)[ \t]*{_number}[ \t]*[.!)]?[ \t]*$', text, re.I|re.M):
+        if '\n' not in text[:m.start()].strip() or not text[m.end():].strip(): yield m, False
+
+# %% ../../nbs/generation/13_judging.ipynb #f6379d31
+def hints(text:str):
+    "Yield the matches of numbers that may be the verdict of a reply that states none"
+    for how in (rf'\A\s*{_number}(?=[ \t]*(?:[.:,;)!(]|[-–—]|\b(?:because|since|as)\b))',
+                rf'\ban?\s+(?:solid |clear |strong |weak |low |high |full |perfect )?{_number}(?=[ \t]*(?:[.!;\n]|$|because\b|since\b))',
+                rf'\b(?:so|thus|therefore|hence|say|think)[ \t]+{_number}(?=\W*\Z)'):
+        yield from (m for m in re.finditer(how, text, re.I|re.M) if not _opposed(text, m.start()))
+
+# %% ../../nbs/generation/13_judging.ipynb #c5e3aabc
+REASONS = 'cut', 'empty', 'without a verdict', 'with several numbers', 'off the scale', 'unsure', 'refused', 'filtered' # Why a reply gives no score
+
+class NoScore(Exception): "A reply gives no score: one of `REASONS`"
+
+def _value(m, top):
+    "The number in a match; None: it is not on the scale"
+    n = m['n'].lower().replace('−', '-')
+    n = dict(zero=0, one=1, two=2, three=3)[n] if n.isalpha() else float(n) if ',' not in n and n.count('.')<2 else -1
+    return float(n) if 0<=n<=top and (top==100 or not m['per']) else None
+
+# %% ../../nbs/generation/13_judging.ipynb #94116651
+def verdict(text:str, top:int, name:str='')->tuple: # (score, first, one past the last character of the number)
+    "The verdict, from 0 to `top`, in a reply to a rubric called `name`; NoScore if there is none"
+    text = bare(text, top)
+    said = list(statements(text, name))
+    final = any(o for _,o in said)
+    found = sorted([m for m,o in said if o is not False or not final] or hints(text), key=lambda m: m.start('n'))
+    if not found: raise NoScore('without a verdict')
+    values = {_value(m, top) for m in found}
+    ranges = [m for m in found if re.match(r'\s*(?:-|–|—|~|/|,|to|or|and|(?:out )?of)\s*\d', text[m.end('n'):])]
+    if ranges or len(values)>1: raise NoScore('with several numbers')
+    if None in values: raise NoScore('off the scale')
+    return values.pop(), *found[0].span('n')
+
 # %% ../../nbs/generation/13_judging.ipynb #1fa16c92
-def read_score(choice, top:int)->float: # None if there is no number, or several
-    "The score in a choice of the `openai` client: expected by the log-probabilities of whole numbers, else the one number written"
-    tokens = (getattr(choice.logprobs, 'content', None) or []) if choice.logprobs else []
-    at = next((i for i,o in enumerate(tokens) if o.token.strip().isdecimal()), 0)   # past a 'Score:', if there is one
+def candidates(tokens:list, said:str, i:int, j:int, top:int)->dict:
+    "The probability of each whole number at the token that is characters `i:j` of `said`, the end of the reply; empty if no token is just that"
+    pieces = [o.token.encode('utf-8', 'replace') if o.bytes is None else bytes(o.bytes) for o in tokens]
+    at = b''.join(pieces).rfind(said.encode())
+    start,k = at+len(said[:i].encode()),0
+    while k<len(pieces) and start>=len(pieces[k]): start,k = start-len(pieces[k]),k+1
+    if at<0 or k==len(pieces) or pieces[k].strip()!=said[i:j].encode(): return {}
     p = Counter()
-    for o in tokens[at].top_logprobs if tokens else []:
-        if o.token.strip().isdecimal() and int(o.token)<=top: p[int(o.token)] += exp(o.logprob)
-    whole = top==3 or any(n>9 for n in p)
-    if p and whole and not any(o.token.strip().isdecimal() for o in tokens[at+1:at+2]): return expected_score(p)
-    said = re.findall(r'-?\d+', choice.message.content or '')
-    return float(said[0]) if len(said)==1 and 0<=int(said[0])<=top else None
+    for t,lp in ({tokens[k].token: tokens[k].logprob} | {o.token: o.logprob for o in tokens[k].top_logprobs or []}).items():
+        if re.fullmatch('[0-9]{1,3}', t.strip()) and int(t)<=top: p[int(t)] += exp(lp)
+    return p if top==3 or any(n>9 for n in p) else {}   # else digit by digit
+
+# %% ../../nbs/generation/13_judging.ipynb #689977c5
+def read_score(choice, answer:Response, rubric:Rubric)->float:
+    "The score in the `openai` client's choice, read as `answer`: expected by the probabilities at its verdict, else as written; NoScore if there is none"
+    if answer.outcome in ('refused','filtered'): raise NoScore(answer.outcome)
+    if answer.finish_reason=='length': raise NoScore('cut')
+    if answer.outcome=='empty': raise NoScore('empty')
+    said = answer.text[slice(*spoken(answer.text))]
+    score,i,j = verdict(said, rubric.top, rubric.name)
+    tokens = (getattr(choice.logprobs, 'content', None) or []) if getattr(choice, 'logprobs', None) else []
+    if p := candidates(tokens, said, i, j, rubric.top): score = expected_score(p)
+    if score is None: raise NoScore('unsure')
+    return score
 
 # %% ../../nbs/generation/13_judging.ipynb #6353eb5b
 def numbers(first:Mapping, after:Mapping)->dict:
@@ -152,6 +242,11 @@ def _summed(pairs):
 # %% ../../nbs/generation/13_judging.ipynb #b7e8525d
 REPLY_START = 'Score: ' # How a local judge's reply begins
 
+def begun(fmt, message:str)->str:
+    "The text that asks for the reply to `message`, which begins with `REPLY_START`"
+    t = fmt.full('', message, REPLY_START+'0')
+    return t.text[:t.end-1]
+
 def _numbers_together(lm, prompts, top):
     "What `number_probs` returns, for token ids that share a batch"
     import torch
@@ -169,12 +264,14 @@ def _numbers_together(lm, prompts, top):
 
 def number_probs(lm:LocalModel, messages:list, top:int)->list[dict]:
     "For each of `messages` the probability of each number up to `top`, 3 or 100, as the model's reply"
-    ids = lm.encode(lm.format.prompt('', o)+REPLY_START for o in messages)
+    ids = lm.encode(begun(lm.format, o) for o in messages)
     got = {i: o for b in lm.batches(ids, 2) for i,o in zip(b, _numbers_together(lm, [ids[i] for i in b], top))}
     return [got[i] for i in range(len(ids))]
 
 # %% ../../nbs/generation/13_judging.ipynb #4abdc1ad
-JUDGING_VERSION = 1 # Raised when how a score is read changes
+JUDGING_VERSION = 2 # Raised when how a score is read changes
+
+JUDGE_TOKENS = 1024 # Fewest tokens that an endpoint's judge may use
 
 def _judged(r): return (r.system, r.question, r.text)
 
@@ -186,7 +283,7 @@ def to_judge(responses:Responses, rubric:Rubric)->list[Response]:
 # %% ../../nbs/generation/13_judging.ipynb #c858aad6
 class Judging(Generation):
     "A run over answers: `todo` are to be judged, `done` are the scores, `left` the answers without one"
-    outcomes,unit = ('judged', 'without a number'),'scores'
+    outcomes,unit = ('judged', *REASONS),'scores'
     def __init__(self,
         config:PersonaVectorConfig, # Of the judge
         responses:Responses,
@@ -194,7 +291,9 @@ class Judging(Generation):
         api:bool=False, # Ask the endpoint instead of a model on this machine; a `base_url` implies it
         out=None # Folder of the judged answers; None: where the answers are
     ):
-        self.config,self.source = replace(config, temperature=0, max_tokens=8, prompt_format='chat'),local_source(config, api)
+        self.source,self.why = local_source(config, api),{}   # why there is no score
+        n = 1 if self.source else max(config.max_tokens, JUDGE_TOKENS)
+        self.config = replace(config, temperature=0, max_tokens=n, prompt_format='chat')
         self.responses,self.rubric = responses.prompted(),load_rubric(rubric)
         self.settings = dict(settings(self.config, self.source), judging=JUDGING_VERSION, rubric=asdict(self.rubric))
         todo = to_judge(self.responses, self.rubric)
@@ -222,7 +321,7 @@ def messages(self:Judging, r)->tuple:
 @patch
 def count(self:Judging, rows):
     "Add `rows` to the counts of the run"
-    for r in rows: self.counts['without a number' if r.scores[self.rubric.name] is None else 'judged'] += 1
+    for r in rows: self.counts[self.why.get(_judged(r), 'judged')] += 1
 
 # %% ../../nbs/generation/13_judging.ipynb #d1fa77a8
 @patch
@@ -231,22 +330,42 @@ def with_score(self:Judging, r, score):
     return replace(r, scores={**(r.scores or {}), self.rubric.name: score})
 
 @patch
+def without(self:Judging, r, why):
+    "`r` without a score, for one of `REASONS`"
+    self.why[_judged(r)] = why
+    return self.with_score(r, None)
+
+@patch
 def answer_batch(self:Judging, lm, rows, step)->list[Response]:
     "`rows` with the scores of the local model `lm`"
-    ps = number_probs(lm, [self.rubric.ask(r) for r in rows], self.rubric.top)
-    return [self.with_score(r, expected_score(p)) for r,p in zip(rows, ps)]
+    scores = map(expected_score, number_probs(lm, [self.rubric.ask(r) for r in rows], self.rubric.top))
+    return [self.without(r, 'unsure') if o is None else self.with_score(r, o) for r,o in zip(rows, scores)]
 
 # %% ../../nbs/generation/13_judging.ipynb #ab0f6541
 @patch
 async def ask(self:Judging, client, config, r)->Response:
     "`r` with the endpoint's score"
-    kw,more = request(config, Response('judge', self.rubric.ask(r), ''))
+    asked = Response('judge', self.rubric.ask(r), '')
+    kw,more = request(config, asked)
     kw |= {k: o for k,o in dict(logprobs=True, top_logprobs=20).items() if k not in (config.extra_body or {})}
-    res = await send(client, config, kw, more)
-    if not read_answer(config, r, res).text.strip(): raise NoAnswer('the judge said nothing')
-    self.counts += Counter(usage(res))
-    try: return self.with_score(r, read_score(res.choices[0], self.rubric.top))
+    try:
+        res = await send(client, config, kw, more)
+        self.counts += Counter(usage(res))
+        return self.with_score(r, read_score(res.choices[0], read_answer(config, asked, res), self.rubric))
+    except NoScore as e: return self.without(r, str(e))
+    except Filtered: return self.without(r, 'filtered')
     except (AttributeError, TypeError) as e: raise NoAnswer(f'the endpoint sent malformed log-probabilities ({e})') from None
+
+# %% ../../nbs/generation/13_judging.ipynb #28c6b4e7
+@patch
+def lacking(self:Judging)->str: # None: each has a score
+    "How many answers got no score, why, and what to do"
+    none = [k for r in self.todo if self.done[k := _judged(r)] is None]
+    if not none: return None
+    whys = Counter(self.why.get(k, 'in an earlier run') for k in none)
+    more = f" (raise max_tokens above {self.config.max_tokens:,}, with --max-tokens)" if whys['cut'] else ''
+    return (f"judge {self.settings['model']}, rubric {self.rubric.name!r}: {len(none)} of {len(self.todo)} answers got no score: "
+            + ', '.join(f'{n} {k}{more*(k=="cut")}' for k,n in whys.items()))
 
 # %% ../../nbs/generation/13_judging.ipynb #6766a8a8
 @patch
@@ -259,6 +378,7 @@ def finish(self:Judging)->Responses:
     rs.save(self.path)
     self.journal.path.unlink(missing_ok=True)
     rs.path = self.path
+    if said := self.lacking(): log.warning(said)
     return rs
 
 # %% ../../nbs/generation/13_judging.ipynb #a7793a6b

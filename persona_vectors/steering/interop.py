@@ -33,30 +33,37 @@ CONVENTIONS = {
     'assistant-axis': Convention(1, 1, 0, 'row i is what block i wrote, and no row is the embeddings'),
     'persona_vectors': Convention(0, 0, 1, 'row k is hidden_states[k], and the last row is after the final norm, where no block can be hooked')}
 
-def fitting(layers, format:str, num_layers:int)->list:
-    "Those of `layers` that a file of `format` can hold"
+RECURRENT = 'mamba','mamba2','falcon_mamba','rwkv' # Kinds whose `hidden_states[k]` is the output of block k, so our layer k+1
+HIDDEN_STATES = Convention(1, 1, 0, 'row k is hidden_states[k], which in a model of this kind is what block k wrote; the embeddings are not in it')
+
+def convention(format:str, kinds=())->Convention:
+    "How `format` numbers the layers of a model of these kinds; ValueError for an unknown format"
     if format not in CONVENTIONS: raise ValueError(f"format={format!r}: choose from {', '.join(CONVENTIONS)}")
-    c = CONVENTIONS[format]
+    return HIDDEN_STATES if format=='persona_vectors' and set(kinds)&set(RECURRENT) else CONVENTIONS[format]
+
+def fitting(layers, format:str, num_layers:int, kinds=())->list:
+    "Those of `layers` that a file of `format` can hold"
+    c = convention(format, kinds)
     return [k for k in layers if c.first<=k<=num_layers-c.short]
 
 # %% ../../nbs/steering/55_interop.ipynb #6a7dd8ec
-def check_place(layer, format, num_layers):
+def check_place(layer, format, num_layers, kinds=()):
     "ValueError if a file of `format` cannot hold `layer`"
-    if layer in (ks := fitting(range(num_layers+1), format, num_layers)): return
-    raise ValueError(f"a file of format {format} has no place for layer {layer} of a model of {num_layers} blocks: {CONVENTIONS[format].why}. "
+    if layer in (ks := fitting(range(num_layers+1), format, num_layers, kinds)): return
+    raise ValueError(f"a file of format {format} has no place for layer {layer} of a model of {num_layers} blocks: {convention(format, kinds).why}. "
                      f"It can hold layers {ks[0]} to {ks[-1]}")
 
 # %% ../../nbs/steering/55_interop.ipynb #c850b1ca
-def their_index(layer:int, format:str, num_layers:int)->int:
+def their_index(layer:int, format:str, num_layers:int, kinds=())->int:
     "The number that `format` gives our `layer`"
-    check_place(layer, format, num_layers)
-    return layer-CONVENTIONS[format].less
+    check_place(layer, format, num_layers, kinds)
+    return layer-convention(format, kinds).less
 
 # %% ../../nbs/steering/55_interop.ipynb #582760fe
-def our_layer(index:int, format:str, num_layers:int)->int:
+def our_layer(index:int, format:str, num_layers:int, kinds=())->int:
     "The layer that `format` calls `index`, as we number it"
-    layer = index+CONVENTIONS[format].less
-    check_place(layer, format, num_layers)
+    layer = index+convention(format, kinds).less
+    check_place(layer, format, num_layers, kinds)
     return layer
 
 # %% ../../nbs/steering/55_interop.ipynb #9d30cc37
@@ -106,7 +113,7 @@ def write_gguf(ds, path, m):
 def layer_rows(vectors, n, format, m):
     "'row d_model', `n` rows, from a dict of layer to vector; the other rows are NaN"
     x = torch.full((n, m.width), float('nan'))
-    for k,v in vectors.items(): x[their_index(k, format, m.num_layers)] = plain_float(v)
+    for k,v in vectors.items(): x[their_index(k, format, m.num_layers, m.kinds)] = plain_float(v)
     return x
 
 # %% ../../nbs/steering/55_interop.ipynb #35af9dc6
@@ -204,7 +211,7 @@ def from_rows(x, path, m, format):
     said,made_of = 'answers with the trait minus answers without',None
     if trait: said = f"answers with {trait[1]} minus answers without ({trait[2]})"
     if rows=='assistant-axis': said,made_of = AXIS_ORIENTATION,dict(kind='axis', plus=[], minus=[], responses=None)   # the file does not name the personas
-    at = {k: their_index(k, rows, m.num_layers) for k in fitting(range(m.num_layers+1), rows, m.num_layers)}
+    at = {k: their_index(k, rows, m.num_layers, m.kinds) for k in fitting(range(m.num_layers+1), rows, m.num_layers, m.kinds)}
     return {k: checked_direction(x[i], said, k, m, made_of) for k,i in at.items() if not x[i].isnan().all()}
 
 # %% ../../nbs/steering/55_interop.ipynb #5858ecc6

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from ..analysis.likelihood import decoder_output, unembed
 from ..config import log
 from ..models import model_name, same_model
-from ..extraction.blocks import find_blocks, block_input, residual_hooks, block_output
+from ..extraction.blocks import block_input, block_output, check_decoder, check_states, decoder_of, find_blocks, residual_hooks
 from ..extraction.packing import pad
 from ..extraction.vectors import Direction
 from ..generation.local import LocalModel, uniforms
@@ -224,6 +224,7 @@ class Steering:
     def end(self, m, args, out): self.now = None
     def apply(self, layer, h):
         if self.now is None: raise ValueError("a part of the model was called by itself: call the model that steered(...) was given")
+        check_states('the model', h, self.now.real, h.shape[-1])
         return layer(h, lambda p: self.now.mask(p, self.prompt_len), lambda *o: self._note(layer.k, *o))
     def _note(self, k, positions, m, moved):
         n = torch.stack([m.sum(), m.sum() if moved is None else (m & moved).sum()]).detach()
@@ -258,7 +259,8 @@ def steered(
     "Steer `model` within the block. ValueError if a direction does not fit it, or if no token was steered"
     if not hasattr(model, 'get_decoder'):
         raise TypeError(f"{type(model).__name__} is not a transformers model: from a LocalModel, pass its .model")
-    decoder = model.get_decoder()
+    decoder = decoder_of(model)
+    check_decoder(decoder.config.get_text_config())
     found,first = find_blocks(decoder, blocks),next(decoder.parameters())
     check_fits(model, decoder.config.get_text_config().hidden_size, len(found), steers)
     state = Steering(signature(model.forward), prompt_len)
@@ -305,9 +307,12 @@ def residual_norm(
     blocks:str=None # As `find_blocks` takes it
 )->dict: # Layer to mean norm
     "Mean norm of the residual stream at `layers` over the tokens of `inputs`"
+    check_decoder(model.config.get_text_config())
     m,out = TokenPositions(signature(model.forward), (), dict(inputs)).mask(positions, prompt_len),{}
-    def measure(k, h): out[k] = h.float().norm(dim=-1)[m.to(h.device)].mean().item()
-    with torch.no_grad(), residual_hooks(model.get_decoder(), layers, measure, blocks): model(**inputs)
+    def measure(k, h):
+        check_states('the model', h, m, h.shape[-1])
+        out[k] = h.float().norm(dim=-1)[m.to(h.device)].mean().item()
+    with torch.no_grad(), residual_hooks(decoder_of(model), layers, measure, blocks): model(**inputs)
     return out
 
 # %% ../../nbs/steering/50_steer.ipynb #0c028d24
@@ -338,7 +343,7 @@ def prediction_change(
     rows = []
     for s in seqs:
         (p,),own = predictions(model, [s]),torch.tensor(s.ids[s.start:s.end])[:,None]
-        with steered(model.get_decoder(), *steers, prompt_len=s.start, blocks=blocks) as done: q, = predictions(model, [s])
+        with steered(decoder_of(model), *steers, prompt_len=s.start, blocks=blocks) as done: q, = predictions(model, [s])
         rows.append(dict(
             kl=token_kl(p, q).mean().item(), # Nats a token
             match=(p.argmax(-1)==q.argmax(-1)).float().mean().item(), # Share of tokens with the same greedy choice
