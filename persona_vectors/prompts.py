@@ -316,6 +316,25 @@ def _thought(self:ChatFormat, msgs, head, asks, shows, post):
     if not adds: return after(shows)
     raise ValueError(f"the chat template shows no thinking: leave the thinking block out of the answer, or {RAW}")
 
+# %% ../nbs/08_prompts.ipynb #48c6502f
+@lru_cache(8)
+def own_marks(fmt)->tuple: # (opening, closing), empty if they are known or not told
+    "The marks that the template of `fmt` puts around thinking, where `BLOCKS` has no such kind"
+    if fmt.name=='raw': return '', ''
+    said = _mark('THOUGHT')
+    try: asks,shows,_ = fmt._seams(chat_messages('', 'Hi', 'Hello'), thinking=said, reasoning_content=said, reasoning=said)
+    except ValueError: return '', ''
+    a,_,b = shows.removeprefix(asks).partition(said)
+    odd = a.strip() and b.strip() and not thinking(a+said+b)
+    return (a.strip(), b.strip()) if odd else ('', '')
+
+def in_known_marks(fmt, text)->str:
+    "`text` with `<think>` for the model's own marks of thinking, if they are of no known kind"
+    a,b = own_marks(fmt)
+    if not a or not text.lstrip().startswith(a): return text
+    said,closed,rest = text.lstrip()[len(a):].partition(b)
+    return f'<think>{said}' + f'</think>{rest}'*bool(closed)
+
 # %% ../nbs/08_prompts.ipynb #d93bf8b3
 @patch
 def _around(self:ChatFormat, msgs)->list:
@@ -452,9 +471,10 @@ def markers(tokenizer)->frozenset:
     "The ids of all special tokens of `tokenizer`"
     return frozenset({i for i,t in tokenizer.added_tokens_decoder.items() if t.special} | set(tokenizer.all_special_ids))
 
-def decoded(tokenizer, ids, opened='')->str:
-    "The text of generated `ids`, after a block of thinking that the prompt has `opened`: markers are left out, those around and in thinking are kept"
-    whole = opened+tokenizer.decode(ids)
+# %% ../nbs/08_prompts.ipynb #8460abdc
+def decoded(fmt, tokenizer, ids, opened='')->str:
+    "The text of generated `ids`, after a block of thinking that the prompt has `opened`: markers are left out, but for those in and around thinking"
+    whole = in_known_marks(fmt, opened+tokenizer.decode(ids))
     n = thinking(whole)
     if not n: return opened+tokenizer.decode(ids, skip_special_tokens=True)
     special = tokenizer.convert_ids_to_tokens(list(markers(tokenizer)))

@@ -39,13 +39,14 @@ class Response:
     def __repr__(self): return f"Response({', '.join(f'{k}={v!r}' for k,v in asdict(self).items() if v is not None)})"
 
 # %% ../nbs/03_responses.ipynb #49152e9e
-_think = r'(?i:think|thinking|thoughts?|reason|reasoning|scratchpad)'
+_think = r'(?i:think|thinking|thoughts?|reason|reasoning|rationale|reflection|scratchpad)'
 BLOCKS = [ # How a block of thinking opens and closes
     (rf'<(?P<tag>(?:[\w.-]*[:|_])?{_think})>', r'</(?P=tag)>'), # DeepSeek, Qwen 3, EXAONE, Seed-OSS (seed:think), MiniMax (mm:think), LongCat, ...
-    (r'\[(?P<box>THINK|THINKING|REASONING)\]', r'\[/(?P=box)\]'), # Mistral
+    (r'\[(?P<box>THINK|THINKING|THOUGHTS?|REASONING)\]', r'\[/(?P=box)\]'), # Mistral
     (r'◁think▷', r'◁/think▷'), # Kimi-VL
     (rf'<\|(?i:start|begin)(?P<name>\w*_{_think})\|>', r'<\|(?i:end)(?P=name)\|>'), # Cohere, OpenThinker
     (rf'<\|(?P<what>{_think})(?P<sep>[:_])(?i:start|begin)\|>', r'<\|(?P=what)(?P=sep)(?i:end)\|>'), # Solar
+    (rf'<\|(?P<bar>{_think})\|>', r'<\|/(?P=bar)\|>'),
     (r'<\|inner_prefix\|>', r'<\|inner_suffix\|>'), # Apertus
     (r'<\|channel>\s*thought', r'<channel\|>'), # Gemma 4
     (r'<\|open\|>think<\|sep\|>', r'<\|close\|>think<\|sep\|>'), # Kimi K3
@@ -55,7 +56,7 @@ BLOCKS = [ # How a block of thinking opens and closes
 
 # %% ../nbs/03_responses.ipynb #9083c819
 _turn = r'(?:<\|(?:start|begin)\|>\s*(?:assistant\s*)?)'
-_aside = rf'{_turn}?(?:<\|channel\|>(?!\s*final)|to=(?!user\b)\w+(?=<\|message\|>)|<\|think\|>).*?(?:<\|(?:end|eom|eot|call|return)\|>\s*|\Z)'
+_aside = rf'{_turn}?(?:<\|channel\|>(?!\s*final)|to=(?!user\b)\w+(?=<\|message\|>)|<\|think\|>(?!.*<\|/think\|>)).*?(?:<\|(?:end|eom|eot|call|return)\|>\s*|\Z)'
 _final = r'(?:<\|channel\|>\s*final|to=user(?=<\|message\|>))(?:(?!<\|message\|>).)*(?:<\|message\|>|\Z)'
 _head = rf'(?:{_turn}?(?:{_final}|<\|content\|>)|{_turn}(?:<\|message\|>|\Z))'
 ASIDES = re.compile(rf'\s*(?:(?:{_aside})+{_head}?|{_head})', re.S) # Messages of a model to itself, and the head of the one to the user

@@ -205,7 +205,8 @@ def test_first_and_last_tokens(pre, flags, want, tmp_path):
     (dict(precompiled_charsmap=[1,2]), 'precompiled_charsmap'),
     (dict(remove_extra_whitespaces=True), 'remove_extra_whitespaces'), (dict(add_sep_token=True), 'add_sep_token'), (dict(telepathy=1), 'telepathy'),
     (dict(add_bos_token=True, bos_token_id=None), 'add_bos_token is true'), (dict(tokens=['a','a'], token_type=[1,1]), "twice, 'a'"),
-    (dict(token_type=[1]), 'different lengths'), (dict(padding_token_id=10**6), 'padding_token_id is 1000000'), (dict(merges='a b'), 'no tokenizer.ggml.merges')])
+    (dict(token_type=[1]), 'different lengths'), (dict(padding_token_id=10**6), 'padding_token_id is 1000000'),
+    (dict(merges='a b'), 'no tokenizer.ggml.merges')])
 def test_what_is_not_understood_is_refused_by_name(change, why):
     with pytest.raises(ValueError, match=re.escape(why)) as e: gguf_tokenizer(trained('qwen2')[1] | {GGML+k: v for k,v in change.items()})
     assert re.search("give the model's original folder or hub id|fetch it again", str(e.value)) and '\n' not in str(e.value)
@@ -277,6 +278,16 @@ def test_a_folder_with_another_splitting_is_found(tmp_path):
     d['pre_tokenizer'] = dict(type='ByteLevel', add_prefix_space=False, trim_offsets=True, use_regex=True)
     file.write_text(json.dumps(d), encoding='utf-8')
     assert "the rule 'smollm' of its GGUF file has ['ĊĊ', '1'" in splitting_fault(AutoTokenizer.from_pretrained(tmp_path), tmp_path)
+
+def test_a_splitting_where_there_is_none_is_found(tmp_path):
+    meta = made_up_spm(random.Random(0))[1]
+    for spaces in ('</s>', '[INST]'):   # a normaliser, or Metaspace
+        tok = gguf_tokenizer(meta | {GGML+'tokens': [spaces if o=='</s>' else o for o in meta[GGML+'tokens']]})
+        tok.save_pretrained(tmp_path)
+        assert splitting_fault(AutoTokenizer.from_pretrained(tmp_path), tmp_path) is None
+        tok.backend_tokenizer.pre_tokenizer = pre_tokenizers.Digits(individual_digits=True)
+        tok.save_pretrained(tmp_path)
+        assert 'where its GGUF file wants no splitting' in splitting_fault(AutoTokenizer.from_pretrained(tmp_path), tmp_path)
 
 def test_a_class_that_splits_otherwise_than_its_file_is_found(tmp_path):
     gguf_tokenizer(trained('deepseek-v3')[1]).save_pretrained(tmp_path)

@@ -79,6 +79,9 @@ families = dict(
     cohere=Family('<|START_THINKING|>Old kings.<|END_THINKING|><|START_RESPONSE|>', '<|END_RESPONSE|><|END_OF_TURN_TOKEN|>',
         '<|START_THINKING|> <|END_THINKING|> <|START_RESPONSE|> <|END_RESPONSE|> <|END_OF_TURN_TOKEN|>', end='<|END_RESPONSE|><|END_OF_TURN_TOKEN|>', shows='<|START_RESPONSE|>'),
     cohere_opened=Family('Old kings.<|END_THINKING|>', '<|END_OF_TURN_TOKEN|>', '<|START_THINKING|> <|END_THINKING|> <|END_OF_TURN_TOKEN|>', asks='<|START_THINKING|>', end='<|END_OF_TURN_TOKEN|>'),
+    bars=Family('<|thinking|>Old kings.<|/thinking|>\n', special='<|thinking|> <|/thinking|>'),
+    bars_think=Family('<|think|>Old kings.<|/think|>\n', special='<|think|> <|/think|>'),
+    chain=Family('<chain_of_thought>Old kings.</chain_of_thought>\n'),
     apertus=Family('<|inner_prefix|>Old kings.<|inner_suffix|>', '<|assistant_end|>', '<|inner_prefix|> <|inner_suffix|> <|assistant_start|> <|assistant_end|>',
         head='<|assistant_start|>', end='<|assistant_end|>'),
     gemma4=Family('<|channel>thought\nOld kings.<channel|>', '<turn|>', '<|channel> <channel|> <|turn> <turn|>', head='<|turn>model\n', end='<turn|>\n'),
@@ -173,6 +176,17 @@ def test_a_field_of_the_template():
     fmt = get_format('chat', made('qwen', jinja))
     t = fmt.full('', cell.question, '<think>\nOld kings.\n</think>\n\n'+answer)
     assert t.text==f'<user>{cell.question}<assistant><mull>Old kings.</mull>{answer}' and t.text[t.start:t.end]==answer
+
+@pytest.mark.parametrize('special', ['', '<|mull|> <|/mull|>'])
+def test_marks_of_no_known_kind(special):
+    "The template's field tells them; they are read back as the template writes them"
+    shows = "{{ '<|mull|>' + m.reasoning_content + '<|/mull|>' if m.reasoning_content }}"
+    tok = made('qwen', zoo['chatml'].jinja.replace("+ m.content }}", "}}"+shows+"{{ m.content }}"), f'<|im_start|> <|im_end|> {special}')
+    r,fmt = says(tok, f'<|mull|>Old kings.<|/mull|>{answer}<|im_end|>', '<|im_end|>')
+    t = fmt.full(r.system, r.question, r.text)
+    assert r.outcome=='complete' and averaged(tok, fmt, r)==answer and t.text[:t.start].endswith('<|mull|>Old kings.<|/mull|>')
+    assert says(tok, '<|mull|>Old'+' kings'*50, '<|im_end|>', 20)[0].outcome=='empty'
+    for o in ('I mull: <mull>', answer): assert says(tok, o+'<|im_end|>', '<|im_end|>')[0].text==o
 
 # ends of turns
 
