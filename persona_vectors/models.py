@@ -419,10 +419,15 @@ def text_config(self:ModelSource):
     return text
 
 # %% ../nbs/07_models.ipynb #dd2872e1
-def tekken(tok)->bool:
-    "Is it a Mistral tokenizer that merges bytes?"
-    return 'ByteLevel' in str(tok.backend_tokenizer.pre_tokenizer) and {'[INST]', '[TOOL_CALLS]'} <= tok.get_vocab().keys()
+@patch
+def split_as_trained(self:ModelSource, tok, **kw):
+    "The tokenizer `tok`, whose splitting transformers suspects, mended if it is Mistral's and merges bytes"
+    if 'ByteLevel' not in str(tok.backend_tokenizer.pre_tokenizer): return tok
+    if {'[INST]', '[TOOL_CALLS]'} <= tok.get_vocab().keys(): return self.load(type(tok), fix_mistral_regex=True, **kw)
+    warn(f"model {self.name!r}: transformers suspects that its tokenizer splits text wrongly (fix_mistral_regex); it is used as it is")
+    return tok
 
+# %% ../nbs/07_models.ipynb #50794de7
 @patch
 def processor_template(self:ModelSource)->str: # None if there is none
     "The chat template in `chat_template.json`"
@@ -453,8 +458,8 @@ def tokenizer(self:ModelSource, **kw):
     from transformers import AutoTokenizer
     tok = self.load(AutoTokenizer, **kw)
     if not tok.is_fast: raise ValueError(f"model {self.name!r} has no fast tokenizer, and answer spans need its character offsets")
-    if getattr(tok, 'fix_mistral_regex', None) is False and tekken(tok): tok = self.load(AutoTokenizer, fix_mistral_regex=True, **kw)
     tok = self._as_its_file(tok, **kw)
+    if getattr(tok.backend_tokenizer, 'fix_mistral_regex', None) is False: tok = self.split_as_trained(tok, **kw)
     if not tok.chat_template: tok.chat_template = self.processor_template()
     tok.embedded = self.embedded()
     return tok
@@ -495,7 +500,8 @@ def check_weights(self:ModelSource, missing, mismatched):
 def check_unused(self:ModelSource, model, unused):
     "ValueError if the files have scales for a block of `model` that has no place for them; other unused weights of its blocks are told"
     parts = {k for k,_ in model.named_modules() if re.search(r'\.\d+$', k)}
-    own = sorted(o for o in unused if any(o.startswith(f'{k}.') for k in parts))
+    names = {o.removeprefix(f'{model.base_model_prefix}.')+'.': o for o in unused}
+    own = sorted(o for n,o in names.items() if any(n.startswith(f"{k.removeprefix(f'{model.base_model_prefix}.')}.") for k in parts))
     if not own: return
     what = f"model {self.name!r}: its files hold {len(own)} weights for which a {model.config.model_type} model has no place, the first {own[0]}"
     if any(re.search('scale|zeros|qweight|absmax', o) for o in own):

@@ -93,6 +93,7 @@ NFC = set('qwen2 deepseek-r1-qwen f2llmv2 qwen35 hunyuan stablelm2 mpt olmo mode
 BEGIN = set('llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano tekken chameleon'.split())
 WHOLE = BEGIN-{'chameleon'} | set('glm4 glm5 minicpm5 youtu granite-embed-multi-97m'.split())
 SPACED = {'gemma4','granite-embed-multi-311m','sarvam-moe'} # No splitting: a space is a letter
+WHOLE_TEXT = '▁' # The rule of these, and of all SentencePiece models
 
 # %% ../nbs/05_pretokenizers.ipynb #97af264f
 GGML = 'tokenizer.ggml.'
@@ -192,8 +193,8 @@ def gguf_tokenizer(
     tok.add_tokens([o for o in first if not o.special])
     tok.add_special_tokens([o for o in first if o.special])
     tok.post_processor = around(meta, names)
-    kw = names if spaced(meta) else dict(names, ggml_pre=meta[GGML+'pre'])
-    return PreTrainedTokenizerFast(tokenizer_object=tok, chat_template=meta.get('tokenizer.chat_template'), **kw)
+    rule = WHOLE_TEXT if spaced(meta) else meta[GGML+'pre']   # kept in the folder, to be compared when it is loaded
+    return PreTrainedTokenizerFast(tokenizer_object=tok, chat_template=meta.get('tokenizer.chat_template'), ggml_pre=rule, **names)
 
 # %% ../nbs/05_pretokenizers.ipynb #081f9d45
 HARD = ("Steps:\n\n1. Go  2024\n\t\tif x == 12345678:\r\n\r\nI'm WE'LL don't O'Reilly's\n   XMLHttp camelCase 3.14  1,000,000 ٣٤ Ⅷ ²\n \n"
@@ -215,6 +216,8 @@ def splitting_fault(
 ): # None if there is no fault
     "A sentence on the first piece of `text` that `tok` splits otherwise than the rule of its GGUF file, or than its `tokenizer.json`"
     own,file,name = tok.backend_tokenizer,Path(folder)/'tokenizer.json',tok.init_kwargs.get('ggml_pre')
-    if name and (why := apart(cuts(own.pre_tokenizer, text), cuts(pre_tokenizer(name), text), f'the rule {name!r} of its GGUF file')): return why
+    got = cuts(own.pre_tokenizer, text)
+    if name==WHOLE_TEXT and len(got)>1: return f'the tokenizer splits {got[:4]} where its GGUF file wants no splitting'
+    if name in RULES and (why := apart(got, cuts(pre_tokenizer(name), text), f'the rule {name!r} of its GGUF file')): return why
     if file.is_file() and not getattr(tok, 'fix_mistral_regex', False):   # those that transformers mends differ from their file
         return apart(*(o.encode(text, add_special_tokens=False).tokens for o in (own, Tokenizer.from_file(str(file)))), 'its tokenizer.json')

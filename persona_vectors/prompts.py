@@ -13,7 +13,7 @@ from datetime import date
 from functools import lru_cache
 from fastcore.basics import patch
 from .config import halved
-from .responses import BLOCKS, CLOSE, spoken
+from .responses import ASIDES, BLOCKS, CLOSE, spoken
 
 # %% ../nbs/08_prompts.ipynb #1bc21d43
 def chat_messages(
@@ -274,7 +274,7 @@ def full(self:ChatFormat, system, question, answer)->Text:
 _opens = '|'.join(a for a,_ in BLOCKS)
 OPEN = re.compile(rf'(?:{_opens})\s*\Z') # The end of a prompt that opens a thinking block
 _block = re.compile(r'(?:'+'|'.join(rf'{a}\s*(?:{b})?' for a,b in BLOCKS)+rf'|{CLOSE})\s*\Z') # ... or opens and closes one
-_opening = re.compile(rf'\s*(?:(?:<\|(?:start|begin)\|>assistant)?\s*(?P<to><\|channel\|>|to=|<\|think\|>)|(?:{_opens}))')
+_opening = re.compile(rf'\s*(?:(?:<\|(?:start|begin)\|>\s*assistant)?\s*(?P<to><\|channel\|>|to=|<\|think\|>)|(?:{_opens}))')
 
 def opening(answer)->str:
     "The mark that opens the thinking in `answer`; empty if the prompt had opened it"
@@ -291,25 +291,49 @@ def thought(answer)->str:
     return re.sub(rf'^analysis|assistantfinal\Z|{CLOSE}\s*\Z', '', text.strip()).strip()
 
 # %% ../nbs/08_prompts.ipynb #6f1d46a7
-def _plain(answer, known):
-    "`answer` with `<think>` for special tokens that open its thinking, unless they are `known`"
+@patch
+def _has(self:ChatFormat, mark)->bool:
+    "Is `mark` one of this model's?"
+    return bool(mark) and (mark[:mark.find('>')+1] or mark) in self.template + ' '.join(self.tokenizer.added_tokens_encoder)
+
+@patch
+def _in_own_marks(self:ChatFormat, answer, around):
+    "`answer` with its thinking as this model, whose answers stand between `around`, can read it"
     mark,(a,b) = opening(answer),spoken(answer)
-    return answer if '|' not in mark or mark in known else f'<think>\n{thought(answer)}\n</think>\n\n{answer[a:b]}'
+    foreign = mark and not self._has(mark) and (ASIDES.match(answer) or '<think>' in around)
+    return f'<think>\n{thought(answer)}\n</think>\n\n{answer[a:b]}' if foreign and mark!='<think>' else answer
 
 # %% ../nbs/08_prompts.ipynb #c297f019
 @patch
 def _thought(self:ChatFormat, msgs, head, asks, shows, post):
     "The text of an answer that opens with thinking"
-    answer = _plain(msgs[-1]['content'], self.template + ''.join(self.tokenizer.added_tokens_encoder))
-    mark,at,adds = opening(answer),spoken(answer),shows.removeprefix(asks).strip()
+    answer = self._in_own_marks(msgs[-1]['content'], asks+shows)
+    mark,at,adds,said = opening(answer),spoken(answer),shows.removeprefix(asks).strip(),thought(answer)
     def after(s): return spliced(head+(_block.sub('', s) if mark else s), answer, post, at)
-    if (mark or '<think>') in asks+shows: return after(asks)
-    said = thought(answer)
+    if self._has(mark) or (mark or '<think>') in asks+shows: return after(asks)
     _,with_it,_ = self._seams(msgs, thinking=said, reasoning_content=said, reasoning=said)
-    if mark and mark in with_it: return after(asks)
     if said in with_it and (said or adds): return spliced(head+with_it, answer[slice(*at)], post)
     if not adds: return after(shows)
     raise ValueError(f"the chat template shows no thinking: leave the thinking block out of the answer, or {RAW}")
+
+# %% ../nbs/08_prompts.ipynb #48c6502f
+@lru_cache(8)
+def own_marks(fmt)->tuple: # (opening, closing), empty if they are known or not told
+    "The marks that the template of `fmt` puts around thinking, where `BLOCKS` has no such kind"
+    if fmt.name=='raw': return '', ''
+    said = _mark('THOUGHT')
+    try: asks,shows,_ = fmt._seams(chat_messages('', 'Hi', 'Hello'), thinking=said, reasoning_content=said, reasoning=said)
+    except ValueError: return '', ''
+    a,_,b = shows.removeprefix(asks).partition(said)
+    odd = a.strip() and b.strip() and not thinking(a+said+b)
+    return (a.strip(), b.strip()) if odd else ('', '')
+
+def in_known_marks(fmt, text)->str:
+    "`text` with `<think>` for the model's own marks of thinking, if they are of no known kind"
+    a,b = own_marks(fmt)
+    if not a or not text.lstrip().startswith(a): return text
+    said,closed,rest = text.lstrip()[len(a):].partition(b)
+    return f'<think>{said}' + f'</think>{rest}'*bool(closed)
 
 # %% ../nbs/08_prompts.ipynb #d93bf8b3
 @patch
@@ -402,13 +426,27 @@ def _after_answers(self:ChatFormat)->list:
     return [o.partition(_mark('MESSAGE1'))[2].partition(_mark('MESSAGE2'))[0] for o in texts]
 
 # %% ../nbs/08_prompts.ipynb #e669ce1a
+CALLS = '<|eom_id|>', '<|call|>' # With a call of a tool, Llama 3 and gpt-oss end their turn otherwise
+
 @lru_cache(8)
 def turn_ends(fmt)->tuple: # ids of tokens, texts
     "What ends a turn in the format `fmt`"
     if fmt.name=='raw': return (), tuple(fmt.stop)
-    tok = fmt.tokenizer
-    found = [_turn_end(tok, o) for o in fmt._after_answers()]
-    return tuple({tok.added_tokens_encoder[t] for t,_ in found if t}), tuple({s for _,s in found if s})
+    ids,found = fmt.tokenizer.added_tokens_encoder,[_turn_end(fmt.tokenizer, o) for o in fmt._after_answers()]
+    return tuple({ids[t] for t in (*CALLS, *(t for t,_ in found)) if t in ids}), tuple({s for _,s in found if s})
+
+# %% ../nbs/08_prompts.ipynb #b1ec7a01
+_ends = (r'(?:<\|(?:im_end|eot_id|eom_id|end|return|eot|endoftext|end_of_text|END_OF_TURN_TOKEN|assistant_end)\|>|'
+         r'<end_of_turn>|<turn\|>|<｜end▁of▁sentence｜>|<seed:eos>|</s>)\s*')
+_starts = (r'(?:<\|(?:im_start|start_header_id|start|user|assistant|system|START_OF_TURN_TOKEN|user_start)\|>|<start_of_turn>|<\|turn>|'
+           r'<｜User｜>|<seed:bos>|<s>|\[INST\])')
+RUN_ON = re.compile(rf'(?:{_ends})+(?:\Z|{_starts}.*)', re.S)
+
+def first_turn(text)->str:
+    "`text` up to a mark that ends a turn, if nothing follows or another turn does"
+    m = RUN_ON.search(text, thinking(text))
+    struck = m and m[0].startswith('</s>') and '<s>' in text[:m.start()]   # HTML: struck out
+    return text[:m.start()] if m and not struck else text
 
 # %% ../nbs/08_prompts.ipynb #88a95549
 def rendered_system(fmt, system)->str:
@@ -433,9 +471,10 @@ def markers(tokenizer)->frozenset:
     "The ids of all special tokens of `tokenizer`"
     return frozenset({i for i,t in tokenizer.added_tokens_decoder.items() if t.special} | set(tokenizer.all_special_ids))
 
-def decoded(tokenizer, ids, opened='')->str:
-    "The text of generated `ids`, after a block of thinking that the prompt has `opened`: markers are left out, those around and in thinking are kept"
-    whole = opened+tokenizer.decode(ids)
+# %% ../nbs/08_prompts.ipynb #8460abdc
+def decoded(fmt, tokenizer, ids, opened='')->str:
+    "The text of generated `ids`, after a block of thinking that the prompt has `opened`: markers are left out, but for those in and around thinking"
+    whole = in_known_marks(fmt, opened+tokenizer.decode(ids))
     n = thinking(whole)
     if not n: return opened+tokenizer.decode(ids, skip_special_tokens=True)
     special = tokenizer.convert_ids_to_tokens(list(markers(tokenizer)))

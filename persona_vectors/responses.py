@@ -39,24 +39,25 @@ class Response:
     def __repr__(self): return f"Response({', '.join(f'{k}={v!r}' for k,v in asdict(self).items() if v is not None)})"
 
 # %% ../nbs/03_responses.ipynb #49152e9e
-_think = r'(?i:think|thinking|thoughts?|reason|reasoning|scratchpad)'
+_think = r'(?i:think|thinking|thoughts?|reason|reasoning|rationale|reflection|scratchpad)'
 BLOCKS = [ # How a block of thinking opens and closes
     (rf'<(?P<tag>(?:[\w.-]*[:|_])?{_think})>', r'</(?P=tag)>'), # DeepSeek, Qwen 3, EXAONE, Seed-OSS (seed:think), MiniMax (mm:think), LongCat, ...
-    (r'\[(?P<box>THINK|THINKING|REASONING)\]', r'\[/(?P=box)\]'), # Mistral
+    (r'\[(?P<box>THINK|THINKING|THOUGHTS?|REASONING)\]', r'\[/(?P=box)\]'), # Mistral
     (r'◁think▷', r'◁/think▷'), # Kimi-VL
     (rf'<\|(?i:start|begin)(?P<name>\w*_{_think})\|>', r'<\|(?i:end)(?P=name)\|>'), # Cohere, OpenThinker
     (rf'<\|(?P<what>{_think})(?P<sep>[:_])(?i:start|begin)\|>', r'<\|(?P=what)(?P=sep)(?i:end)\|>'), # Solar
+    (rf'<\|(?P<bar>{_think})\|>', r'<\|/(?P=bar)\|>'),
     (r'<\|inner_prefix\|>', r'<\|inner_suffix\|>'), # Apertus
-    (r'<\|channel>thought', r'<channel\|>'), # Gemma 4
+    (r'<\|channel>\s*thought', r'<channel\|>'), # Gemma 4
     (r'<\|open\|>think<\|sep\|>', r'<\|close\|>think<\|sep\|>'), # Kimi K3
     (r'\[unused16\]', r'\[unused17\]'), # Pangu
     (r"Here(?: is|'s) my thought process:", r"(?=Here(?: is|'s) my response:)"), # Granite 3
     (r'Here are my reasoning steps:', r'(?=\[BEGIN FINAL RESPONSE\])')] # Apriel
 
 # %% ../nbs/03_responses.ipynb #9083c819
-_turn = r'(?:<\|(?:start|begin)\|>(?:assistant\s*)?)'
-_aside = rf'{_turn}?(?:<\|channel\|>(?!final)|to=(?!user\b)\w+(?=<\|message\|>)|<\|think\|>).*?(?:<\|(?:end|eom|eot|call|return)\|>\s*|\Z)'
-_final = r'(?:<\|channel\|>final|to=user(?=<\|message\|>))(?:(?!<\|message\|>).)*(?:<\|message\|>|\Z)'
+_turn = r'(?:<\|(?:start|begin)\|>\s*(?:assistant\s*)?)'
+_aside = rf'{_turn}?(?:<\|channel\|>(?!\s*final)|to=(?!user\b)\w+(?=<\|message\|>)|<\|think\|>(?!.*<\|/think\|>)).*?(?:<\|(?:end|eom|eot|call|return)\|>\s*|\Z)'
+_final = r'(?:<\|channel\|>\s*final|to=user(?=<\|message\|>))(?:(?!<\|message\|>).)*(?:<\|message\|>|\Z)'
 _head = rf'(?:{_turn}?(?:{_final}|<\|content\|>)|{_turn}(?:<\|message\|>|\Z))'
 ASIDES = re.compile(rf'\s*(?:(?:{_aside})+{_head}?|{_head})', re.S) # Messages of a model to itself, and the head of the one to the user
 
@@ -64,8 +65,10 @@ ASIDES = re.compile(rf'\s*(?:(?:{_aside})+{_head}?|{_head})', re.S) # Messages o
 CLOSE = rf'</(?:[\w.-]*[:|_])?{_think}>' # The closing tag of a block that the prompt has opened
 _quoted = '|'.join(rf'(?<={q}){CLOSE}{q}' for q in '`"\'')
 _closed = rf'(?:(?!<(?:[\w.-]*[:|_])?{_think}>).)*(?:(?!{_quoted}){CLOSE}|(?m:^)(?=\[BEGIN FINAL RESPONSE\]))'
-_said = r"(?:<(?:answer|response|output)>|<\|(?i:start_response|begin_of_solution)\|>|<\|open\|>response<\|sep\|>|\[BEGIN FINAL RESPONSE\]|Here(?: is|'s) my response:)"
-_over = re.compile(r'(?:</(?:answer|response|output)>|<\|(?i:end_response|end_of_solution)\|>|<\|close\|>response<\|sep\|>|\[END FINAL RESPONSE\])\Z')
+_said = (r"(?:<(?:answer|response|output)>|<\|(?i:start_response|begin_of_solution)\|>|<\|open\|>response<\|sep\|>|"
+         r"\[BEGIN FINAL RESPONSE\]|Here(?: is|'s) my response:)")
+_over = re.compile(r'(?:</(?:answer|response|output)>|<\|(?i:end_response|end_of_solution)\|>|<\|close\|>response<\|sep\|>|'
+                   r'\[END FINAL RESPONSE\])\Z')
 _blocks = '|'.join(rf'{a}.*?(?:{b}|\Z)' for a,b in BLOCKS)
 THINKING = re.compile(rf'(?:{ASIDES.pattern}|analysis.*?assistantfinal|(?:\s*(?:{_blocks}))+|{_closed})\s*(?:{_said})?\s*', re.S)
 

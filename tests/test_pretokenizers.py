@@ -1,9 +1,11 @@
 "Splitting and tokenizers of GGUF files, against rules written out by hand, a SentencePiece of our own, and tokenizers trained here"
 import json, random, re
-import pytest, regex
+import pytest, regex, torch
+from gguf import GGUFWriter
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from transformers import AutoTokenizer, LlamaConfig
-from persona_vectors.models import find_model
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from persona_vectors.gguf import convert_gguf
+from persona_vectors.models import find_model, load_causal
 from persona_vectors.pretokenizers import GGML, HARD, RULES, cuts, gguf_tokenizer, pre_tokenizer, splits, splitting_fault
 
 # What each family makes of two texts, pieces apart by a bar. Llama.cpp's own splitting gives the same, except where its regular expressions
@@ -54,7 +56,8 @@ CASES = {
         "myFile's| | 'tis| a_b|        | y1| /|\n|/| 3|.|14|\r\n\r\n|«x»| 1|,|234|,|567| "),
     'viking': ("I'm| WE'LL| (|go|)\n\n\n | XMLHttp| |1|2|3|4|5| 你好世界|!!\n\t|x=|1|.|5",
         "myFile's| | 'tis| a_b|        | y|1| /|\n|/| |3|.|1|4|\r\n\r\n|«x»| |1|,|2|3|4|,|5|6|7| "),
-    'superbpe': ("I'm WE'LL (go)\n\n\n  XMLHttp |12|345| 你好世界!!\n\tx=|1|.|5", "myFile's  'tis a_b         y|1| /\n/ |3|.|14|\r\n\r\n«x» |1|,|234|,|567| "),
+    'superbpe': ("I'm WE'LL (go)\n\n\n  XMLHttp |12|345| 你好世界!!\n\tx=|1|.|5",
+        "myFile's  'tis a_b         y|1| /\n/ |3|.|14|\r\n\r\n«x» |1|,|234|,|567| "),
     'falcon': ("I|'|m| WE|'|LL| |(|go|)|\n\n\n | XMLHttp| |123|45| 你好世界|!!|\n|\t|x|=|1|.|5",
         "myFile|'|s|  |'|tis| a|_|b|        | y|1| |/|\n|/| 3|.|14|\r\n\r\n|«|x|»| 1|,|234|,|567| "),
     'chameleon': ("I|'|m| WE|'|LL| |(|go|)|\n|\n|\n|  |XMLHttp| |1|2|3|4|5| 你好世界|!|!|\n|\t|x|=|1|.|5",
@@ -112,6 +115,8 @@ def test_the_embedded_model_has_its_own_tokens():
 
 # A byte-level model for each name, trained here on a text that shows the rules apart
 
+PLAIN = HARD.replace('\u212b', '').replace('e\u0301', '')   # what NFC leaves alone
+
 def trained(name):
     "A tokenizer trained on hard text with the rule of `name`, and a file's metadata for it"
     twin = Tokenizer(models.BPE())
@@ -120,8 +125,9 @@ def trained(name):
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), special_tokens=['<s>', '<｜end▁of▁turn｜>', '<think>']))
     m = json.loads(twin.to_str())['model']
     tokens = sorted(m['vocab'], key=m['vocab'].get)
-    return twin, {'general.architecture': 'llama', GGML+'model': 'gpt2', GGML+'pre': name, GGML+'tokens': tokens, GGML+'merges': [' '.join(o) for o in m['merges']],
-        GGML+'token_type': [3,3,4]+[1]*(len(tokens)-3), GGML+'bos_token_id': 0, GGML+'eos_token_id': 1}
+    own = dict(model='gpt2', pre=name, tokens=tokens, merges=[' '.join(o) for o in m['merges']], token_type=[3,3,4]+[1]*(len(tokens)-3),
+               bos_token_id=0, eos_token_id=1)
+    return twin, {'general.architecture': 'llama'} | {GGML+k: v for k,v in own.items()}
 
 @pytest.mark.parametrize('name', ['gpt-2', 'smollm', 'llama-bpe', 'qwen2', 'glm4', 'deepseek-llm', 'deepseek-coder', 'deepseek-v3', 'command-r', 'exaone',
                                   'tekken', 'gpt-4o', 'kimi-k2', 'falcon', 'superbpe', 'afmoe'])
@@ -129,12 +135,51 @@ def test_a_twin_from_metadata(name, tmp_path):
     twin,meta = trained(name)
     tok = gguf_tokenizer(meta)
     tok.save_pretrained(tmp_path)
-    text = HARD.replace('\u212b', '').replace('e\u0301', '')   # what NFC leaves alone
     for o in (tok, AutoTokenizer.from_pretrained(tmp_path)):
-        assert o(text, add_special_tokens=False).input_ids==twin.encode(text, add_special_tokens=False).ids
+        assert o(PLAIN, add_special_tokens=False).input_ids==twin.encode(PLAIN, add_special_tokens=False).ids
         assert splitting_fault(o, tmp_path) is None
     other = gguf_tokenizer(meta | {GGML+'pre': 'bloom'})
-    assert other(text, add_special_tokens=False).input_ids!=tok(text, add_special_tokens=False).input_ids
+    assert other(PLAIN, add_special_tokens=False).input_ids!=tok(PLAIN, add_special_tokens=False).input_ids
+
+TENSORS = {'model.embed_tokens': 'token_embd', 'model.norm': 'output_norm', 'lm_head': 'output', 'input_layernorm': 'attn_norm', 'self_attn.q_proj': 'attn_q',
+    'self_attn.k_proj': 'attn_k', 'self_attn.v_proj': 'attn_v', 'self_attn.o_proj': 'attn_output', 'post_attention_layernorm': 'ffn_norm',
+    'mlp.gate_proj': 'ffn_gate', 'mlp.up_proj': 'ffn_up', 'mlp.down_proj': 'ffn_down'}
+
+def small(meta):
+    return LlamaForCausalLM(LlamaConfig(vocab_size=len(meta[GGML+'tokens']), hidden_size=8, intermediate_size=16, num_hidden_layers=2,
+        num_attention_heads=4, max_position_embeddings=512)).eval()
+
+def write_gguf(path, model, meta):
+    "A file of a Llama with heads of two numbers, whose order is then the same in both formats"
+    c,w = model.config,GGUFWriter(path, 'llama')
+    for f,v in dict(block_count=c.num_hidden_layers, context_length=512, embedding_length=c.hidden_size, feed_forward_length=c.intermediate_size,
+        head_count=c.num_attention_heads, head_count_kv=c.num_key_value_heads, layer_norm_rms_eps=c.rms_norm_eps, vocab_size=c.vocab_size,
+        rope_dimension_count=2).items(): getattr(w, f'add_{f}')(v)
+    for k,v in meta.items():
+        if k!='general.architecture': {list: w.add_array, bool: w.add_bool, str: w.add_string, int: w.add_uint32}[type(v)](k, v)
+    for k,v in model.state_dict().items():
+        k = k.removesuffix('.weight')
+        w.add_tensor((TENSORS[k] if k in TENSORS else f"blk.{k.split('.')[2]}.{TENSORS[k.split('.', 3)[3]]}")+'.weight', v.numpy())
+    for f in (w.write_header_to_file, w.write_kv_data_to_file, w.write_tensors_to_file, w.close): f()
+
+@pytest.mark.parametrize('name', {names.split()[0] for names in CASES} | {'glm4', 'exaone', 'command-r'})
+def test_a_whole_file_is_read_as_its_twin(name, tmp_path):
+    twin,meta = trained(name)
+    torch.manual_seed(0)
+    model = small(meta)
+    write_gguf(tmp_path/'m.gguf', model, meta)
+    convert_gguf(tmp_path/'m.gguf', tmp_path/'m')
+    src = find_model(str(tmp_path/'m'))
+    got,want = src.tokenizer()(PLAIN, add_special_tokens=False).input_ids, twin.encode(PLAIN).ids
+    assert got==want
+    with torch.no_grad(): a,b = load_causal(src)(torch.tensor([got])).logits, model(torch.tensor([want])).logits
+    assert (a-b).norm()/b.norm()<1e-6
+
+@pytest.mark.parametrize('name', ['default', 'whitespace', 'elvish'])
+def test_a_whole_file_with_a_rule_that_is_not_known_is_refused_by_name(name, tmp_path):
+    meta = trained('qwen2')[1] | {GGML+'pre': name}
+    write_gguf(tmp_path/'m.gguf', small(meta), meta)
+    with pytest.raises(ValueError, match=f"tokenizer.ggml.pre is '{name}'"): convert_gguf(tmp_path/'m.gguf', tmp_path/'m')
 
 def test_control_tokens_outside_the_byte_alphabet_are_matched_whole():
     tok = gguf_tokenizer(trained('deepseek-v3')[1])
@@ -156,10 +201,12 @@ def test_first_and_last_tokens(pre, flags, want, tmp_path):
 
 @pytest.mark.parametrize('change,why', [(dict(pre='elvish'), "'elvish'"), (dict(pre='default'), "'default'"), (dict(pre=None), 'no tokenizer.ggml.pre'),
     (dict(model='bert'), "'bert'"), (dict(model='rwkv'), "'rwkv'"), (dict(model='plamo2'), "'plamo2'"), (dict(model='t5'), "'t5'"), (dict(model=None), 'None'),
-    (dict(merges=None), 'no tokenizer.ggml.merges'), (dict(token_type=None), 'no tokenizer.ggml.token_type'), (dict(precompiled_charsmap=[1,2]), 'precompiled_charsmap'),
+    (dict(merges=None), 'no tokenizer.ggml.merges'), (dict(token_type=None), 'no tokenizer.ggml.token_type'),
+    (dict(precompiled_charsmap=[1,2]), 'precompiled_charsmap'),
     (dict(remove_extra_whitespaces=True), 'remove_extra_whitespaces'), (dict(add_sep_token=True), 'add_sep_token'), (dict(telepathy=1), 'telepathy'),
     (dict(add_bos_token=True, bos_token_id=None), 'add_bos_token is true'), (dict(tokens=['a','a'], token_type=[1,1]), "twice, 'a'"),
-    (dict(token_type=[1]), 'different lengths'), (dict(padding_token_id=10**6), 'padding_token_id is 1000000'), (dict(merges='a b'), 'no tokenizer.ggml.merges')])
+    (dict(token_type=[1]), 'different lengths'), (dict(padding_token_id=10**6), 'padding_token_id is 1000000'),
+    (dict(merges='a b'), 'no tokenizer.ggml.merges')])
 def test_what_is_not_understood_is_refused_by_name(change, why):
     with pytest.raises(ValueError, match=re.escape(why)) as e: gguf_tokenizer(trained('qwen2')[1] | {GGML+k: v for k,v in change.items()})
     assert re.search("give the model's original folder or hub id|fetch it again", str(e.value)) and '\n' not in str(e.value)
@@ -231,6 +278,16 @@ def test_a_folder_with_another_splitting_is_found(tmp_path):
     d['pre_tokenizer'] = dict(type='ByteLevel', add_prefix_space=False, trim_offsets=True, use_regex=True)
     file.write_text(json.dumps(d), encoding='utf-8')
     assert "the rule 'smollm' of its GGUF file has ['ĊĊ', '1'" in splitting_fault(AutoTokenizer.from_pretrained(tmp_path), tmp_path)
+
+def test_a_splitting_where_there_is_none_is_found(tmp_path):
+    meta = made_up_spm(random.Random(0))[1]
+    for spaces in ('</s>', '[INST]'):   # a normaliser, or Metaspace
+        tok = gguf_tokenizer(meta | {GGML+'tokens': [spaces if o=='</s>' else o for o in meta[GGML+'tokens']]})
+        tok.save_pretrained(tmp_path)
+        assert splitting_fault(AutoTokenizer.from_pretrained(tmp_path), tmp_path) is None
+        tok.backend_tokenizer.pre_tokenizer = pre_tokenizers.Digits(individual_digits=True)
+        tok.save_pretrained(tmp_path)
+        assert 'where its GGUF file wants no splitting' in splitting_fault(AutoTokenizer.from_pretrained(tmp_path), tmp_path)
 
 def test_a_class_that_splits_otherwise_than_its_file_is_found(tmp_path):
     gguf_tokenizer(trained('deepseek-v3')[1]).save_pretrained(tmp_path)

@@ -18,7 +18,8 @@ def not_found(name, lists, found, n, blocks):
     outer = {k: len(m) for k,m in lists.items() if not any(k.startswith(f'{o}.') for o in lists)}
     there = ', '.join(f'{k!r} of {o}' for k,o in outer.items()) or 'none'
     said = f"{name} has {f'{len(found)} lists' if found else 'no list'} of {n} blocks{f' at {blocks!r}' if blocks else ''}"
-    if {o.split('.')[0] for o in found}>={'encoder','decoder'}: return f"{said}, in an encoder and a decoder: it is an encoder-decoder and cannot be read; take a decoder"
+    both = {o.split('.')[0] for o in found}>={'encoder','decoder'}
+    if both: return f"{said}, in an encoder and a decoder: it is an encoder-decoder and cannot be read; take a decoder"
     if found or n in outer.values(): return f"{said}: say which one it is with blocks=... (--blocks). Its module lists: {there}"
     return (f"{said}, which is what its configuration counts: its blocks run several times, or are counted otherwise, "
             f"so it cannot be read. Its module lists: {there}")

@@ -185,6 +185,13 @@ def reading_bar(means, progress):
     n = sum(len(s) for s,o in zip(means.seqs, means.done.tolist()) if o)
     return tqdm(total=sum(map(len, means.seqs)), initial=n, unit='tok', unit_scale=True, desc='Reading', disable=not progress)
 
+# %% ../../nbs/extraction/23_engine.ipynb #e20d51de
+def packs(model, blocks)->bool:
+    "`can_pack`, asked once for each model"
+    model.packs = getattr(model, 'packs', None) or {}
+    if blocks not in model.packs: model.packs[blocks] = can_pack(model, partial(block_outputs, model, blocks=blocks))
+    return model.packs[blocks]
+
 # %% ../../nbs/extraction/23_engine.ipynb #32d860f7
 def read(
     model:nn.Module, # From `load_blocks`
@@ -198,7 +205,7 @@ def read(
     "The residual stream at `layers`, averaged over each sequence's span; FloatingPointError and MemoryError name the sequence"
     means = means or Means(seqs, layers, model.config.hidden_size)
     check_blocks(model, blocks)
-    budget,packed = batch_tokens or default_batch_tokens(model.device),can_pack(model, partial(block_outputs, model, blocks=blocks))
+    budget,packed = batch_tokens or default_batch_tokens(model.device),packs(model, blocks)
     with reading_bar(means, progress) as bar, keeping_memory():
         for b,got in each_batch(seqs, partial(read_batch, model, layers=layers, blocks=blocks), budget, packed, means.todo, batch_key(model)):
             means.add(b.index, got)

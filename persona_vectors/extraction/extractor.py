@@ -19,13 +19,14 @@ from ..prompts import context_length, get_format, preview, rendered_system, toke
 from ..responses import Response
 from ..selection import Selection, select
 from .planning import Plan, free_memory, plan_reading
+from .probe import blocks_to_compare, probe
 from .streaming import read_streamed
 from .vectors import PersonaVectors, Row, load_vectors
 
 # %% ../../nbs/extraction/27_extractor.ipynb #b59a8da4
 class ActivationExtractor:
     "Reads conversations through the first blocks of a model; loads nothing until it has to"
-    def __init__(self, config:PersonaVectorConfig): self.config,self._blocks = config,None
+    def __init__(self, config:PersonaVectorConfig): self.config,self._blocks,self.probed = config,None,{}
     @cached_property
     def source(self): return find_model(self.config.model_name, self.config.hf_token)
     @cached_property
@@ -115,6 +116,25 @@ def plan(self:ActivationExtractor,
     return plan_reading(self.source.text_config(), layers, seqs, self.dtype, self.device, False if here and c.stream is None else c.stream,
         c.batch_tokens, c.blocks, self.source.label, free_memory('auto') if c.device=='auto' else None, measure=measure)
 
+# %% ../../nbs/extraction/27_extractor.ipynb #6fd771ca
+@patch
+def probe_reading(self:ActivationExtractor,
+    seqs:list, # `Tokens` that will be read
+    layers:list, # Layer indices
+    stream:bool=False # Block by block
+)->dict: # What was compared
+    "`probe` for these layers, the first time; ValueError if they are read otherwise than by transformers alone"
+    key,c = (tuple(layers),stream),self.config
+    def as_all(some, ks, dtype, budget):
+        if stream: return read_streamed(self.source, some, ks, dtype, self.device, budget or c.batch_tokens, False, blocks=c.blocks)
+        m = self.blocks(max(*layers, *ks)) if dtype==self.dtype else load_blocks(self.source, max(ks), dtype, self.placed_on, c.blocks)
+        return read(m, some, ks, budget or c.batch_tokens, False, blocks=c.blocks)
+    if key not in self.probed:
+        if not stream: self.blocks(max(1, *layers))                              # what it takes is not free
+        k = blocks_to_compare(self.source, free_memory(self.device), max(layers), not stream, c.blocks)
+        self.probed[key] = probe(self.source, self.tokenizer, seqs, layers, as_all, self.dtype, self.device, k, c.blocks)
+    return self.probed[key]
+
 # %% ../../nbs/extraction/27_extractor.ipynb #cd678eb5
 @patch
 def read_rest(self:ActivationExtractor,
@@ -127,6 +147,7 @@ def read_rest(self:ActivationExtractor,
     c,seqs,layers = self.config,kept.seqs,kept.layers
     p = plan or self.plan([seqs[i] for i in kept.todo], layers)
     if not plan: log.info(p)
+    self.probe_reading([seqs[i] for i in kept.todo], layers, p.stream)
     if p.stream:
         return read_streamed(self.source, seqs, layers, self.dtype, self.device, c.batch_tokens, progress, kept, c.blocks, p.place, p.chunks)
     return read(self.blocks(max(layers)), seqs, layers, c.batch_tokens, progress, kept, c.blocks)
@@ -192,6 +213,7 @@ def extract_persona_vectors(
     seqs = extractor.conversations(rows, prompt_of(read_under, selection.prompts))
     key = dict(extractor.cache_key(selection, layers, read_under), order=content_hash([r.key for r in rows]))
     means = extractor.means(seqs, layers, progress, partial, key)
+    about |= {'probe': o for (ks,_),o in extractor.probed.items() if list(ks)==layers}
     return PersonaVectors(means, [Row(r.persona, r.question, r.prompt, r.sample, t.end-t.start) for r,t in zip(rows, seqs)], layers, about)
 
 # %% ../../nbs/extraction/27_extractor.ipynb #47976591

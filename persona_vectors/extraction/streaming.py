@@ -248,7 +248,7 @@ def _through(self:_Streamed, bs):
         for i,b in enumerate(bs):
             out = run_block(w, block, hs[i].to(w.device), fill_in(calls[i][j], more.get(i)), b)
             hs[i] = h = block_output(out)
-            if carries(calls[i], j+1): more[i] = out
+            if carries(calls[i], j+1): more[i] = None,*out[1:]
             self.pool(j+1, h, b, got, i)
             self.bar.update(sum(len(self.means.seqs[o]) for o in b.index)/max(layers))
         w.drop(j)

@@ -222,6 +222,16 @@ def _from_pt(path):
     rows = [Row(p, '(not recorded)') for p in d]
     return PersonaVectors(torch.stack([t.float() for t in d.values()])[:,None], rows, [None], {'read from': path.name})
 
+# %% ../../nbs/extraction/20_vectors.ipynb #a320c9ed
+def _checked(v):
+    "`v`; ValueError if a file holds something in it that could not be computed with"
+    if not all(isinstance(o, str) for r in v.rows for o in (r.persona,r.question)): raise ValueError('a name of a persona or a question in it is not text')
+    if odd := [k for k in v.layers if k is not None and (type(k) is not int or k<0)]: raise ValueError(f'{odd[0]!r:.20} among its layers is no index')
+    if not v.rows or v.means.dim()!=3: raise ValueError(f'it has no answers: its means are of shape {tuple(v.means.shape)}')
+    if not v.means.is_floating_point(): raise ValueError(f'its means are {v.means.dtype}, and not floating-point numbers')
+    if not v.means.isfinite().all(): raise ValueError('its means hold numbers that are not finite')
+    return v
+
 # %% ../../nbs/extraction/20_vectors.ipynb #e32fdee0
 def load_vectors(
     path # `.safetensors` from `save`, or a `.pt` dict of tensors
@@ -231,12 +241,12 @@ def load_vectors(
     if not path.is_file(): raise FileNotFoundError(f"no vectors file at {path}: make one with `persona-vectors extract`, or check the path")
     check_kind(path, 'persona vectors')
     try:
-        if path.suffix=='.pt': return _from_pt(path)
+        if path.suffix=='.pt': return _checked(_from_pt(path))
         means,head = load_tensors(path, VECTORS_FORMAT, 'responses.means')
-        return PersonaVectors(means, [Row(**o) for o in head['rows']], head['layers'], head['meta'])
+        return _checked(PersonaVectors(means, [Row(**o) for o in head['rows']], head['layers'], dict(head['meta'])))
     except OSError: raise
     except Exception as e:
-        raise ValueError(f"{path} does not hold persona vectors ({str(e).splitlines()[0]}): check the path, "
+        raise ValueError(f"{path} does not hold persona vectors ({' '.join(str(e).split())}): check the path, "
                          "or extract again if the file is damaged") from None
 
 # %% ../../nbs/extraction/20_vectors.ipynb #e0161cca
@@ -278,8 +288,10 @@ def load(cls:Direction, path):
     if not Path(path).is_file(): raise FileNotFoundError(f"no direction file at {path}")
     check_kind(path, 'a direction')
     try: vector,head = load_tensors(path, DIRECTION_FORMAT, 'direction')
-    except Exception as e: raise ValueError(f"{path} is damaged or holds no direction ({str(e).splitlines()[0]})") from None
-    return cls(vector, **head)
+    except Exception as e: raise ValueError(f"{path} is damaged or holds no direction ({' '.join(str(e).split())})") from None
+    if not isinstance(head, dict) or not isinstance(head.get('orientation'), str) or type(head.get('layer')) is not int or vector.dim()!=1:
+        raise ValueError(f"{path} holds a direction without an orientation, a layer or a vector as they should be: save it again with Direction.save")
+    return cls(vector, **{k: head[k] for k in ('orientation','layer','model','made_of') if k in head})
 
 # %% ../../nbs/extraction/20_vectors.ipynb #0c963a4f
 @patch

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 from fastcore.basics import patch
 from ..config import PersonaVectorConfig
-from ..prompts import RawFormat, chat_messages, in_front
+from ..prompts import RawFormat, chat_messages, first_turn, in_front
 from ..responses import Response
 
 # %% ../../nbs/generation/11_endpoint.ipynb #8179e567
@@ -86,6 +86,7 @@ def read_answer(config:PersonaVectorConfig, r:Response, res)->Response:
     if why=='error' or not (text.strip() or why): raise NoAnswer('the endpoint sent an empty answer and no reason')
     text = text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')   # half an emoji becomes �
     if raw: text = text.removeprefix(' ')   # of `Assistant: `; put back when the answer is read
+    if (first := first_turn(text))!=text: text,why = first,('stop' if why=='length' else why)
     model = str(res.model or '')
     same = is_alias(config.openrouter_model or config.model_name, model)
     return replace(r, text=text, finish_reason=why, model=None if same else model, **usage(res))

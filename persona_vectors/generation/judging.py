@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from fastcore.basics import patch
 from math import exp
 from pathlib import Path
-from ..config import PersonaVectorConfig, content_hash, log
+from ..config import PersonaVectorConfig, content_hash, halved, log
 from .endpoint import Filtered, NoAnswer, longest, read_answer, request, send, usage
 from .answers import Generation, Journal, local_source, settings
 from .local import LocalModel
@@ -82,6 +82,17 @@ Answer: {{answer}}
 How strongly does the answer show this trait? 0 means not at all, 100 means as strongly as can be.
 Reply with one whole number from 0 to 100 and nothing else.""")
 
+# %% ../../nbs/generation/13_judging.ipynb #3e9d14c2
+def _rubric(d, where):
+    "The rubric that `d`, read from `where`, describes"
+    expected = 'expected name and description, or name, text and top'
+    if not isinstance(d, Mapping): raise ValueError(f"rubric {where!r} is {d!r:.60}: {expected}")
+    for k,o in d.items():
+        if k!='top' and not isinstance(o, str): raise ValueError(f"rubric {where!r}: its {k} is {o!r:.60}, not text: {expected}")
+        if k!='top' and (odd := halved(o)): raise ValueError(f"rubric {where!r}: its {k} has {odd}")
+    try: return trait_rubric(**d) if 'description' in d else Rubric(**d)
+    except TypeError: raise ValueError(f"rubric {where!r} has {', '.join(map(str, d)) or 'nothing in it'}: {expected}") from None
+
 # %% ../../nbs/generation/13_judging.ipynb #e5840d69
 def load_rubric(
     src # 'role' or 'coherence'; a mapping with `name` and `description`, or `name`, `text` and `top`; or a JSON or YAML file of one
@@ -92,9 +103,10 @@ def load_rubric(
     if isinstance(src, str) and src in built_in: return built_in[src]
     if isinstance(src, str) and not Path(src).suffix:
         raise ValueError(f"rubric {src!r} is not built in (role, coherence are), nor a .json or .yaml file")
-    d = src if isinstance(src, Mapping) else read_data(Path(src), ('.json', '.yaml', '.yml'))
-    try: return trait_rubric(**d) if 'description' in d else Rubric(**d)
-    except TypeError: raise ValueError(f"rubric {src!r} has {', '.join(d)}: expected name and description, or name, text and top") from None
+    if isinstance(src, Mapping): return _rubric(src, dict(src))
+    d = read_data(Path(src), ('.json', '.yaml', '.yml'))
+    try: return _rubric(d, str(src))
+    except ValueError as e: raise ValueError(str(e) if str(src) in str(e) else f'{src}: {e}') from None
 
 # %% ../../nbs/generation/13_judging.ipynb #89165847
 def expected_score(p:dict)->float:

@@ -181,7 +181,7 @@ def batch_form(model)->str: # A key of `FORMS`; the same model is asked once
 # %% ../../nbs/generation/10_local.ipynb #b200da58
 class LocalModel:
     "A causal language model that answers batches of prompts"
-    longest = 0 # Tokens of the longest batch so far
+    longest,form = 0,'padded' # Tokens of the longest batch so far; how prompts share a batch
     def __init__(self,
         model, # A causal language model of transformers
         tokenizer, # Its fast tokenizer
@@ -215,8 +215,9 @@ def ends(self:LocalModel)->list:
 def is_end(self:LocalModel, ids)->bool:
     "Is the last of `ids` a token that ends the answer, and not only a message of the model to itself?"
     if ids[-1] not in self.ends: return False
-    aside = self.tokenizer.convert_ids_to_tokens(ids[-1]) in ('<|end|>','<|eom|>')
-    return not (aside and ASIDES.fullmatch(self.tokenizer.decode(ids)))
+    if self.tokenizer.convert_ids_to_tokens(ids[-1]) not in ('<|end|>','<|eom|>'): return True
+    text = self.tokenizer.decode(ids)
+    return not ((m := ASIDES.match(text)) and m.end()==len(text))
 
 # %% ../../nbs/generation/10_local.ipynb #931f1898
 @patch
@@ -288,7 +289,7 @@ def generate(self:LocalModel,
 def finished(self:LocalModel, ids, prompt)->dict: # text, finish_reason
     "The answer in the generated `ids`, up to the end token or a stop string"
     ended,m = self.is_end(ids),OPEN.search(prompt)
-    text = decoded(self.tokenizer, ids[:-1] if ended else ids, m[0] if m else '')
+    text = decoded(self.format, self.tokenizer, ids[:-1] if ended else ids, m[0] if m else '')
     if self.format.name=='raw': text = text.removeprefix(' ')
     cuts = [text.index(s, n) for s in turn_ends(self.format)[1] if s in text[(n := thinking(text)):]]
     return dict(text=text[:min(cuts)] if cuts else text, finish_reason='stop' if ended or cuts else 'length')

@@ -10,7 +10,7 @@ import json, re, tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from ..analysis.readings import difference
-from ..config import atomic_write, check_kind, file_kind
+from ..config import atomic_write, check_file, check_kind, file_kind
 from ..personas import split_names
 from ..models import find_model, same_model
 from ..extraction.vectors import Direction, PersonaVectors, Row, load_pt, save_pt
@@ -219,7 +219,7 @@ def from_role_files(files, m):
     "`PersonaVectors` from the contents of assistant-axis' role files, by path"
     if not files: raise ValueError('there is no .pt file in it')
     for p,o in files.items():
-        if not isinstance(o, dict) or not {'vector','role'}<=set(o):
+        if not isinstance(o, dict) or not isinstance(o.get('vector'), Tensor) or not isinstance(o.get('role'), str):
             raise ValueError(f"{p.name} has no 'vector' and 'role': it is no role file of assistant-axis")
         if tuple(o['vector'].shape)!=(m.num_layers, m.width):
             raise ValueError(f"{p.name} holds {tuple(o['vector'].shape)}, and {m.label} has {m.num_layers} blocks and is {m.width} wide: "
@@ -258,10 +258,12 @@ def import_file(
     path,m = Path(path),find_model(model)
     if format: fitting([], format, 0)                                # ValueError for an unknown name
     if not path.exists(): raise FileNotFoundError(f"there is no file or folder {path}")
+    if path.is_file(): check_file(path)
     try:
         gguf = path.is_file() and path.open('rb').read(4)==b'GGUF'
         if gguf: return from_gguf(path, m, format, orientation)
         if orientation: raise ValueError(f"orientation={orientation!r} is for a GGUF file that does not say it; here the format does: leave it out")
+        if path.suffix=='.gguf' and path.is_file(): raise ValueError('it does not begin as a GGUF file does: download it again')
         if path.is_dir(): return from_role_files({p: load_pt(p) for p in sorted(path.glob('*.pt'))}, m)
         if path.suffix in ('.json','.jsonl','.safetensors'):
             by = 'load_vectors` or `load_direction' if path.suffix=='.safetensors' else 'load_responses'

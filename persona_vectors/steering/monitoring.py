@@ -281,7 +281,7 @@ def stream(self:Monitor,
     u = torch.rand(1, max_tokens, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     steps = lm.decoding([ids], len(ids)+max_tokens).tokens(u, temperature, read_last=True)
     new,_ = self._read(steps)
-    while new not in [None, *lm.ends] and not (out and lm.is_over(out)):
+    while new is not None and not lm.is_end([*out, new]) and not (out and lm.is_over(out)):
         out.append(new)
         new,x = self._read(steps)
         now = self.tokenizer.decode(out, skip_special_tokens=True)
