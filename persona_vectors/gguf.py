@@ -86,6 +86,7 @@ def read_header(path, whole=()):
         found = [(c.text(), [c.take('Q') for _ in range(c.take('I'))], c.take('I'), c.take('Q')) for _ in range(n)]
     except struct.error as e: raise ValueError(f"the file is torn ({e}): download it again") from None
     align = meta.get('general.alignment', 32)
+    if type(align)!=int or align<1: raise ValueError(f"the file is torn (its 'general.alignment' is {align!r}): download it again")
     return meta,{name: located(buf, name, dims, kind, -(-c.at//align)*align+at) for name,dims,kind,at in found}
 
 # %% ../nbs/06_gguf.ipynb #1b162203
@@ -109,7 +110,7 @@ class Gguf:
     tensors:dict
     asked:set=field(default_factory=set)
     @property
-    def arch(self): return self.meta.get('general.architecture')
+    def arch(self): return str(self.meta.get('general.architecture'))
     def get(self, key, default=None):
         key = key if key.startswith(('general.','tokenizer.')) else f'{self.arch}.{key}'
         self.asked.add(key)
@@ -198,6 +199,7 @@ def rope_parameters(g, head_dim, partial=False):
     base,kind,dim = g.get('rope.freq_base', 10000.),g.get('rope.scaling.type'),g.get('rope.dimension_count') or head_dim
     factors = [g.get(o) for o in ('rope.scaling.factor','rope.scale_linear')]   # the second is its old name
     factor = next((o for o in factors if o and kind!='none'), 1.)
+    if base<=0 or factor<=0: raise ValueError(f"its rotary base {base} or factor {factor} is not positive: fetch the file again")
     if dim!=head_dim and not partial:
         raise ValueError(f"its '{g.arch}.rope.dimension_count' is {dim}, but all {head_dim} numbers of a head turn here: {ELSE}")
     return scaled(g, kind, factor, dim, base) | dict(rope_theta=base) | (dict(partial_rotary_factor=dim/head_dim) if partial else {})
@@ -215,14 +217,15 @@ class Arch:
     model_type:str
     keys:dict                              # Metadata key to field of the configuration
     fixed:dict=field(default_factory=dict) # Fields that are the same in all its files
-    ops:dict=field(default_factory=dict)   # Pattern of a weight's name in transformers to how it was changed
+    ops:dict=field(default_factory=dict)   # Pattern of a weight's name in transformers to how it was changed, and the order of its rows
     extra:object=None                      # Makes the other fields, from the file and those so far
     partial:bool=False                     # May positions turn a part of a head?
     rope:bool=True                         # Are its positions rotary?
 
 # %% ../nbs/06_gguf.ipynb #926e0929
-QK = {r'q_proj\.(weight|bias)$': 'halves num_attention_heads', r'k_proj\.(weight|bias)$': 'halves num_key_value_heads'}
-STACKED = {r'experts\.(gate_up|down)_proj$': 'experts'}
+QK = {r'q_proj\.(weight|bias)$': ('', lambda c, n: halves(n, c.num_attention_heads)),
+      r'k_proj\.(weight|bias)$': ('', lambda c, n: halves(n, c.num_key_value_heads))}
+STACKED = {r'experts\.(gate_up|down)_proj$': ('experts',None)}
 
 def llama_extra(g, c):
     "Fields of the kinds of model that share the name 'llama'"
@@ -233,9 +236,10 @@ def llama_extra(g, c):
     return out
 
 QWEN,SPARSE = dict(use_sliding_window=False),dict(decoder_sparse_step=1, mlp_only_layers=[])
+SHARED_GATE = {'shared_expert_gate': ('reshape',None)}
 SHARED = {'expert_shared_feed_forward_length': 'shared_expert_intermediate_size'}
 ARCHS = dict(llama=Arch('llama', RMS, ops=QK|STACKED, extra=llama_extra), qwen2=Arch('qwen2', RMS, QWEN), qwen3=Arch('qwen3', RMS, QWEN),
-    qwen2moe=Arch('qwen2_moe', RMS|EXPERTS|SHARED, QWEN|SPARSE|dict(norm_topk_prob=False), STACKED|{'shared_expert_gate': 'reshape'}),
+    qwen2moe=Arch('qwen2_moe', RMS|EXPERTS|SHARED, QWEN|SPARSE|dict(norm_topk_prob=False), STACKED|SHARED_GATE),
     qwen3moe=Arch('qwen3_moe', RMS|EXPERTS, QWEN|SPARSE|dict(norm_topk_prob=True), STACKED))
 
 # %% ../nbs/06_gguf.ipynb #75f3734f
@@ -265,7 +269,7 @@ def gemma3_extra(g, c):
     return d|dict(final_logit_softcapping=g.get('final_logit_softcapping') or None,
                   rope_parameters=dict(full_attention=c['rope_parameters'], sliding_attention=local))
 
-MINUS = {r'norm\.weight$': 'minus one'}
+MINUS = {r'norm\.weight$': ('minus one',None)}
 ARCHS |= dict(gemma=Arch('gemma', RMS, ops=MINUS), gemma2=Arch('gemma2', RMS, ops=MINUS, extra=gemma2_extra),
               gemma3=Arch('gemma3_text', RMS, ops=MINUS, extra=gemma3_extra))
 
@@ -327,9 +331,9 @@ def falcon_extra(g, c):
     new = dict(num_ln_in_parallel_attn=1+has(g, 'attn_norm_2.weight')) if kv>1 else {}
     return dict(alibi=False, bias=False, parallel_attn=True, multi_query=kv==1, new_decoder_architecture=kv>1, num_kv_heads=kv)|new
 
-ARCHS |= dict(gpt2=Arch('gpt2', GPT2, ops={r'(c_attn|c_proj|c_fc)\.weight$': 'transposed'}, rope=False),
-    bloom=Arch('bloom', OWN, ops={'query_key_value': 'grouped n_head'}, extra=bloom_extra, rope=False),
-    falcon=Arch('falcon', FALCON, ops={'query_key_value': 'grouped num_kv_heads'}, extra=falcon_extra),
+ARCHS |= dict(gpt2=Arch('gpt2', GPT2, ops={r'(c_attn|c_proj|c_fc)\.weight$': ('transposed',None)}, rope=False),
+    bloom=Arch('bloom', OWN, ops={'query_key_value': ('', lambda c, n: grouped(n, c.n_head, c.n_head))}, extra=bloom_extra, rope=False),
+    falcon=Arch('falcon', FALCON, ops={'query_key_value': ('', lambda c, n: grouped(n, c.num_attention_heads, c.num_kv_heads))}, extra=falcon_extra),
     smollm3=Arch('smollm3', RMS, QWEN|dict(no_rope_layer_interval=4), QK))
 
 # %% ../nbs/06_gguf.ipynb #95aa83c5
@@ -339,7 +343,7 @@ def gpt_oss_extra(g, c):
     return windows(g, c['num_hidden_layers'], 2, 128)|dict(rope_parameters=rope|(dict(truncate=False) if rope['rope_type']=='yarn' else {}))
 
 OSS = RMS|{'expert_count': 'num_local_experts', 'expert_used_count': 'num_experts_per_tok', 'expert_feed_forward_length': 'intermediate_size'}
-ARCHS['gpt-oss'] = Arch('gpt_oss', OSS, ops={r'gate_up_proj(_bias)?$': 'woven', r'experts\.down_proj$': 'woven'}, extra=gpt_oss_extra)
+ARCHS['gpt-oss'] = Arch('gpt_oss', OSS, ops={r'experts\.(gate_up_proj(_bias)?|down_proj)$': ('woven',None)}, extra=gpt_oss_extra)
 
 # %% ../nbs/06_gguf.ipynb #05ea4247
 def lfm2_extra(g, c):
@@ -359,8 +363,33 @@ def mamba_extra(g, c):
 LFM2 = COMMON|{'attention.layer_norm_rms_epsilon': 'norm_eps', 'shortconv.l_cache': 'conv_L_cache'}
 MAMBA = {'embedding_length': 'hidden_size', 'block_count': 'num_hidden_layers', 'attention.layer_norm_rms_epsilon': 'layer_norm_epsilon',
          **{f'ssm.{o}': o for o in ('conv_kernel','state_size','time_step_rank')}}
-ARCHS |= dict(lfm2=Arch('lfm2', LFM2, ops={r'conv\.conv\.weight$': 'reshape'}, extra=lfm2_extra),
-    mamba=Arch('mamba', MAMBA, ops={r'conv1d\.weight$': 'reshape', 'A_log$': 'log'}, extra=mamba_extra, rope=False))
+ARCHS |= dict(lfm2=Arch('lfm2', LFM2, ops={r'conv\.conv\.weight$': ('reshape',None)}, extra=lfm2_extra),
+    mamba=Arch('mamba', MAMBA, ops={r'conv1d\.weight$': ('reshape',None), 'A_log$': ('log',None)}, extra=mamba_extra, rope=False))
+
+# %% ../nbs/06_gguf.ipynb #c9b53416
+def untiled(c, n, skip=0):
+    "The order of `n` rows, of which those after `skip` belong to heads of values that were dealt out in turn"
+    keys,each = c.linear_num_key_heads,c.linear_num_value_heads//c.linear_num_key_heads
+    p = np.arange(keys*each)
+    size = (n-skip)//len(p)
+    return np.concatenate([np.arange(skip), skip+((p%each*keys+p//each)[:,None]*size+np.arange(size)).ravel()])
+
+def qwen35_extra(g, c):
+    "Which blocks have which attention, and how three kinds of positions share a head"
+    n,every = c['num_hidden_layers']-g.get('nextn_predict_layers', 0),g['full_attention_interval']
+    rope = c['rope_parameters']|dict(mrope_section=[o for o in g['rope.dimension_sections'] if o], mrope_interleaved=True)
+    return dict(num_hidden_layers=n, layer_types=['full_attention' if (i+1)%every==0 else 'linear_attention' for i in range(n)],
+                linear_value_head_dim=g['ssm.inner_size']//c['linear_num_value_heads'], rope_parameters=rope)
+
+# %% ../nbs/06_gguf.ipynb #2ea66c1b
+SSM = {'ssm.conv_kernel': 'linear_conv_kernel_dim', 'ssm.state_size': 'linear_key_head_dim', 'ssm.group_count': 'linear_num_key_heads',
+       'ssm.time_step_rank': 'linear_num_value_heads'}
+def tail(c, n): return untiled(c, n, 2*c.linear_key_head_dim*c.linear_num_key_heads)
+LINEAR = {'A_log$': ('log',untiled), r'dt_bias$|in_proj_[abz]\.weight$': ('',untiled), r'in_proj_qkv\.weight$': ('',tail), r'conv1d\.weight$': ('reshape',tail),
+    r'out_proj\.weight$': ('columns', lambda c, n: untiled(c, c.linear_num_value_heads*c.linear_value_head_dim)), r'linear_attn\.norm': ('',None)}|MINUS
+SPARSE35 = {k: v for k,v in RMS.items() if k!='feed_forward_length'}|EXPERTS|SHARED|SSM
+ARCHS |= dict(qwen35=Arch('qwen3_5_text', RMS|SSM, ops=LINEAR, extra=qwen35_extra, partial=True),
+    qwen35moe=Arch('qwen3_5_moe_text', SPARSE35, ops=STACKED|SHARED_GATE|LINEAR, extra=qwen35_extra, partial=True))
 
 # %% ../nbs/06_gguf.ipynb #20ebec98
 MEDIA = "the vision or audio part of a model: give the file of its language model"
@@ -369,16 +398,17 @@ KINDS = dict(adapter="a LoRA adapter, not a model: merge it into its model first
 
 def check_kind(g):
     "ValueError if the file is not a language model of a known architecture"
-    kinds = [o for o in (g.get('general.type'), g.get('general.architecture'), *(() if g.tensors else ['vocab'])) if o in KINDS]
+    kinds = [o for o in (str(g.get('general.type')), g.arch, *(() if g.tensors else ['vocab'])) if o in KINDS]
     if kinds: raise ValueError(f"the file is {KINDS[kinds[0]]}")
     if g.arch not in ARCHS:
         raise ValueError(f"models of architecture {g.arch!r} are not read from GGUF, but {', '.join(sorted(ARCHS))} are: {ELSE}")
 
 # %% ../nbs/06_gguf.ipynb #eb7bbd6f
 def one_for_all(key, v):
-    "A value that is the same for all blocks; ValueError if they differ"
-    if not isinstance(v, list): return v
-    if len(set(v))==1: return v[0]
+    "A positive number that is the same for all blocks; ValueError if it is not"
+    one = v if not isinstance(v, list) else v[0] if len(set(v))==1 else None
+    if type(one) in (int,float) and one>0: return one
+    if one is not None: raise ValueError(f"its key {key!r} is {str(v)[:40]!r}, not a positive number: fetch the file again")
     raise ValueError(f"its key {key!r} differs from block to block, which transformers does not have for this architecture: {ELSE}")
 
 def head_size(g, c):
@@ -395,6 +425,12 @@ def vocabulary(g):
     if listed<=n==g.get('vocab_size', n): return n
     raise ValueError(f"its embedding has {n} rows, for {listed} tokens and a vocabulary of {g.get('vocab_size', n)}: fetch the file again")
 
+# %% ../nbs/06_gguf.ipynb #bf531e33
+def check_blocks(g):
+    "ValueError if the number of blocks is not that of the tensors"
+    n = len({m[1] for o in g.tensors if (m := re.match(r'blk\.(\d+)\.', o))})
+    if n!=g['block_count']: raise ValueError(f"its '{g.arch}.block_count' is {g['block_count']}, and it has tensors of {n} blocks: fetch the file again")
+
 # %% ../nbs/06_gguf.ipynb #308c97ff
 TOKENS = dict(bos_token_id='bos', eos_token_id='eos', pad_token_id='padding')
 
@@ -405,7 +441,9 @@ def config_fields(g)->dict:
     for key,name in a.keys.items():
         if key=='attention.head_count_kv' and g.get(key) is None: key = 'attention.head_count'
         c[name] = one_for_all(key, g[key])
-    c |= {k: g.get(f'tokenizer.ggml.{v}_token_id') for k,v in TOKENS.items()}
+    for k,v in TOKENS.items():
+        c[k] = g.get(f'tokenizer.ggml.{v}_token_id')
+        if c[k] is not None and not 0<=c[k]<c['vocab_size']: raise ValueError(f"its 'tokenizer.ggml.{v}_token_id' {c[k]} is no token: {ELSE}")
     if a.rope: c['head_dim'] = head_size(g, c)
     if a.rope: c['rope_parameters'] = rope_parameters(g, c['head_dim'], a.partial)
     return c|(a.extra(g, c) if a.extra else {})
@@ -437,7 +475,7 @@ def tensor_names(arch, names, blocks)->dict:
     def of(name):
         m = re.search(r'layers\.(\d+)\.mlp\.experts\.(\w+?)(_bias)?$', name)
         if m: return [f"blk.{m[1]}.{o}.{'bias' if m[3] else 'weight'}" for o in EXPERT_TENSORS[m[2]]]
-        m = re.fullmatch(r'(.*?)(\.weight|\.bias|)', name+'.weight'*name.endswith('sinks'))
+        m = re.fullmatch(r'(.*?)(\.weight|\.bias|)', name.replace('.dt_bias', '.dt_proj.bias')+'.weight'*name.endswith('sinks'))
         return [(table.get_name(m[1]) or str(table.get_name(m[1].removeprefix('transformer.'))))+m[2]]   # Bloom's have no prefix there
     return {o: of(o) for o in names}
 
@@ -445,7 +483,9 @@ UNUSED = re.compile(r'rope_(freqs|factors_short|factors_long)\.weight|blk\.\d+\.
 
 def check_tensors(g, need):
     "ValueError if the file lacks a tensor of `need`, or has one besides"
-    lack,over = sorted(need-g.tensors.keys()),sorted(o for o in g.tensors.keys()-need if not UNUSED.fullmatch(o))
+    ahead = g.meta.get(f'{g.arch}.nextn_predict_layers', 0) if g.arch.startswith('qwen35') else 0
+    spare = tuple(f"blk.{g['block_count']-1-i}." for i in range(ahead))
+    lack,over = sorted(need-g.tensors.keys()),sorted(o for o in g.tensors.keys()-need if not (UNUSED.fullmatch(o) or o.startswith(spare)))
     if lack: raise ValueError(f"it lacks {len(lack)} tensors of a {g.arch} model, the first {lack[0]}: fetch the file again, or {ELSE}")
     if over: raise ValueError(f"{len(over)} of its tensors have no place in a {g.arch} model of transformers, the first {over[0]}: {ELSE}")
 
@@ -469,14 +509,14 @@ def reordered(t, order):
     return replace(t, data=memoryview(np.frombuffer(t.data, np.uint8).reshape(len(order), -1)[order].tobytes()))
 
 # %% ../nbs/06_gguf.ipynb #cadc4cf6
-def halves(t, heads):
-    "The rows of each head in the order of transformers, which turns halves and not neighbours"
-    return reordered(t, np.arange(t.shape[0]).reshape(heads, -1, 2).swapaxes(1, 2).ravel())
+def halves(n, heads):
+    "The order of `n` rows in transformers, which turns halves of a head where llama.cpp turns neighbours"
+    return np.arange(n).reshape(heads, -1, 2).swapaxes(1, 2).ravel()
 
-def grouped(t, heads, groups):
+def grouped(n, heads, groups):
     "Queries, keys and values of each of the `groups` side by side, where the file has all queries, all keys and all values"
-    q,kv,size = np.arange(heads).reshape(groups, -1),heads+np.arange(2*groups).reshape(2, groups).T,t.shape[0]//(heads+2*groups)
-    return reordered(t, (np.concatenate([q, kv], 1).reshape(-1, 1)*size+np.arange(size)).ravel())
+    q,kv,size = np.arange(heads).reshape(groups, -1),heads+np.arange(2*groups).reshape(2, groups).T,n//(heads+2*groups)
+    return (np.concatenate([q, kv], 1).reshape(-1, 1)*size+np.arange(size)).ravel()
 
 def expert(t, i):
     "The `i`-th of a stack of matrices, or of vectors"
@@ -493,23 +533,21 @@ class Weight:
     "A weight of the model: how it is made from tensors of the file"
     name:str
     shape:tuple
-    dtype:str   # As safetensors calls it
+    dtype:str # As safetensors calls it
     tensors:list
-    op:str      # How the file's converter changed it
-    heads:int=0 # Of queries
-    groups:int=0 # Of keys, or heads of this weight
+    op:str    # How the file's converter changed it
+    order:object=None # Of its rows, or its columns
     @property
     def nbytes(self): return math.prod(self.shape)*(4 if self.dtype=='F32' else 2)
     def pieces(self):
         "Its bytes, some megabytes at a time"
-        t = self.tensors[0]
-        if self.op=='minus one': return [packed(values(t)-np.float32(1), self.dtype)]
-        if self.op=='log': return [packed(np.log(-values(t)), self.dtype)]
-        if self.op=='transposed': return [packed(values(t).T, self.dtype)]
-        if self.op=='experts': return (o for i in range(t.shape[0]) for u in self.tensors for o in piecewise(expert(u, i), self.dtype))
-        if self.op=='woven': return (packed(woven(self.tensors, i), self.dtype) for i in range(t.shape[0]))
-        t = halves(t, self.groups) if self.op=='halves' else grouped(t, self.heads, self.groups) if self.op=='grouped' else t
-        return piecewise(t, self.dtype)
+        t,op = self.tensors[0],self.op
+        if op=='experts': return (o for i in range(t.shape[0]) for u in self.tensors for o in piecewise(expert(u, i), self.dtype))
+        if op=='woven': return (packed(woven(self.tensors, i), self.dtype) for i in range(t.shape[0]))
+        if op=='columns': return [packed(values(t)[:,self.order], self.dtype)]
+        t = t if self.order is None else reordered(t, self.order)
+        how = {'minus one': lambda x: x-np.float32(1), 'log': lambda x: np.log(-x), 'transposed': lambda x: x.T}.get(op)
+        return [packed(how(values(t)), self.dtype)] if how else piecewise(t, self.dtype)
 
 # %% ../nbs/06_gguf.ipynb #4b750cca
 def merged_shape(op, ts):
@@ -521,13 +559,12 @@ def merged_shape(op, ts):
 
 def plan_weight(g, cfg, name, shape, ts):
     "How the weight `name` of the model is made of the tensors `ts`; ValueError if they are of another size"
-    rule = next((v for k,v in ARCHS[g.arch].ops.items() if re.search(k, name)), '')
-    op,_,count = (rule,'','') if rule=='minus one' else rule.partition(' ')
+    op,order = next((v for k,v in ARCHS[g.arch].ops.items() if re.search(k, name)), ('',None))
     got,kinds = merged_shape(op, ts),{t.kind.name for t in ts}
     if got!=shape and (op!='reshape' or math.prod(got)!=math.prod(shape)):
         raise ValueError(f"its tensor {ts[0].name} is {got}, and its metadata make it {shape}: fetch the file again")
     dtype = KEPT_AS.get(kinds.pop(), 'F32') if len(kinds)==1 and op not in ('minus one','log') else 'F32'
-    return Weight(name, shape, dtype, ts, op, cfg.num_attention_heads if op=='grouped' else 0, getattr(cfg, count) if count else 0)
+    return Weight(name, shape, dtype, ts, op, order and order(cfg, ts[0].shape[0]))
 
 def plan_weights(g, cfg, shapes)->list:
     "How each weight of the model is made; `shapes` are those of the model. ValueError if the file has other tensors"
@@ -622,7 +659,8 @@ def check_config(meta, factors, cfg):
     pairs = {f'{arch}.{k}': v for k,v in ARCHS[arch].keys.items()}|{f'tokenizer.ggml.{v}_token_id': k for k,v in TOKENS.items()}
     for key,name in pairs.items():
         if key not in meta: continue
-        want,got = one_for_all(key, meta[key]),getattr(cfg, name, None)
+        want,got = meta[key] if name in TOKENS else one_for_all(key, meta[key]),getattr(cfg, name, None)
+        if key.startswith('qwen35') and name=='num_hidden_layers': want -= meta.get(f'{arch}.nextn_predict_layers', 0)   # left out
         if want!=got: raise ValueError(f"its {key!r} is {want}, and the converted model has {name} {got}: {ELSE}")
     if ARCHS[arch].rope: check_rope(meta, factors, cfg)
 
@@ -650,6 +688,14 @@ def make_config(c):
     if lost: raise ValueError(f"transformers has no {min(lost)!r} in its configuration of {c['model_type']}: update transformers")
     return cls(**{k: v for k,v in c.items() if k!='model_type'}, dtype='float32')
 
+def described(g):
+    "The configuration of the model in the file; ValueError if it cannot be made from its metadata"
+    try:
+        check_blocks(g)
+        return make_config(config_fields(g))
+    except (TypeError, ArithmeticError, AttributeError, IndexError) as e:   # a text where a number should be, a zero, a wrong list
+        raise ValueError(f"its metadata do not describe a model ({' '.join(str(e).split())}): fetch the file again, or {ELSE}") from None
+
 def end_tokens(g):
     "The tokens that end a turn or a text, None if the file names none"
     ids = {g.get(f'tokenizer.ggml.{o}_token_id') for o in ('eos','eot','eom')}-{None}
@@ -662,7 +708,7 @@ def convert_model(path, dest):
     from transformers import AutoModelForCausalLM
     g = read_gguf(path)
     check_kind(g)
-    cfg = make_config(config_fields(g))
+    cfg = described(g)
     check_keys(g)
     check_config(**dict(zip(('meta','factors'), kept(g).values())), cfg=cfg)
     with torch.device('meta'): model = AutoModelForCausalLM.from_config(cfg)

@@ -35,7 +35,21 @@ def oss_experts(k, v):
     if end=='weight': v = v.swapaxes(1, 2)
     return {f'blk.{i}.ffn_{n}_exps.{end}': np.ascontiguousarray(o) for n,o in (dict(down=v) if 'down' in name else dict(gate=v[:,::2], up=v[:,1::2])).items()}
 def states(k, v): return v[:,0] if 'conv1d.weight' in k else -np.exp(v) if 'A_log' in k else v
-CHANGED = dict(mamba=states, lfm2=lambda k, v: v[:,0] if 'conv.conv' in k else v, llama=turned, granite=turned, smollm3=turned, gpt2=round_about, bloom=queries_first(H), gemma=plus_one, gemma2=plus_one, gemma3=plus_one, nemotron=plus_one)
+NK,NV,KD,VD = 2,4,8,12
+def dealt_out(v, dim=0, skip=0):
+    "Heads of values, which stand by their heads of keys, in turn"
+    head,rest = np.split(v, [skip], dim)
+    shape = rest.shape
+    rest = rest.reshape(*shape[:dim], NK, NV//NK, shape[dim]//NV, *shape[dim+1:]).swapaxes(dim, dim+1).reshape(shape)
+    return np.concatenate([head, rest], dim)
+def qwen35(k, v):
+    if 'conv1d' in k: return dealt_out(v[:,0], 0, 2*NK*KD)
+    if 'in_proj_qkv' in k: return dealt_out(v, 0, 2*NK*KD)
+    if 'out_proj' in k: return dealt_out(v, 1)
+    if 'A_log' in k: return dealt_out(-np.exp(v))
+    if re.search('dt_bias|in_proj_[abz]', k): return dealt_out(v)
+    return v if 'linear_attn' in k else plus_one(k, v)
+CHANGED = dict(qwen35=qwen35, qwen35moe=qwen35, mamba=states, lfm2=lambda k, v: v[:,0] if 'conv.conv' in k else v, llama=turned, granite=turned, smollm3=turned, gpt2=round_about, bloom=queries_first(H), gemma=plus_one, gemma2=plus_one, gemma3=plus_one, nemotron=plus_one)
 
 def gguf_tensors(model, arch):
     "The model's weights under the names and in the layout of GGUF"
@@ -55,6 +69,7 @@ def gguf_tensors(model, arch):
         stem,_,end = k.rpartition('.')
         if k.endswith('sinks'): stem,end = k,'weight'
         if k.endswith(('A_log','.D')): stem,end = k,''
+        if k.endswith('dt_bias'): stem,end = k.replace('dt_bias', 'dt_proj'),'bias'
         v = CHANGED.get(arch, lambda k, v: v)(k, v)
         if 'shared_expert_gate' in k: v = v[0]
         out[f"{names.get_name(stem) or names.get_name(stem.removeprefix('transformer.'))}.{end}".removesuffix('.')] = np.ascontiguousarray(v)
@@ -412,9 +427,15 @@ def test_damaged(tmp_path):
         o = raw.copy()
         for at in rng.integers(4, 3000, 3): o[at] = rng.integers(256)
         (tmp_path/'x.gguf').write_bytes(o)
-        try: read_gguf(tmp_path/'x.gguf')
-        except ValueError: bad += 1
+        try: convert_model(tmp_path/'x.gguf', tmp_path)
+        except ValueError as e:
+            bad += 1
+            assert '\n' not in str(e)
     assert bad>100
+
+@pytest.mark.parametrize('key,v', [('attention.head_count', 0), ('attention.head_count', 'four'), ('block_count', 10**9), ('embedding_length', 0), ('rope.freq_base', 'x'), ('rope.dimension_count', [1,2]),
+    ('attention.head_count_kv', []), ('attention.layer_norm_rms_epsilon', 'tiny'), ('expert_count', 'x'), ('context_length', [5, 6, 7, 8]), ('rope.scaling.type', 5), ('rope.scaling.factor', -1.)])
+def test_nonsense(refused, key, v): refused('.', llama(), 'llama', **TURN|{key: v})
 
 def test_versions(tmp_path):
     raw = write(tmp_path/'a.gguf', llama(), 'llama', **TURN).read_bytes()
@@ -576,4 +597,22 @@ def test_mamba(read):
     eps = float(twin.config.layer_norm_epsilon)
     got = read(twin, 'mamba', meta={'context_length': 1<<20, 'embedding_length': D, 'block_count': L, 'feed_forward_length': 0, 'attention.head_count': 0, 'attention.layer_norm_rms_epsilon': eps,
         'vocab_size': V, 'ssm.conv_kernel': 4, 'ssm.inner_size': 2*D, 'ssm.state_size': 16, 'ssm.time_step_rank': D//16, 'ssm.dt_b_c_rms': False})
+    assert apart(got, twin)<1e-6
+
+LINEAR = dict(linear_num_key_heads=NK, linear_num_value_heads=NV, linear_key_head_dim=KD, linear_value_head_dim=VD)
+LINEAR_META = {'full_attention_interval': 2, 'ssm.conv_kernel': 4, 'ssm.state_size': KD, 'ssm.group_count': NK, 'ssm.time_step_rank': NV, 'ssm.inner_size': NV*VD,
+               'rope.dimension_count': HD//2, 'rope.dimension_sections': [2,1,1,0], 'rope.freq_base': 1e6}
+ROPE35 = dict(rope_type='default', rope_theta=1e6, partial_rotary_factor=.5, mrope_section=[2,1,1], mrope_interleaved=True)
+@pytest.mark.parametrize('ahead', [0, 1])
+def test_qwen35(read, ahead):
+    "Linear attention, and a block that predicts further ahead, which is left out"
+    twin = make(tf.Qwen3_5TextConfig, **GROUPED, **LINEAR, head_dim=HD, layer_types=['linear_attention','full_attention']*2, rope_parameters=ROPE35)
+    more = {f'blk.{L}.nextn.eh_proj.weight': np.ones((D,D)), f'blk.{L}.attn_norm.weight': np.ones(D)} if ahead else {}
+    got = read(twin, 'qwen35', tensors=gguf_tensors(twin, 'qwen35')|more, **QWEN, **LINEAR_META|{'block_count': L+ahead, 'nextn_predict_layers': ahead})
+    assert apart(got, twin)<1e-6
+
+def test_qwen35moe(read):
+    twin = make(tf.Qwen3_5MoeTextConfig, **{k: v for k,v in GROUPED.items() if k!='intermediate_size'}, **LINEAR, **MOE, shared_expert_intermediate_size=40, head_dim=HD,
+                layer_types=['linear_attention','full_attention']*2, rope_parameters=ROPE35)
+    got = read(twin, 'qwen35moe', **QWEN, **LINEAR_META, **MOE_META, expert_shared_feed_forward_length=40, feed_forward_length=None)
     assert apart(got, twin)<1e-6

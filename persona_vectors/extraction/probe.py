@@ -10,7 +10,7 @@ from ..config import log
 from .blocks import find_blocks, keep_blocks, residual_hooks, skeleton, tied_weights
 from ..gguf import check_against_metadata
 from ..models import ModelSource, changing_ropes
-from ..pretokenizers import splitting_fault
+from ..pretokenizers import HARD, splitting_fault
 from ..prompts import Tokens
 import torch
 from torch import nn
@@ -68,6 +68,12 @@ def probe_texts(
     few = [by[0][:13], by[-1][:8]+by[len(by)//2][8:29], by[-1][:47]]
     for o in limits: few += [b[i] for i in (0,-1) if (b := [ids for ids in by if len(ids)>o])]
     return [Tokens(list(ids), min(4, len(ids)-1), len(ids), [], '') for ids in dict.fromkeys(map(tuple, few))]
+
+# %% ../../nbs/extraction/24_probe.ipynb #4bd2daec
+def stand_ins(tokenizer)->list:
+    "`Tokens` of three lengths of a text that is hard to tokenise"
+    ids = tokenizer(HARD, add_special_tokens=False).input_ids
+    return [Tokens(ids[:n], 0, n, [], '') for n in (13, len(ids)//2, len(ids))]
 
 # %% ../../nbs/extraction/24_probe.ipynb #834e3174
 LIMITS = dict(float32=1e-4, bfloat16=.1, float16=.1) # Of relative differences

@@ -389,6 +389,7 @@ def _monitor(config, vectors, calibration, layer, direction):
     "A calibrated `Monitor` along the axes of a vectors file, or along `direction`"
     ex = ActivationExtractor(config)
     ds = {'direction': direction} if direction else _axes(ex, vectors, layer)
+    ex.probe_reading(None, sorted({o.layer for o in ds.values()}))
     m,usual = Monitor(ex.blocks(max(o.layer for o in ds.values())), ex.tokenizer, ds, config.prompt_format, config.blocks),_usual(calibration, ex)
     if usual: m.calibrate(map(conversation_of, usual), f"{len(usual)} answers of {', '.join(dict.fromkeys(r.persona for r in usual))}")
     return m
