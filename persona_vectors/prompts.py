@@ -480,6 +480,15 @@ def decoded(fmt, tokenizer, ids, opened='')->str:
     special = tokenizer.convert_ids_to_tokens(list(markers(tokenizer)))
     return whole[:n]+re.sub('|'.join(map(re.escape, special)), '', whole[n:])
 
+# %% ../nbs/08_prompts.ipynb #996d74ce
+def check_embedded(tokenizer, ids):
+    "ValueError if the model has no embedding of one of `ids`; how many it has is noted by `ModelSource.tokenizer`"
+    n = getattr(tokenizer, 'embedded', None)
+    if n and max(ids, default=0)>=n:
+        i = next(o for o in ids if o>=n)
+        raise ValueError(f"the text has {tokenizer.decode(i)!r}, token {i}, and the model has embeddings of {n} tokens only: "
+                         "its tokenizer is another model's, or was added to")
+
 # %% ../nbs/08_prompts.ipynb #0d934fb3
 def encode(tokenizer, text, limit=None)->tuple:
     "Ids and offsets of `text`; ValueError if there are more than `limit`, the model's context, or the model has no embedding of one"
@@ -487,11 +496,7 @@ def encode(tokenizer, text, limit=None)->tuple:
     enc = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     if limit and len(enc['input_ids'])>limit:
         raise ValueError(f"the conversation has {len(enc['input_ids'])} tokens, and the model's context holds {limit}")
-    n = getattr(tokenizer, 'embedded', None)
-    if n and max(enc['input_ids'], default=0)>=n:
-        i = next(o for o in enc['input_ids'] if o>=n)
-        raise ValueError(f"the text has {tokenizer.decode(i)!r}, token {i}, and the model has embeddings of {n} tokens only: "
-                         "its tokenizer is another model's, or was added to")
+    check_embedded(tokenizer, enc['input_ids'])
     return enc['input_ids'], enc['offset_mapping']
 
 # %% ../nbs/08_prompts.ipynb #5e7411d6
