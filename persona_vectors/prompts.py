@@ -13,7 +13,7 @@ from datetime import date
 from functools import lru_cache
 from fastcore.basics import patch
 from .config import halved
-from .responses import ASIDES, BLOCKS, CLOSE, spoken
+from .responses import ASIDES, BLOCKS, CLOSE, PHRASES, spoken
 
 # %% ../nbs/08_prompts.ipynb #1bc21d43
 def chat_messages(
@@ -271,9 +271,9 @@ def full(self:ChatFormat, system, question, answer)->Text:
     return self.answered(chat_messages(system, question, answer))
 
 # %% ../nbs/08_prompts.ipynb #8d81da8b
-_opens = '|'.join(a for a,_ in BLOCKS)
+_opens = '|'.join(a for a,_ in BLOCKS+PHRASES)
 OPEN = re.compile(rf'(?:{_opens})\s*\Z') # The end of a prompt that opens a thinking block
-_block = re.compile(r'(?:'+'|'.join(rf'{a}\s*(?:{b})?' for a,b in BLOCKS)+rf'|{CLOSE})\s*\Z') # ... or opens and closes one
+_block = re.compile(r'(?:'+'|'.join(rf'{a}\s*(?:{b})?' for a,b in BLOCKS+PHRASES)+rf'|{CLOSE})\s*\Z') # ... or opens and closes one
 _opening = re.compile(rf'\s*(?:(?:<\|(?:start|begin)\|>\s*assistant)?\s*(?P<to><\|channel\|>|to=|<\|think\|>)|(?:{_opens}))')
 
 def opening(answer)->str:
@@ -285,7 +285,7 @@ def opening(answer)->str:
 def thought(answer)->str:
     "The thinking that `answer` opens with, without its marks"
     text = answer[:thinking(answer)]
-    for a,b in BLOCKS:
+    for a,b in BLOCKS+PHRASES:
         if m := re.match(rf'\s*{a}(.*?)(?:{b}|\Z)', text, re.S): return m[m.lastindex].strip()
     if said := re.findall(r'(?:<\|message\|>|<\|think\|>)(.*?)<\|(?:end|eom|call)\|>', text, re.S): return '\n\n'.join(map(str.strip, said))
     return re.sub(rf'^analysis|assistantfinal\Z|{CLOSE}\s*\Z', '', text.strip()).strip()
