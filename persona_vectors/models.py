@@ -500,6 +500,8 @@ def check_weights(self:ModelSource, missing, mismatched):
 def check_unused(self:ModelSource, model, unused):
     "ValueError if the files have scales for a block of `model` that has no place for them; other unused weights of its blocks are told"
     parts = {k for k,_ in model.named_modules() if re.search(r'\.\d+$', k)}
+    known = 'inv_freq', *(model._keys_to_ignore_on_load_unexpected or ())
+    unused = [o for o in unused if not any(re.search(k, o) for k in known)]
     names = {o.removeprefix(f'{model.base_model_prefix}.')+'.': o for o in unused}
     own = sorted(o for n,o in names.items() if any(n.startswith(f"{k.removeprefix(f'{model.base_model_prefix}.')}.") for k in parts))
     if not own: return

@@ -13,7 +13,7 @@ from datetime import date
 from functools import lru_cache
 from fastcore.basics import patch
 from .config import halved
-from .responses import ASIDES, BLOCKS, CLOSE, spoken
+from .responses import ASIDES, BLOCKS, CLOSE, PHRASES, spoken
 
 # %% ../nbs/08_prompts.ipynb #1bc21d43
 def chat_messages(
@@ -271,9 +271,9 @@ def full(self:ChatFormat, system, question, answer)->Text:
     return self.answered(chat_messages(system, question, answer))
 
 # %% ../nbs/08_prompts.ipynb #8d81da8b
-_opens = '|'.join(a for a,_ in BLOCKS)
+_opens = '|'.join(a for a,_ in BLOCKS+PHRASES)
 OPEN = re.compile(rf'(?:{_opens})\s*\Z') # The end of a prompt that opens a thinking block
-_block = re.compile(r'(?:'+'|'.join(rf'{a}\s*(?:{b})?' for a,b in BLOCKS)+rf'|{CLOSE})\s*\Z') # ... or opens and closes one
+_block = re.compile(r'(?:'+'|'.join(rf'{a}\s*(?:{b})?' for a,b in BLOCKS+PHRASES)+rf'|{CLOSE})\s*\Z') # ... or opens and closes one
 _opening = re.compile(rf'\s*(?:(?:<\|(?:start|begin)\|>\s*assistant)?\s*(?P<to><\|channel\|>|to=|<\|think\|>)|(?:{_opens}))')
 
 def opening(answer)->str:
@@ -285,7 +285,7 @@ def opening(answer)->str:
 def thought(answer)->str:
     "The thinking that `answer` opens with, without its marks"
     text = answer[:thinking(answer)]
-    for a,b in BLOCKS:
+    for a,b in BLOCKS+PHRASES:
         if m := re.match(rf'\s*{a}(.*?)(?:{b}|\Z)', text, re.S): return m[m.lastindex].strip()
     if said := re.findall(r'(?:<\|message\|>|<\|think\|>)(.*?)<\|(?:end|eom|call)\|>', text, re.S): return '\n\n'.join(map(str.strip, said))
     return re.sub(rf'^analysis|assistantfinal\Z|{CLOSE}\s*\Z', '', text.strip()).strip()
@@ -480,6 +480,15 @@ def decoded(fmt, tokenizer, ids, opened='')->str:
     special = tokenizer.convert_ids_to_tokens(list(markers(tokenizer)))
     return whole[:n]+re.sub('|'.join(map(re.escape, special)), '', whole[n:])
 
+# %% ../nbs/08_prompts.ipynb #996d74ce
+def check_embedded(tokenizer, ids):
+    "ValueError if the model has no embedding of one of `ids`; how many it has is noted by `ModelSource.tokenizer`"
+    n = getattr(tokenizer, 'embedded', None)
+    if n and max(ids, default=0)>=n:
+        i = next(o for o in ids if o>=n)
+        raise ValueError(f"the text has {tokenizer.decode(i)!r}, token {i}, and the model has embeddings of {n} tokens only: "
+                         "its tokenizer is another model's, or was added to")
+
 # %% ../nbs/08_prompts.ipynb #0d934fb3
 def encode(tokenizer, text, limit=None)->tuple:
     "Ids and offsets of `text`; ValueError if there are more than `limit`, the model's context, or the model has no embedding of one"
@@ -487,11 +496,7 @@ def encode(tokenizer, text, limit=None)->tuple:
     enc = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     if limit and len(enc['input_ids'])>limit:
         raise ValueError(f"the conversation has {len(enc['input_ids'])} tokens, and the model's context holds {limit}")
-    n = getattr(tokenizer, 'embedded', None)
-    if n and max(enc['input_ids'], default=0)>=n:
-        i = next(o for o in enc['input_ids'] if o>=n)
-        raise ValueError(f"the text has {tokenizer.decode(i)!r}, token {i}, and the model has embeddings of {n} tokens only: "
-                         "its tokenizer is another model's, or was added to")
+    check_embedded(tokenizer, enc['input_ids'])
     return enc['input_ids'], enc['offset_mapping']
 
 # %% ../nbs/08_prompts.ipynb #5e7411d6

@@ -50,7 +50,8 @@ BLOCKS = [ # How a block of thinking opens and closes
     (r'<\|inner_prefix\|>', r'<\|inner_suffix\|>'), # Apertus
     (r'<\|channel>\s*thought', r'<channel\|>'), # Gemma 4
     (r'<\|open\|>think<\|sep\|>', r'<\|close\|>think<\|sep\|>'), # Kimi K3
-    (r'\[unused16\]', r'\[unused17\]'), # Pangu
+    (r'\[unused16\]', r'\[unused17\]')] # Pangu
+PHRASES = [ # Words that anybody may open an answer with: a block only where it is closed
     (r"Here(?: is|'s) my thought process:", r"(?=Here(?: is|'s) my response:)"), # Granite 3
     (r'Here are my reasoning steps:', r'(?=\[BEGIN FINAL RESPONSE\])')] # Apriel
 
@@ -69,8 +70,8 @@ _said = (r"(?:<(?:answer|response|output)>|<\|(?i:start_response|begin_of_soluti
          r"\[BEGIN FINAL RESPONSE\]|Here(?: is|'s) my response:)")
 _over = re.compile(r'(?:</(?:answer|response|output)>|<\|(?i:end_response|end_of_solution)\|>|<\|close\|>response<\|sep\|>|'
                    r'\[END FINAL RESPONSE\])\Z')
-_blocks = '|'.join(rf'{a}.*?(?:{b}|\Z)' for a,b in BLOCKS)
-THINKING = re.compile(rf'(?:{ASIDES.pattern}|analysis.*?assistantfinal|(?:\s*(?:{_blocks}))+|{_closed})\s*(?:{_said})?\s*', re.S)
+_blocks = '|'.join([*(rf'{a}.*?(?:{b}|\Z)' for a,b in BLOCKS), *(f'{a}.*?{b}' for a,b in PHRASES)])
+THINKING = re.compile(rf'(?:{ASIDES.pattern}|analysis(?!\s).*?assistantfinal|(?:\s*(?:{_blocks}))+|{_closed})\s*(?:{_said})?\s*', re.S)
 
 # %% ../nbs/03_responses.ipynb #b0c4344c
 def spoken(text)->tuple: # (first, one past the last) character
@@ -83,7 +84,8 @@ def spoken(text)->tuple: # (first, one past the last) character
 @patch(as_prop=True)
 def blank(self:Response)->bool:
     "Whether the text is empty but for thinking"
-    return not self.text[slice(*spoken(self.text))].strip()
+    said = self.text[slice(*spoken(self.text))].strip()
+    return not said or self.finish_reason=='length' and any(re.match(a, said) for a,_ in PHRASES)
 
 # %% ../nbs/03_responses.ipynb #e450249b
 OUTCOMES = ('complete', 'cut', 'empty', 'refused', 'filtered', 'unknown') # 'unknown': the file has no finish reason

@@ -13,6 +13,7 @@ from persona_vectors.models import batch_key, find_model, load_causal
 from persona_vectors.generation import local as local_module
 from persona_vectors.generation.local import LocalModel
 from persona_vectors.prompts import Tokens
+from persona_vectors.steering.steer import predictions
 
 L,V,LIMIT = 4, 150, 48
 small = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=L, num_attention_heads=4, num_key_value_heads=2, vocab_size=V, pad_token_id=0, bos_token_id=1, eos_token_id=2)
@@ -180,3 +181,10 @@ def test_steered_together(made):
     "Where rows must stay together and cannot, that is said"
     with pytest.raises(ValueError, match='Phi3ForCausalLM cannot answer these prompts in one batch'):
         local(made('phi3')).generate(prompts, torch.zeros(len(prompts), 4, dtype=torch.float64), leave=False)
+
+def test_predictions(made):
+    "Steering's predictions are of one batch: refused where its texts have other numbers in company, right on one side of the limit"
+    src = made('phi3')
+    m,short = load_causal(src),[s for s in seqs if len(s)<=LIMIT]
+    with pytest.raises(ValueError, match='Phi3ForCausalLM reads texts of these lengths differently'): list(predictions(m, seqs))
+    for s,lp in zip(short, predictions(m, short)): assert rel(lp.gather(-1, torch.tensor(s.ids[s.start:s.end])[:,None])[:,0], truth(src)[1][seqs.index(s)]) < 1e-5

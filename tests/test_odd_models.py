@@ -215,6 +215,21 @@ def test_quiet_leaves_loggers_as_they_were():
     with pytest.raises(KeyError), quiet(): raise KeyError
     assert (log.level, log.handlers)==before
 
+def test_unused_weights_are_told_of_when_streamed(whole, tmp_path):
+    "A bias once, a scale is refused, as when all is read at once"
+    tk = Tokens([1,2,3], 1, 3, [], '')
+    def streamed(name, change): return lambda: read_streamed(find_model(str(made(name, change, whole, tmp_path))), [tk], [3], progress=False)
+    assert heard(streamed('bias', unused_bias)).count('q_proj.bias')==1 and heard(streamed('none', lambda d,m: None))==''
+    with pytest.raises(ValueError, match='quantised in a way that config.json does not say'): streamed('scale', tensors('model.layers.0.mlp.up_proj.weight_scale'))()
+
+def test_prompts_without_embeddings(whole, tmp_path):
+    "Generation refuses them as reading does"
+    from persona_vectors.generation.local import LocalModel
+    d = made('m', lambda d,m: edit(d, vocab_size=len(tok)-2), whole, tmp_path)
+    t = find_model(str(d)).tokenizer()
+    with pytest.raises(ValueError, match='embeddings of'): LocalModel(whole[1], t).encode(['a', '<|im_start|>user'])
+    assert len(LocalModel(whole[1], t).encode(['a']))==1
+
 # Mistral's tokenizers
 
 def mistral(whole, d, pre, marks=('[INST]', '[/INST]', '[TOOL_CALLS]')):

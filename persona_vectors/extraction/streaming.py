@@ -6,7 +6,7 @@
 __all__ = ['read_streamed']
 
 # %% ../../nbs/extraction/26_streaming.ipynb #8dff01d9
-import os, tempfile
+import os, re, tempfile
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -49,6 +49,7 @@ class Weights:
         self.blocks = find_blocks(model, blocks)
         self.path = next(k for k,m in model.named_modules() if m is self.blocks)
         self.goes_to,self.tied = names_in_model(model, self.files),tied_weights(model)
+        for o in TEXT_MODEL: source.check_unused(model, {re.sub(o, '', n) for n in set(self.files)-set(self.goes_to)})
         self.copy_stream = torch.cuda.Stream(self.device) if self.device.type=='cuda' else None
     def slice(self, name):
         from safetensors import safe_open

@@ -14,7 +14,7 @@ from fastcore.basics import patch
 from math import exp
 from pathlib import Path
 from ..config import PersonaVectorConfig, content_hash, halved, log
-from .endpoint import Filtered, NoAnswer, read_answer, request, send, usage
+from .endpoint import Filtered, NoAnswer, longest, read_answer, request, send, usage
 from .answers import Generation, Journal, local_source, settings
 from .local import LocalModel
 from ..personas import NEUTRAL, read_data
@@ -137,7 +137,7 @@ _give = 'give|gave|giving|assign|rate|rated|award|say|choose|chose|select|deserv
 _link = ('is|was|be|would|should|will|of|it|this|that|the|an?|as|at|to|with|for|in|my|d|s|answer|response|reply|text|score|rating|coherence|'
          'final|overall|about|around|approximately|exactly|solid|clear|full|perfect|therefore|thus|only|just|here')
 _leads = [
-    rf'\b(?:WORD)\b[^\d\n.:=]{{0,50}}[:=：][ \t]*\(?',
+    r'\b(?:WORD)\b[^\d\n.:=]{0,50}[:=：][ \t]*\(?',
     rf'\b(?:WORD)\b(?:[ \t,:=~–—-]|->|→|\b(?:{_link})\b|\n){{0,15}}',
     rf'\b(?:{_give})\b(?:[ \t:~]|\b(?:{_link})\b){{0,15}}']
 _final = re.compile(r'\b(?:final|overall|total|conclusion|verdict)\b', re.I)
@@ -363,7 +363,7 @@ def lacking(self:Judging)->str: # None: each has a score
     none = [k for r in self.todo if self.done[k := _judged(r)] is None]
     if not none: return None
     whys = Counter(self.why.get(k, 'in an earlier run') for k in none)
-    more = f" (raise max_tokens above {self.config.max_tokens:,}, with --max-tokens)" if whys['cut'] else ''
+    more = f" (raise max_tokens above {longest(self.config):,}, with --max-tokens)" if whys['cut'] else ''
     return (f"judge {self.settings['model']}, rubric {self.rubric.name!r}: {len(none)} of {len(self.todo)} answers got no score: "
             + ', '.join(f'{n} {k}{more*(k=="cut")}' for k,n in whys.items()))
 

@@ -13,7 +13,7 @@ from inspect import signature
 from fastcore.basics import patch
 from ..config import log
 from ..models import batch_key, changing_ropes, default_dtype, find_device, find_model, fresh_ropes, load_causal, quiet
-from ..prompts import OPEN, decoded, get_format, thinking, turn_ends
+from ..prompts import OPEN, check_embedded, decoded, get_format, thinking, turn_ends
 from ..responses import ASIDES, Response
 
 # %% ../../nbs/generation/10_local.ipynb #5d935bf2
@@ -233,8 +233,10 @@ def is_over(self:LocalModel,
 # %% ../../nbs/generation/10_local.ipynb #844b91b4
 @patch
 def encode(self:LocalModel, texts)->list:
-    "The token ids of each prompt"
-    return self.tokenizer(list(texts), add_special_tokens=False).input_ids
+    "The token ids of each prompt; ValueError if the model has no embedding of one"
+    ids = self.tokenizer(list(texts), add_special_tokens=False).input_ids
+    for o in ids: check_embedded(self.tokenizer, o)
+    return ids
 
 # %% ../../nbs/generation/10_local.ipynb #b0b425e8
 @patch

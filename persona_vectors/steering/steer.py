@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from jaxtyping import Float
 from ..analysis.likelihood import decoder_output, unembed
 from ..config import log
-from ..models import model_name, same_model
+from ..models import batch_key, model_name, same_model
 from ..extraction.blocks import block_input, block_output, check_decoder, check_states, decoder_of, find_blocks, residual_hooks
 from ..extraction.packing import pad
 from ..extraction.vectors import Direction
@@ -328,7 +328,9 @@ def predictions(
     model, # A causal language model, from `load_causal`
     seqs:list # `Tokens` of conversations
 ): # Yields for each 'token vocab', float32
-    "The model's log-probabilities at each token of the spans (of the answers), read in one batch"
+    "The model's log-probabilities at each token of the spans (of the answers), read in one batch; ValueError if the model forbids it"
+    if len(set(map(batch_key(model), map(len, seqs))))>1:
+        raise ValueError(f"{type(model).__name__} reads texts of these lengths differently in one batch than alone: give texts of one length")
     out = decoder_output(model, pad(seqs, range(len(seqs))))
     return (unembed(model, out, out.last_hidden_state[i,s.start-1:s.end-1]).float().log_softmax(-1) for i,s in enumerate(seqs))
 
