@@ -653,6 +653,15 @@ def fresh_ropes(model):
         setattr(m, f'{pre}inv_freq', getattr(m, f'{pre}original_inv_freq').to(getattr(m, f'{pre}inv_freq').device))
         setattr(m, f'{pre}max_seq_len_cached', limit)
 
+# %% ../nbs/07_models.ipynb #6b7767f2
+def attention_windows(
+    config # Of a text model
+)->set:
+    "The lengths beyond which some layer of the model sees a part of a text only: sliding windows and chunks"
+    def numbers(o): return [n for v in (o.values() if isinstance(o, dict) else o) for n in numbers(v)] if isinstance(o, (dict,list,tuple)) else [o]
+    named = [v for k,v in vars(config).items() if re.search('window|attention_chunk_size', k) and not re.search('layers|pattern|use_', k)]
+    return {n for v in named for n in numbers(v) if type(n) is int and n>0}
+
 # %% ../nbs/07_models.ipynb #aa433802
 def default_device()->str:
     "'cuda', 'mps' or 'cpu': the first that this machine has"
