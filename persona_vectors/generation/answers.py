@@ -413,6 +413,7 @@ class Estimate:
 # %% ../../nbs/generation/12_answers.ipynb #4309528f
 def _token_counter(g):
     "A function that counts the tokens of a prompt, and a note on its tokenizer; ValueError if there is none"
+    if not g.source and '/' not in g.settings['model']: raise ValueError('no hub id')
     with quiet(): source = g.source or find_model(g.settings['model'], g.config.hf_token)
     tok = source.tokenizer()
     fmt = get_format(g.config.prompt_format, tok)
