@@ -86,7 +86,7 @@ def missing(todo:list, done:Iterable)->list[Response]:
     return [r for r in todo if (r.key, r.system) not in have]
 
 # %% ../../nbs/generation/12_answers.ipynb #ab8155c7
-SETTINGS_VERSION = 1 # Raised when what is asked, or what is taken for the answer, changes
+SETTINGS_VERSION = 2 # Raised when what is asked, or what is taken for the answer, changes
 
 def settings(config:PersonaVectorConfig, source:ModelSource=None)->dict:
     "What decides the answers of the local model `source`, or of the endpoint, besides personas and questions"
