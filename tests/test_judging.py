@@ -9,6 +9,7 @@ from persona_vectors.generation.judging import JUDGE_TOKENS, ROLE, NoScore, begu
 from persona_vectors.prompts import get_format
 from persona_vectors.responses import Response, Responses, load_responses
 from faulty_server import no_system
+from persona_vectors.generation.endpoint import GREETING
 from tiny import faulty, lines
 
 # replies by the score that they give, on the scale to 3 and on that to 100
@@ -183,7 +184,16 @@ def test_moderated(tmp_path, monkeypatch):
         with faulty(tmp_path/whose, '--says', '2', '--always', json.dumps({'bad word': whose}), '--no-system', next(iter(no_system))) as url:
             rs = judge_responses(Responses(rows), 'role', PersonaVectorConfig(base_url=url, openrouter_model='echo', max_retries=1), out=tmp_path/'out')
         assert [r.scores['role'] for r in rs.rows]==[2, None, 2] and [r.text for r in load_responses(rs.path).rows]==[r.text for r in rows]
-        assert len(lines(tmp_path/whose))==3 and not any(o['system'] for o in lines(tmp_path/whose))
+        log = lines(tmp_path/whose)
+        assert len([o for o in log if o['item']!=GREETING.question])==3 and not any(o['system'] for o in log)
+
+def test_all_moderated(tmp_path):
+    "Where the judge's endpoint refuses a greeting as well, the judging stops with its words, and no answer is recorded as filtered"
+    rows = [Response('bard', 'Who?', 'Hark!', 'You are a bard.', sample=i) for i in range(6)]
+    with faulty(tmp_path/'log', '--status', 'blocked') as url:
+        with pytest.raises(RuntimeError, match='refuses every prompt, even'):
+            judge_responses(Responses(rows), 'role', PersonaVectorConfig(base_url=url, openrouter_model='echo', max_retries=1), out=tmp_path/'out')
+    assert not any(o.read_text() for o in (tmp_path/'out').glob('*.jsonl'))
 
 # on this machine
 

@@ -392,10 +392,13 @@ async def ask(self:Judging, client, config, r)->Response:
     kw |= {k: o for k,o in dict(logprobs=True, top_logprobs=20).items() if k not in (config.extra_body or {})}
     try:
         res = await send(client, config, kw, more)
+        self.refusals.passed = True
         self.counts += Counter(usage(res))
         return self.with_score(r, read_score(res.choices[0], read_answer(config, asked, res), self.rubric))
     except NoScore as e: return self.without(r, str(e))
-    except Filtered: return self.without(r, 'filtered')
+    except Filtered as e:
+        await self.refusals.check(client, config, e)
+        return self.without(r, 'filtered')
     except (AttributeError, TypeError) as e: raise NoAnswer(f'the endpoint sent malformed log-probabilities ({e})') from None
 
 # %% ../../nbs/generation/13_judging.ipynb #28c6b4e7
