@@ -510,6 +510,22 @@ def check_unused(self:ModelSource, model, unused):
         raise ValueError(f"{what}: they are quantised in a way that config.json does not say, take others")
     warn(f"{what}: the numbers are those of the model without them")
 
+# %% ../nbs/07_models.ipynb #47e4c501
+@patch
+def check_count(self:ModelSource, model, unused):
+    "ValueError if the files hold fewer blocks than config.json says; more are told"
+    names = [k for k,_ in model.named_modules() if re.search(r'\.0$', k)]
+    found = {k[:-1]: sum(o.startswith(k[:-1]) and o[len(k)-1:].isdigit() for o,_ in model.named_modules()) for k in names if k.count('.')<3}
+    n,prefix = self.num_layers,f'{model.base_model_prefix}.'
+    for path,kept in found.items():
+        later = [int(m[1]) for o in unused if (m := re.match(rf'{re.escape(path.removeprefix(prefix))}(\d+)\.', o.removeprefix(prefix)))]
+        held = max([kept, *(o+1 for o in later)])
+        if later and held!=n: break
+    else: return
+    what = f"model {self.name!r}: config.json counts {n} blocks (num_hidden_layers), and its files hold {held}"
+    if held<n: raise ValueError(f"{what}: take the config.json that belongs to them")
+    warn(f"{what}: the numbers are those of the model without the rest")
+
 # %% ../nbs/07_models.ipynb #1bd8566c
 @patch(as_prop=True)
 def adapter(self:ModelSource)->Path: # None if there is none
@@ -559,6 +575,7 @@ def load_weights(self:ModelSource,
     model,info = self.load_adapted(cls, **kw) if self.adapter else self.load(cls, **kw)
     self.check_weights(info['missing_keys'], info['mismatched_keys'])
     self.check_unused(model, info['unexpected_keys'])
+    self.check_count(model, info['unexpected_keys'])
     model.source = self
     return model.eval().requires_grad_(False)
 
@@ -635,6 +652,15 @@ def fresh_ropes(model):
         if kind!='dynamic': continue
         setattr(m, f'{pre}inv_freq', getattr(m, f'{pre}original_inv_freq').to(getattr(m, f'{pre}inv_freq').device))
         setattr(m, f'{pre}max_seq_len_cached', limit)
+
+# %% ../nbs/07_models.ipynb #6b7767f2
+def attention_windows(
+    config # Of a text model
+)->set:
+    "The lengths beyond which some layer of the model sees a part of a text only: sliding windows and chunks"
+    def numbers(o): return [n for v in (o.values() if isinstance(o, dict) else o) for n in numbers(v)] if isinstance(o, (dict,list,tuple)) else [o]
+    named = [v for k,v in vars(config).items() if re.search('window|attention_chunk_size', k) and not re.search('layers|pattern|use_', k)]
+    return {n for v in named for n in numbers(v) if type(n) is int and n>0}
 
 # %% ../nbs/07_models.ipynb #aa433802
 def default_device()->str:
