@@ -198,7 +198,8 @@ def judge(responses:Annotated[Path, typer.Argument(help='A responses file.')],
     from persona_vectors.generation.judging import Judging, judge_responses
     from persona_vectors.responses import load_responses
     c = config_from(model, base_url, api_model, device=device, dtype=dtype, max_tokens=max_tokens,
-                    max_concurrent_requests=max_concurrent_requests, timeout=timeout, requests_per_minute=requests_per_minute, tokens_per_minute=tokens_per_minute, max_retries=max_retries, extra_body=_json(extra_body))
+                    max_concurrent_requests=max_concurrent_requests, timeout=timeout, requests_per_minute=requests_per_minute,
+                    tokens_per_minute=tokens_per_minute, max_retries=max_retries, extra_body=_json(extra_body))
     what = dict(api=api or bool(base_url or api_model), out=out and out/'data/responses')
     rs = load_responses(responses)
     if dry_run: return print(Judging(c, rs, rubric, **what).forecast())
