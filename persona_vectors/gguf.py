@@ -173,7 +173,7 @@ def fit_llama3(factors, base, dim):
 def yarn(g, factor, old, scale):
     "YaRN as transformers writes it; ValueError if the file extrapolates in part only"
     if g.get('rope.scaling.yarn_ext_factor', 1)!=1:
-        raise ValueError(f"its 'rope.scaling.yarn_ext_factor' is not 1, which transformers cannot do: {ELSE}")
+        raise ValueError(f"its '{g.arch}.rope.scaling.yarn_ext_factor' is not 1, which transformers cannot do: {ELSE}")
     times = scale*(g.get('rope.scaling.yarn_attn_factor') or 1+.1*math.log(max(factor, 1)))
     betas = {o: g.get(f'rope.scaling.yarn_{o}') for o in ('beta_fast','beta_slow')}
     d = dict(rope_type='yarn', factor=factor, original_max_position_embeddings=old, attention_factor=times)
@@ -194,12 +194,23 @@ def scaled(g, kind, factor, dim, base):
                 original_max_position_embeddings=old)
 
 # %% ../nbs/06_gguf.ipynb #f8f8b275
+POSITIVE = ('freq_base','freq_base_swa','scale_linear',*(f'scaling.{o}' for o in ('factor','attn_factor','yarn_attn_factor','yarn_beta_fast','yarn_beta_slow')))
+
+def check_rope_numbers(g, dim):
+    "ValueError names a number of the rotary positions that is none they can have; `dim` numbers of a head turn"
+    for o in POSITIVE:
+        v = g.meta.get(f'{g.arch}.rope.{o}')   # not asked for: `check_keys` refuses those that go unused
+        if v is not None and not (type(v) in (int,float) and 0<v<math.inf):
+            raise ValueError(f"its '{g.arch}.rope.{o}' is {str(v)[:40]!r}, not a positive number: fetch the file again, or {ELSE}")
+    if type(dim)!=int or dim<1 or dim%2: raise ValueError(f"its '{g.arch}.rope.dimension_count' {str(dim)[:40]} is no even number of a head's numbers: "
+                                                         f"fetch the file again, or {ELSE}")
+
 def rope_parameters(g, head_dim, partial=False):
     "The file's rotary positions as transformers writes them; `partial` if they may turn a part of a head"
     base,kind,dim = g.get('rope.freq_base', 10000.),g.get('rope.scaling.type'),g.get('rope.dimension_count') or head_dim
     factors = [g.get(o) for o in ('rope.scaling.factor','rope.scale_linear')]   # the second is its old name
     factor = next((o for o in factors if o and kind!='none'), 1.)
-    if base<=0 or factor<=0: raise ValueError(f"its rotary base {base} or factor {factor} is not positive: fetch the file again")
+    check_rope_numbers(g, dim)
     if dim!=head_dim and not partial:
         raise ValueError(f"its '{g.arch}.rope.dimension_count' is {dim}, but all {head_dim} numbers of a head turn here: {ELSE}")
     return scaled(g, kind, factor, dim, base) | dict(rope_theta=base) | (dict(partial_rotary_factor=dim/head_dim) if partial else {})
@@ -407,7 +418,7 @@ def check_kind(g):
 def one_for_all(key, v):
     "A positive number that is the same for all blocks; ValueError if it is not"
     one = v if not isinstance(v, list) else v[0] if len(set(v))==1 else None
-    if type(one) in (int,float) and one>0: return one
+    if type(one) in (int,float) and 0<one<math.inf: return one
     if one is not None: raise ValueError(f"its key {key!r} is {str(v)[:40]!r}, not a positive number: fetch the file again")
     raise ValueError(f"its key {key!r} differs from block to block, which transformers does not have for this architecture: {ELSE}")
 
@@ -440,18 +451,17 @@ def config_fields(g)->dict:
     c = dict(model_type=a.model_type, tie_word_embeddings='output.weight' not in g.tensors, vocab_size=vocabulary(g))|a.fixed
     for key,name in a.keys.items():
         if key=='attention.head_count_kv' and g.get(key) is None: key = 'attention.head_count'
-        c[name] = one_for_all(key, g[key])
+        c[name] = one_for_all(f'{g.arch}.{key}', g[key])
     for k,v in TOKENS.items():
         c[k] = g.get(f'tokenizer.ggml.{v}_token_id')
-        if c[k] is not None and not 0<=c[k]<c['vocab_size']: raise ValueError(f"its 'tokenizer.ggml.{v}_token_id' {c[k]} is no token: {ELSE}")
+        if c[k] is not None and not (type(c[k])==int and 0<=c[k]<c['vocab_size']):
+            raise ValueError(f"its 'tokenizer.ggml.{v}_token_id' {str(c[k])[:40]!r} is no token: {ELSE}")
     if a.rope: c['head_dim'] = head_size(g, c)
     if a.rope: c['rope_parameters'] = rope_parameters(g, c['head_dim'], a.partial)
     return c|(a.extra(g, c) if a.extra else {})
 
 # %% ../nbs/06_gguf.ipynb #d6315391
-HARMLESS = re.compile(r'(general|quantize|split)\..*|[\w-]+\.(rope\.scaling\.finetuned|pooling_type)'
-    r'|tokenizer\.(chat_template.*|huggingface\.json|ggml\.(model|pre|tokens|token_type|token_type_count|scores|merges'
-    r'|precompiled_charsmap|remove_extra_whitespaces|add_(bos_token|eos_token|sep_token|space_prefix)|\w+_token_id))')
+HARMLESS = re.compile(r'(general|quantize|split|mradermacher|tokenizer)\..*|[\w-]+\.(rope\.scaling\.finetuned|pooling_type)')
 ZERO = """expert_count expert_used_count expert_shared_count nextn_predict_layers leading_dense_block_count n_deepstack_layers swin_norm
     embedding_length_per_layer_input attn_logit_softcapping final_logit_softcapping rope.scaling.yarn_log_multiplier attention.shared_kv_layers
     attention.max_alibi_bias attention.clamp_kqv attention.sliding_window attention.temperature_length""".split()
@@ -461,6 +471,7 @@ NOTHING = dict.fromkeys(ZERO, (0,))|dict.fromkeys(('logit_scale','residual_scale
 def check_keys(g):
     "ValueError names the first key that conversion would drop, though it may change numbers"
     for k,v in g.meta.items():
+        if k.startswith(f'{g.arch}.') and isinstance(v, float) and not math.isfinite(v): raise ValueError(f"its {k!r} is {v}: fetch the file again")
         if k in g.asked or HARMLESS.fullmatch(k) or v in NOTHING.get(k.removeprefix(f'{g.arch}.'), ()): continue
         raise ValueError(f"its metadata key {k!r} ({str(v)[:40]}) is not understood, so numbers might be wrong: {ELSE}, or, "
                          f"if the key changes nothing, take it out with gguf-new-metadata --remove-metadata {k}")
@@ -689,29 +700,31 @@ def make_config(c):
     return cls(**{k: v for k,v in c.items() if k!='model_type'}, dtype='float32')
 
 def described(g):
-    "The configuration of the model in the file; ValueError if it cannot be made from its metadata"
+    "The model in the file, without its weights; ValueError if it cannot be made from its metadata"
+    import torch
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoModelForCausalLM
     try:
         check_blocks(g)
-        return make_config(config_fields(g))
-    except (TypeError, ArithmeticError, AttributeError, IndexError) as e:   # a text where a number should be, a zero, a wrong list
+        cfg = make_config(config_fields(g))
+        check_keys(g)
+        check_config(g.meta, kept(g)['factors'], cfg)
+        with torch.device('meta'): return AutoModelForCausalLM.from_config(cfg)
+    except (StrictDataclassError, TypeError, ArithmeticError, AttributeError, LookupError, RuntimeError) as e:   # a text, a fraction, a zero
         raise ValueError(f"its metadata do not describe a model ({' '.join(str(e).split())}): fetch the file again, or {ELSE}") from None
 
 def end_tokens(g):
     "The tokens that end a turn or a text, None if the file names none"
-    ids = {g.get(f'tokenizer.ggml.{o}_token_id') for o in ('eos','eot','eom')}-{None}
+    ids = {*(g.get(f'tokenizer.ggml.{o}_token_id') for o in ('eos','eot','eom')), *(g.get('tokenizer.ggml.eos_token_ids') or ())}-{None}
     return sorted(ids) if len(ids)>1 else min(ids, default=None)
 
 # %% ../nbs/06_gguf.ipynb #f6ea3fcd
 def convert_model(path, dest):
     "Write the configuration and the weights of the file `path` to the folder `dest`; ValueError if anything of it would be lost"
-    import torch
-    from transformers import AutoModelForCausalLM
     g = read_gguf(path)
     check_kind(g)
-    cfg = described(g)
-    check_keys(g)
-    check_config(**dict(zip(('meta','factors'), kept(g).values())), cfg=cfg)
-    with torch.device('meta'): model = AutoModelForCausalLM.from_config(cfg)
+    model = described(g)
+    cfg = model.config
     tied = set(model._tied_weights_keys or ()) if cfg.tie_word_embeddings else set()
     weights = plan_weights(g, cfg, {k: tuple(v.shape) for k,v in model.state_dict().items() if k not in tied})
     cfg.architectures,model.generation_config.eos_token_id = [type(model).__name__],end_tokens(g)

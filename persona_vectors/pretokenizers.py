@@ -98,14 +98,19 @@ WHOLE_TEXT = '▁' # The rule of these, and of all SentencePiece models
 # %% ../nbs/05_pretokenizers.ipynb #97af264f
 GGML = 'tokenizer.ggml.'
 
-def merges(meta): return [(o[:i], o[i+1:]) for o in meta[GGML+'merges'] for i in [o.find(' ', 1)]]
+def merges(meta, vocab):
+    "The pairs that merge, the best first; ValueError names one that does not make a token of two tokens"
+    pairs = [(o[:i], o[i+1:]) if i>0 else (o, '') for o in meta[GGML+'merges'] for i in [o.find(' ', 1)]]
+    bad = [o for o,(a,b) in zip(meta[GGML+'merges'], pairs) if not (b and a in vocab and b in vocab and a+b in vocab)]
+    if bad: raise ValueError(f"the file's {GGML}merges has {bad[0][:40]!r}, which does not make a token of two tokens: fetch it again, or {ELSE}")
+    return pairs
 
 def spaced(meta): return meta[GGML+'model']!='gpt2' or meta.get(GGML+'pre') in SPACED # a SentencePiece vocabulary
 
 def byte_level(meta):
     "The byte-level tokenizer of the metadata `meta`, without added tokens"
-    name = meta.get(GGML+'pre')
-    tok = Tokenizer(models.BPE({o: i for i,o in enumerate(meta[GGML+'tokens'])}, merges(meta), ignore_merges=name in WHOLE))
+    name,vocab = meta.get(GGML+'pre'),{o: i for i,o in enumerate(meta[GGML+'tokens'])}
+    tok = Tokenizer(models.BPE(vocab, merges(meta, vocab), ignore_merges=name in WHOLE))
     tok.pre_tokenizer,tok.decoder = pre_tokenizer(name),decoders.ByteLevel()
     if name in NFC: tok.normalizer = normalizers.NFC()
     return tok
@@ -128,7 +133,7 @@ def sentencepiece(meta):
     tokens = ['▁'*len(o) if k==4 and not o.strip(' ') else o for o,k in zip(meta[GGML+'tokens'], meta[GGML+'token_type'])]
     vocab,prefix = {o: i for i,o in enumerate(tokens)},bool(meta.get(GGML+'add_space_prefix', meta[GGML+'model']=='llama'))
     rank = range(0, -len(tokens), -1) if meta['general.architecture'].startswith('gemma') else meta.get(GGML+'scores')
-    pairs = merges(meta) if GGML+'merges' in meta else generate_merges(vocab, dict(zip(tokens, rank)))
+    pairs = merges(meta, vocab) if GGML+'merges' in meta else generate_merges(vocab, dict(zip(tokens, rank)))
     tok = Tokenizer(models.BPE(vocab, pairs, unk_token=named(meta).get('unk_token'), fuse_unk=True, byte_fallback=True))
     if prefix and '[INST]' in vocab: tok.pre_tokenizer = pre.Metaspace('▁', 'first', split=False)
     else: tok.normalizer = normalizers.Sequence([*[normalizers.Prepend('▁')]*prefix, normalizers.Replace(' ', '▁')])
@@ -157,9 +162,11 @@ def around(meta, names):
         special_tokens=[(o, meta[GGML+'tokens'].index(o)) for o in put.values()])
 
 # %% ../nbs/05_pretokenizers.ipynb #1b5a47ac
-NO_MATTER = 'eot eom fim_pre fim_suf fim_mid fim_pad fim_rep fim_sep prefix suffix middle'.split() # `_token_id` of these: what a token is for
-KNOWN = {'tokenizer.huggingface.json', *LISTS} | {GGML+o for o in (*NAMED.values(), *(f'{o}_token_id' for o in NO_MATTER),
-    *'model pre add_bos_token add_eos_token add_space_prefix token_type_count suppress_tokens'.split())}
+NO_MATTER = 'fim_pre fim_suf fim_mid fim_pad fim_rep fim_sep prefix suffix middle'.split() # `_token_id` of these: what a token is for
+FLAGS = 'add_bos_token add_eos_token add_space_prefix'.split()
+IDS = [*NAMED.values(), 'eot_token_id', 'eom_token_id']
+KNOWN = {'tokenizer.huggingface.json', *LISTS} | {GGML+o for o in (*IDS, *FLAGS, *(f'{o}_token_id' for o in NO_MATTER),
+    *'model pre token_type_count eos_token_ids add_padding_token add_mask_token add_unknown_token'.split())} # the last four are Ollama's
 
 def check_keys(meta):
     "ValueError names the kind of model or the key that is not understood"
@@ -169,17 +176,31 @@ def check_keys(meta):
     if other: raise ValueError(f"the file's {other[0]} changes tokens in a way that is not known: {ELSE}")
 
 # %% ../nbs/05_pretokenizers.ipynb #9e11fff5
+TYPES = dict(tokens=str, merges=str, token_type=int, scores=(int,float)) # Of what the lists consist
+
 def check_lists(meta):
-    "ValueError names a list that is missing or has another length, a token that is there twice, an id that is no token's"
+    "ValueError names a list that is missing, of another type or length, and a token that is there twice"
     want = ['tokens', 'token_type', 'scores' if meta[GGML+'model']=='llama' and GGML+'merges' not in meta else 'merges']
     for o in want:
-        if not isinstance(meta.get(GGML+o), (list,tuple)): raise ValueError(f"the file has no {GGML}{o}, so its tokens are not known: {ELSE}")
+        v = meta.get(GGML+o)
+        if not isinstance(v, (list,tuple)): raise ValueError(f"the file has no {GGML}{o}, so its tokens are not known: {ELSE}")
+        bad = [x for x in v if not isinstance(x, TYPES[o]) or x!=x]
+        if bad: raise ValueError(f"the file's {GGML}{o} has {str(bad[0])[:40]!r}, which is of no type that belongs there: fetch it again, or {ELSE}")
     tokens = meta[GGML+'tokens']
     n = {o: len(meta[GGML+o]) for o in want if o!='merges'}
     if len(set(n.values()))>1: raise ValueError(f"the file's lists have different lengths, {n}: fetch it again")
     if len(set(tokens))<len(tokens): raise ValueError(f"the file has a token twice, {max(tokens, key=tokens.count)!r}: {ELSE}")
-    for o in NAMED.values():
-        if not 0<=(meta.get(GGML+o) or 0)<len(tokens): raise ValueError(f"the file's {GGML}{o} is {meta[GGML+o]}, but it has {len(tokens)} tokens: {ELSE}")
+
+def check_values(meta):
+    "ValueError names a text, a flag or a token's number that is none"
+    n = len(meta[GGML+'tokens'])
+    def is_id(v): return type(v)==int and 0<=v<n
+    tests = {GGML+o: lambda v: v in (False,True) for o in FLAGS} | {GGML+o: is_id for o in IDS}
+    tests |= dict.fromkeys((GGML+'pre','tokenizer.chat_template'), lambda v: isinstance(v, str))
+    tests[GGML+'eos_token_ids'] = lambda v: isinstance(v, list) and all(map(is_id, v))
+    for k,ok in tests.items():
+        if meta.get(k) is None or ok(meta[k]): continue
+        raise ValueError(f"the file's {k} is {repr(meta[k])[:40]}, which cannot be, for its {n} tokens: fetch it again, or {ELSE}")
 
 # %% ../nbs/05_pretokenizers.ipynb #6bafef23
 def gguf_tokenizer(
@@ -189,6 +210,7 @@ def gguf_tokenizer(
     from transformers import PreTrainedTokenizerFast
     check_keys(meta)
     check_lists(meta)
+    check_values(meta)
     tok,names,first = (sentencepiece if spaced(meta) else byte_level)(meta),named(meta),matched(meta)
     tok.add_tokens([o for o in first if not o.special])
     tok.add_special_tokens([o for o in first if o.special])

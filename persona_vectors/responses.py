@@ -434,7 +434,7 @@ def load_responses(
     return rs
 
 # %% ../nbs/03_responses.ipynb #22e49f9d
-_shipped = ['smollm2-135m-instruct-2ea36834-843b827f.json', 'smollm2-135m-instruct-2ea36834-4b31c9b8.json']
+_shipped = ['smollm2-135m-instruct-82c3d62e-843b827f.json', 'smollm2-135m-instruct-82c3d62e-4b31c9b8.json']
 
 def shipped_responses(
     wordings:int=1 # 1: to the prompts of `PERSONAS`; 2: to both of each in `WORDINGS`

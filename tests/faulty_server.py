@@ -29,6 +29,13 @@ refusals = {
     'zhipu': (400, dict(error=dict(code='1301', message='系统检测到输入或生成内容可能包含不安全或敏感内容'))),
     'stepfun': (451, dict(error=dict(type='censorship_blocked', message='The content you provided or machine outputted is blocked.'))),
     'bedrock': (400, dict(message='Guardrail was enabled and input is in violation of topic policy')),
+    'unsafe': (400, dict(error=dict(message='unsafe content detected', type='invalid_request_error'))),
+    'jailbreak': (400, dict(error='jailbreak detected')),
+    'terms': (403, dict(error=dict(code=403, message='The request is prohibited due to a violation of provider Terms Of Service.'))),
+    'nsfw': (400, dict(message='NSFW content detected')),
+    'violations': (400, dict(error=dict(message="safety_violations=['sexual']"))),
+    'by policy': (403, dict(error=dict(message='The request was blocked by policy.'))),
+    'chinese': (400, dict(error=dict(message='内容安全检查未通过'))),
     'litellm': (400, dict(error=dict(message='litellm.ContentPolicyViolationError: VertexAIException', type=None, code='400'))),
     'google': (200, dict(promptFeedback=dict(blockReason='PROHIBITED_CONTENT'), usageMetadata=dict(promptTokenCount=9))),
     'google empty': (200, dict(id='x', object='chat.completion', choices=[], prompt_feedback=dict(block_reason='SAFETY'))),
@@ -52,6 +59,11 @@ of_all = {
     'account': (403, dict(error=dict(message='Your account has been flagged for violating our usage policies', code='account_flagged'))),
     'guardrail': (404, dict(error=dict(code=404, message='No endpoints available matching your guardrail restrictions and data policy'))),
     'parameter': (400, dict(error=dict(message="Unrecognized request argument supplied: moderation", type='invalid_request_error'))),
+    'no parameter': (400, dict(error=dict(message='content_filter is not a valid parameter'))),
+    'boolean': (400, dict(error=dict(message='`moderation` must be boolean'))),
+    'accept': (403, dict(error=dict(message='You must accept the usage policy of this model before use'))),
+    'no chat': (400, dict(error=dict(message="model 'omni-moderation-latest' does not support chat completions"))),
+    'no guardrail': (400, dict(message='The guardrail identifier or version provided in the request does not exist.')),
     'max tokens': (400, dict(error=dict(code='context_length_exceeded', message="'max_tokens' is too large: 8. This model's maximum context length is 8 tokens and your request has 2."))),
     'model': (404, dict(error=dict(code='model_not_found', message='The model `echo` does not exist'))),
     'sent 401': (200, dict(error=dict(code=401, message='No auth credentials found')))}
@@ -64,11 +76,25 @@ no_system = {
     'alternate': (400, dict(object='error', message='Conversation roles must alternate user/assistant/user/assistant/...', type='BadRequestError', code=None)),
     'llama.cpp': (500, dict(error=dict(code=500, type='server_error', message='\n------------\nWhile executing CallExpression at line 1, column 32\nError: Jinja Exception: System role not supported'))),
     'ministral': (500, dict(error=dict(code=500, type='server_error', message='Only user, assistant and tool roles are supported, got system.'))),
+    'first': (400, dict(error=dict(message="'messages[0].role' must be 'user'"))),
+    'in': (400, dict(detail='Role must be in [user, assistant]')),
+    'pydantic': (422, dict(detail=[dict(type='literal_error', loc=['body','messages',0,'role'], msg="Input should be 'user' or 'assistant'", input='system')])),
+    'from': (400, dict(error=dict(message='first message must be from user'))),
     'lm studio': (400, dict(error='Error rendering prompt with jinja template: "Conversation roles must alternate user/assistant/user/assistant/..."')),
     'openai': (400, dict(error=dict(code='unsupported_value', param='messages[0].role', message="Unsupported value: 'messages[0].role' does not support 'system' with this model."))),
     'openrouter': (400, dict(error=dict(code=400, message='Provider returned error', metadata=dict(raw='{"error":{"message":"Developer instruction is not enabled for models/gemma-3-4b-it"}}'))))}
 
-planned = refusals | too_long | of_all
+# errors that pass, in words that resemble a refused system message: status and body
+not_system = {
+    'away': (500, dict(error=dict(code=500, message='The system is currently not available, try again'))),
+    'unknown': (500, dict(error=dict(code=500, message='Unknown error in our system')))}
+
+# what every request meets, in words that nobody has told us
+everyone = {
+    'suspended': (403, dict(error=dict(message='Moderation is unavailable in your country'))),
+    'blocked': (200, dict(promptFeedback=dict(blockReason='OTHER')))}
+
+planned = refusals | too_long | of_all | not_system | everyone
 
 def share(*what):
     "A number in [0,1) that `what` decides"
@@ -77,13 +103,15 @@ def share(*what):
 def digest(key): return hashlib.sha256(key.encode()).hexdigest()
 
 class Server:
-    def __init__(self, faults=None, always=None, latency=0, key=None, status=None, after=0, retry_after='0.05', log=None, seed=0, says=None, no_system=None):
-        self.no_system = no_system
+    def __init__(self, faults=None, always=None, latency=0, key=None, status=None, after=0, retry_after='0.05', log=None, seed=0, says=None, no_system=None, once=None):
+        self.no_system,self.once = no_system,once or {}
         self.faults,self.always,self.latency,self.key,self.status,self.after,self.retry_after,self.seed,self.says = faults or {}, always or {}, latency, key, status, after, retry_after, seed, says
         self.log,self.asked,self.total,self.now,self.most = open(log, 'a', buffering=1) if log else None, Counter(), 0, 0, 0
     def fault(self, item, attempt):
         for word,f in self.always.items():
             if word in item: return f
+        for word,f in self.once.items():
+            if word in item and attempt==1: return f
         x = share(self.seed, item, attempt)
         for f,p in self.faults.items():
             x -= p
@@ -160,6 +188,7 @@ async def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--faults', type=json.loads, help='fault to its share of requests')
     p.add_argument('--always', type=json.loads, help='word to the fault that every question with it meets')
+    p.add_argument('--once', type=json.loads, help='word to the fault that the first request with it meets')
     p.add_argument('--latency', type=float, default=0, help='seconds before each answer')
     p.add_argument('--key', help='the only key that is let in; with it, every error repeats the key it was sent')
     p.add_argument('--status', help='answer every request with this status or fault')

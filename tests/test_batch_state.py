@@ -177,6 +177,17 @@ def test_form(arch, form, caplog):
         lm.form = 'padded'
         assert greedy(lm, some, 8) != want
 
+def test_form_beyond_a_window(made):
+    "A cache that forgets what the window of 16 tokens still shows is found"
+    src,make = made('gemma3_dynamic'),local_module.make_cache
+    def forgets(model, n=None):
+        own = model.config.sliding_window
+        model.config.sliding_window = 12
+        try: return make(model, n)
+        finally: model.config.sliding_window = own
+    assert local_module.batch_form(fresh(src)) == 'padded'
+    with mock.patch.object(local_module, 'make_cache', forgets): assert local_module.batch_form(fresh(src)) != 'padded'
+
 def test_steered_together(made):
     "Where rows must stay together and cannot, that is said"
     with pytest.raises(ValueError, match='Phi3ForCausalLM cannot answer these prompts in one batch'):

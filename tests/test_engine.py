@@ -109,7 +109,7 @@ def test_killed(tmp_path):
     from persona_vectors import load_vectors
     from persona_vectors.config import data_dir
     model,out = make_llama(tmp_path/'model', d=128, n=4),tmp_path/'out'
-    args = ['extract', data_dir()/'responses'/'smollm2-135m-instruct-2ea36834-843b827f.json', '--model', model, '--dtype', 'float32', '--batch-tokens', 400, '--out', out]
+    args = ['extract', data_dir()/'responses'/'smollm2-135m-instruct-82c3d62e-843b827f.json', '--model', model, '--dtype', 'float32', '--batch-tokens', 400, '--out', out]
     cmd,rnd,had = [script, *map(str, args)],random.Random(0),[]
     def partial(): return next(out.rglob('*.partial'), None)
     def far(): return partial() and partial().stat().st_size >= sum(had)+rnd.randrange(60, 120)*(8+4*128)

@@ -362,11 +362,13 @@ def test_key_of_another(refused): refused("'ollama.tuned' .* not understood", ll
 NEUTRAL = {'expert_count': 0, 'expert_used_count': 0, 'logit_scale': 1., 'attention.causal': True, 'tensor_data_layout': 'Meta AI original pth', 'attention.max_alibi_bias': 0., 'rope.scaling.finetuned': True, 'pooling_type': 0}
 def test_harmless(read):
     "Authors, samplers, quantisation, and keys whose values change nothing"
-    general = {'general.name': 'x', 'general.file_type': 1, 'general.sampling.temp': .7, 'general.base_model.0.name': 'y', 'quantize.imatrix.file': 'z', 'general.tags': ['a','b'], 'general.type': 'model'}
+    general = {'general.name': 'x', 'general.file_type': 1, 'general.sampling.temp': .7, 'general.base_model.0.name': 'y', 'quantize.imatrix.file': 'z', 'general.tags': ['a','b'], 'general.type': 'model',
+        'general.dataset.0.name': 'd', 'general.quantized_by': 'x', 'split.count': 0, **{f'mradermacher.{o}': 'x' for o in ('quantize_version','quantized_by','quantized_at','quantized_on','convert_type')},
+        'tokenizer.ggml.add_padding_token': False}
     twin = llama()
     assert apart(read(twin, 'llama', **TURN|NEUTRAL, general=general), twin)<1e-6
 
-def test_differs_by_block(refused): refused("'feed_forward_length' differs from block to block", llama(), 'llama', **TURN, feed_forward_length=[96]*3+[48])
+def test_differs_by_block(refused): refused("'llama.feed_forward_length' differs from block to block", llama(), 'llama', **TURN, feed_forward_length=[96]*3+[48])
 def test_same_in_blocks(read):
     twin = llama()
     assert apart(read(twin, 'llama', **TURN|{'feed_forward_length': [96]*L}), twin)<1e-6
@@ -434,8 +436,15 @@ def test_damaged(tmp_path):
     assert bad>100
 
 @pytest.mark.parametrize('key,v', [('attention.head_count', 0), ('attention.head_count', 'four'), ('block_count', 10**9), ('embedding_length', 0), ('rope.freq_base', 'x'), ('rope.dimension_count', [1,2]),
-    ('attention.head_count_kv', []), ('attention.layer_norm_rms_epsilon', 'tiny'), ('expert_count', 'x'), ('context_length', [5, 6, 7, 8]), ('rope.scaling.type', 5), ('rope.scaling.factor', -1.)])
-def test_nonsense(refused, key, v): refused('.', llama(), 'llama', **TURN|{key: v})
+    ('attention.head_count_kv', []), ('attention.layer_norm_rms_epsilon', 'tiny'), ('expert_count', 'x'), ('context_length', [5, 6, 7, 8]), ('rope.scaling.type', 5), *(('rope.scaling.factor', v) for v in (-1., 0., math.inf, math.nan)),
+    ('context_length', 512.), ('attention.head_count', 4.5), ('attention.head_count', 3), ('attention.sliding_window', 'a'), ('rope.dimension_count', 15), ('attention.layer_norm_rms_epsilon', math.inf)])
+def test_nonsense(refused, key, v): refused('fetch the file again|give the model|convert the model', llama(), 'llama', **TURN|{key: v})
+
+def test_the_key_is_named_whole(refused): refused("'llama.attention.head_count'", llama(), 'llama', **TURN|{'attention.head_count': 'four'})
+
+@pytest.mark.parametrize('v', [15, 8.5, 'x'])
+def test_odd_part_of_a_head(refused, v):
+    refused("'phi3.rope.dimension_count'", make(tf.Phi3Config, **GROUPED, sliding_window=None), 'phi3', **{'rope.dimension_count': v})
 
 def test_versions(tmp_path):
     raw = write(tmp_path/'a.gguf', llama(), 'llama', **TURN).read_bytes()

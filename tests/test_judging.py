@@ -1,6 +1,7 @@
-"What a judge's reply says: a hundred and fifty of them, those that give no score among them; then judges behind an endpoint, and on this machine"
+"What a judge's reply says: three hundred of them, those that give no score among them; then judges behind an endpoint, and on this machine"
 import json, threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from time import process_time
 import pytest
 from persona_vectors import EMBEDDED, PersonaVectorConfig, find_model, judge_responses
 from persona_vectors.generation import endpoint
@@ -8,6 +9,7 @@ from persona_vectors.generation.judging import JUDGE_TOKENS, ROLE, NoScore, begu
 from persona_vectors.prompts import get_format
 from persona_vectors.responses import Response, Responses, load_responses
 from faulty_server import no_system
+from persona_vectors.generation.endpoint import GREETING
 from tiny import faulty, lines
 
 # replies by the score that they give, on the scale to 3 and on that to 100
@@ -50,16 +52,55 @@ formal = {
     None: ['101', 'Score: 150', '80-90', 'between 80 and 90', 'about 8.5 out of 10', 'Score: 8/10', '1,000', 'The answer has 10 sentences.',
         'Score: 80 to 90']}
 
+# the same of replies in which the judge corrects itself, rules a number out, uses another scale, or gives other numbers too
+role_hard = {
+    None: ['3. Wait. 2.', 'Score: 3. Actually, 2.', '3\nNo, 2.', 'I would say 3, no, 2', 'Score: 3 -> revised to 2', 'The score is 3, but it should be 2.',
+           'Hardly a 3.', 'Nothing here deserves a 3.', 'The maximum score is 3.', 'The highest score is 3.', 'To score 3, it must sing.', 'It would score 3, but for the last line.',
+           'If it were in the role I would give it a 3.', 'I would give it a 3 if it sang.', 'Unless it sang it would be a 3.', '3 if it sang',
+           'Violations: 2', 'Total violations: 2', 'Criteria met: 1 of 3', 'Criteria met: 1', 'Number of criteria met: 2', 'The number of criteria that are met: 2',
+           '## Violations\n2', '{"violations": 2}', '{"score": null, "confidence": 2}', 'Errors: 2\nScore: N/A', '<confidence>2</confidence>', '<b>Violations</b>: 2',
+           'This answer is one which ignores the role.', 'This answer is one.', "The score isn't 3, it's 2", 'The answer deserves a score of 2 rather than 3.',
+           'In answer 2, the model sings', 'Is it a 3?', 'Score: 3?', '2\n\nSecond thoughts:\n3', 'Score: 3, or rather 2', 'Score: ~~3~~ 2, or 3', 'It cites 3.',
+           'Score: 3 (I meant 2)', 'Score: 3\n\nCorrection: 2', 'Score: 3. Revised score: 2', 'Score: 3. Hmm, make that a 2.', 'Score: 3; on second thought, 2',
+           'Score: 3. Let me reconsider.', 'Score: 3\n\nAfter deduction: 2', 'Score was 3. Now 2.', 'Score: 2, perhaps 3', 'Score: 2+', 'Score: 3 - 1', 'Score - 3 points lost',
+           'Rating: 4 (of 5)', 'Score: 2 out of 5', 'Score: 2 on a 5-point scale', 'Score: 3 (five-point scale)', 'Score (1-5): 2', 'Using a 1-5 scale, 3', 'Score: 3 / 10.',
+           'An answer in role would get a 3.', 'I cannot give it a 3.', 'A 3 requires more.', '3 is too much.', 'A 3 would be generous.', 'Almost a 3', 'I doubt it is a 3.',
+           'The previous judge gave it a 3.', 'The response says the answer is 3.', 'Score A: 3\nScore B: 2', 'Previous score: 3', 'Score threshold: 3'],
+    0: ['Thus, 0.'],
+    2: ['Violations: 3\nScore: 2', 'Score: 2\nConfidence: 3', '{"violations": 3, "score": 2}', '{"score": 2, "confidence": 3}', '<confidence>3</confidence><score>2</score>',
+        '{"reason": "I cannot tell if it sings", "score": 2}', '**Score**\n\n2', '## Verdict\n2', 'So 2.', '<answer>2</answer>', '<b>2</b>', 'Role adherence score: 2', 'Score (role): 2',
+        'It does not sing. Score: 2', 'It does not sing, so I give it a 2.', 'It is not quite in role: it speaks as an AI.\n\n2', "I'd go with 2.",
+        'Score: 2.\n\nThe answer does not sing, but it does rhyme; it would be a 3 if it sang.', 'Score: 2\n\nThe response is not a 3 because it sings. It is better than a 1.'],
+    3: ['The answer is in the role throughout. 3', 'It fully plays the role (3).', 'The number is 3.']}
+formal_hard = {
+    None: ['Score: 8 (out of 10)', 'Score: 8 points out of 10', 'Score: 8 on a scale of 1 to 10', 'Rating: 4 (of 5)', 'I give it 4 on a 5-point scale.', 'On a scale of 1 to 10, 8', 'Out of 10: 8',
+           'Deduction: 20', 'Incoherence: 20', 'Informality: 20', 'Confidence: 95', 'Confidence:\n95', 'Overall confidence: 95', 'Confidence score: 95', 'The confidence score is 95.',
+           'Sentences: 9', 'The answer is 42, which is wrong, and it is incoherent.', 'Final score: 50\nScore: 60'],
+    30: ['Score: 30\nConfidence: 90%', 'Score: 30, confidence: 90', '{"score": 30, "confidence": 90}', 'Confidence: 90%\nScore: 30', 'Sentences: 9\n\n30'],
+    60: ['It mentions 1984 and 2001. 60'],
+    65: ["I'd put it at 65."],
+    85: ['around 85', 'Score: about 85', 'Score: ~85', '85%.', 'Score: 85%', 'On a scale of 1 to 100: 85', 'On a scale of 1 to 100, I would give this 85.', 'Score: 85 on a 100-point scale']}
+
 def read(text, top, name=''):
     try: return verdict(text, top, name)
     except NoScore as e: return None,str(e)
 
-@pytest.mark.parametrize('top,name,table', [(3,'role',role), (100,'formal',formal)], ids=['role','formal'])
+@pytest.mark.parametrize('top,name,table', [(3,'role',role), (100,'formal',formal), (3,'role',role_hard), (100,'formal',formal_hard)],
+                         ids=['role','formal','role, hard','formal, hard'])
 def test_replies(top, name, table):
     replies = {o: n for n,os in table.items() for o in os}
     assert {o: read(o, top, name)[0] for o in replies}==replies
     for o,n in replies.items():                                                     # ... and where it stands
         if n is not None and (said := o[slice(*read(o, top, name)[1:])]).isdecimal(): assert float(said)==n
+
+@pytest.mark.parametrize('piece', ['Score 3 ', '3 - ', 'if it is a ', '3, no, ', '1. a\n', ', "', '<a>', '( ', 'score 3, so ', '\n', '3.\n'])
+def test_long(piece):
+    "Its time grows with the length of the reply, not with its square"
+    def seconds(n):
+        t = process_time()
+        read(piece*(n//len(piece)), 3, 'role')
+        return process_time()-t
+    assert min(seconds(40_000) for _ in range(2)) < 9*seconds(10_000)+.2   # 16 times were its square
 
 @pytest.mark.parametrize('text,why', [('Who knows?','without a verdict'), ('Score: 2\nScore: 3','with several numbers'), ('2-3','with several numbers'), ('Score: 7','off the scale')])
 def test_why(text, why): assert read(text, 3)==(None, why)
@@ -143,7 +184,16 @@ def test_moderated(tmp_path, monkeypatch):
         with faulty(tmp_path/whose, '--says', '2', '--always', json.dumps({'bad word': whose}), '--no-system', next(iter(no_system))) as url:
             rs = judge_responses(Responses(rows), 'role', PersonaVectorConfig(base_url=url, openrouter_model='echo', max_retries=1), out=tmp_path/'out')
         assert [r.scores['role'] for r in rs.rows]==[2, None, 2] and [r.text for r in load_responses(rs.path).rows]==[r.text for r in rows]
-        assert len(lines(tmp_path/whose))==3 and not any(o['system'] for o in lines(tmp_path/whose))
+        log = lines(tmp_path/whose)
+        assert len([o for o in log if o['item']!=GREETING.question])==3 and not any(o['system'] for o in log)
+
+def test_all_moderated(tmp_path):
+    "Where the judge's endpoint refuses a greeting as well, the judging stops with its words, and no answer is recorded as filtered"
+    rows = [Response('bard', 'Who?', 'Hark!', 'You are a bard.', sample=i) for i in range(6)]
+    with faulty(tmp_path/'log', '--status', 'blocked') as url:
+        with pytest.raises(RuntimeError, match='refuses every prompt, even'):
+            judge_responses(Responses(rows), 'role', PersonaVectorConfig(base_url=url, openrouter_model='echo', max_retries=1), out=tmp_path/'out')
+    assert not any(o.read_text() for o in (tmp_path/'out').glob('*.jsonl'))
 
 # on this machine
 

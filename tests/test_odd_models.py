@@ -1,5 +1,5 @@
 "Model folders as people have them: each is read right, or ends in one line that says what is the matter and what helps"
-import json, logging, os, shutil, subprocess
+import json, logging, os, re, shutil, subprocess
 from contextlib import redirect_stderr
 from importlib.util import find_spec
 from io import StringIO
@@ -359,3 +359,17 @@ def test_vision_model_under_other_names(tmp_path):
     saved(vlms['smolvlm'](), tmp_path)
     save_file({k.replace('text_model', 'talker'): o for k,o in load_file(tmp_path/W).items()}, tmp_path/W, metadata=dict(format='pt'))
     with pytest.raises(ValueError, match="the llama text model of a 'smolvlm' checkpoint is not whole in its files under the names that are known here"): load_blocks(find_model(str(tmp_path)), 2)
+
+@pytest.mark.parametrize('n', [3, 4, 6])
+def test_another_number_of_blocks(n, tmp_path, capfd):
+    "config.json counts fewer or more blocks than the files hold; as many is the control"
+    small = dict(hidden_size=32, intermediate_size=64, num_attention_heads=4, num_key_value_heads=2, vocab_size=160, num_hidden_layers=4)
+    tf.AutoModelForCausalLM.from_config(tf.LlamaConfig(**small)).save_pretrained(tmp_path)
+    c = tmp_path/'config.json'
+    c.write_text(json.dumps(json.loads(c.read_text())|dict(num_hidden_layers=n)))
+    said = f'counts {n} blocks (num_hidden_layers), and its files hold 4'
+    if n==6:
+        with pytest.raises(ValueError, match=re.escape(said)): load_blocks(find_model(str(tmp_path)), 2)
+    else:
+        load_blocks(find_model(str(tmp_path)), 2)
+        assert (said in capfd.readouterr().err)==(n==3)

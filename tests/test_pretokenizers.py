@@ -206,10 +206,32 @@ def test_first_and_last_tokens(pre, flags, want, tmp_path):
     (dict(remove_extra_whitespaces=True), 'remove_extra_whitespaces'), (dict(add_sep_token=True), 'add_sep_token'), (dict(telepathy=1), 'telepathy'),
     (dict(add_bos_token=True, bos_token_id=None), 'add_bos_token is true'), (dict(tokens=['a','a'], token_type=[1,1]), "twice, 'a'"),
     (dict(token_type=[1]), 'different lengths'), (dict(padding_token_id=10**6), 'padding_token_id is 1000000'),
-    (dict(merges='a b'), 'no tokenizer.ggml.merges')])
+    (dict(merges='a b'), 'no tokenizer.ggml.merges'), (dict(merges=['zz qq']), "tokenizer.ggml.merges has 'zz qq'"), (dict(merges=['ab']), "merges has 'ab'"),
+    (dict(merges=['Z Q']), "merges has 'Z Q'"), (dict(merges=[1,2]), "tokenizer.ggml.merges has '1'"), (dict(tokens=[1,2]), 'tokenizer.ggml.tokens has'),
+    (dict(token_type=['x']), 'tokenizer.ggml.token_type has'), (dict(mask_token_id='x'), "mask_token_id is 'x'"), (dict(eot_token_id=2.5), 'eot_token_id is 2.5'),
+    (dict(eos_token_ids=[1,-1]), 'eos_token_ids is [1, -1]'), (dict(add_bos_token='x'), "add_bos_token is 'x'"), (dict(pre=[1]), 'tokenizer.ggml.pre is [1]'),
+    (dict(suppress_tokens=[1]), 'suppress_tokens')])
 def test_what_is_not_understood_is_refused_by_name(change, why):
     with pytest.raises(ValueError, match=re.escape(why)) as e: gguf_tokenizer(trained('qwen2')[1] | {GGML+k: v for k,v in change.items()})
     assert re.search("give the model's original folder or hub id|fetch it again", str(e.value)) and '\n' not in str(e.value)
+
+
+@pytest.mark.parametrize('key', ['tokens','merges','token_type'])
+def test_a_damaged_file_is_read_or_refused_in_one_line(key, tmp_path):
+    "Bytes of a whole file turned in its vocabulary: no error of another class, no panic"
+    meta = trained('qwen2')[1]
+    write_gguf(tmp_path/'m.gguf', small(meta), meta)
+    raw = (tmp_path/'m.gguf').read_bytes()
+    at,bad = raw.index((GGML+key).encode())+len(GGML+key),0
+    for i in range(40):
+        o = bytearray(raw)
+        o[at+16+7*i] ^= 1
+        (tmp_path/'x.gguf').write_bytes(o)
+        try: convert_gguf(tmp_path/'x.gguf', tmp_path)
+        except ValueError as e:
+            bad += 1
+            assert '\n' not in str(e)
+    assert bad or key=='token_type'
 
 
 # SentencePiece: the algorithm itself, in plain Python

@@ -25,6 +25,8 @@ configs = {k: (lambda o=o: tf.LlamaConfig(**small, rope_parameters=o)) for k,o i
     llama=lambda: tf.LlamaConfig(**small), bloom=lambda: tf.BloomConfig(hidden_size=32, n_head=4, n_layer=L, vocab_size=V),
     gemma2=lambda: tf.Gemma2Config(**small, head_dim=8, query_pre_attn_scalar=144), granite=lambda: tf.GraniteConfig(**small, attention_multiplier=.02),
     phi3=lambda: tf.Phi3Config(**small, original_max_position_embeddings=64, rope_parameters=longrope),
+    mistral=lambda: tf.MistralConfig(**small, sliding_window=128), gemma2_window=lambda: tf.Gemma2Config(**small, head_dim=8, sliding_window=128),
+    llama4=lambda: tf.Llama4TextConfig(**small, intermediate_size_mlp=64, num_local_experts=2, head_dim=8, attention_chunk_size=64),
     dynamic=lambda: tf.LlamaConfig(**small|dict(max_position_embeddings=64), rope_parameters=rope(rope_type='dynamic', factor=3.)))
 
 @pytest.fixture(scope='module')
@@ -86,6 +88,27 @@ def test_rope_scaling(kind, kw, made):
 @pytest.mark.parametrize('arch,own', [('gemma2', dict(query_pre_attn_scalar=8)), ('granite', dict(attention_multiplier=8**-.5))])
 def test_attention_scale(arch, own, kw, made):
     with without(**own), pytest.raises(ValueError, match=OTHERWISE): means(made(arch), **kw)
+
+@how
+@pytest.mark.parametrize('arch,lost', [('mistral', dict(sliding_window=None)), ('gemma2_window', dict(sliding_window=4096)), ('llama4', dict(attention_chunk_size=8192))])
+def test_window(arch, lost, kw, made):
+    "A sliding window or chunks that the reading drops, whether a conversation crosses them or not; where none is as long and they are wide, nothing differs"
+    own = extractor(made(arch), **kw)
+    own.means(seqs, [3], progress=False)
+    assert [max(o['tokens'])>64 for o in own.probed.values()] == [True]
+    with without(**lost):
+        for some in (seqs, seqs[1:3]):
+            with pytest.raises(ValueError, match=OTHERWISE): extractor(made(arch), **kw).means(some, [3], progress=False)
+        with mock.patch.object(probe_module, 'CHEAP', 16): extractor(made(arch), **kw).means(seqs[1:3], [3], progress=False)
+
+@pytest.mark.parametrize('arch', ['mistral','gemma2_window'])
+def test_window_of_packing(arch, made):
+    "A mask of packed attention without its window"
+    mask = packing.causal_mask
+    def planted(n, m, window, *args): return mask(n, m, None, *args)
+    planted.cache_clear = mask.cache_clear
+    means(made(arch))
+    with mock.patch.object(packing, 'causal_mask', planted), pytest.raises(ValueError, match=OTHERWISE): means(made(arch))
 
 @pytest.mark.parametrize('stream', [False, True])
 @pytest.mark.parametrize('arch', ['phi3','dynamic'])
@@ -150,3 +173,38 @@ def test_large(made, caplog):
     with mock.patch.object(probe_module, 'blocks_to_compare', lambda *a: 0), mock.patch('persona_vectors.extraction.extractor.blocks_to_compare', lambda *a: 0):
         means(made('linear'))
     assert 'its numbers are not compared with those of transformers alone: the memory' in caplog.text
+
+def test_rounding(made, caplog):
+    "Where bfloat16 alone makes the difference, that is a warning; a fault in bfloat16 only is not"
+    read = extractor(made('llama'), dtype='bfloat16')
+    with mock.patch.dict(probe_module.LIMITS, bfloat16=1e-4):
+        read.means(seqs, [3], progress=False)
+        assert "bfloat16 rounds much: at layer" in caplog.text and "give dtype='float32' (--dtype float32)" in caplog.text
+        load = probe_module.ordinary
+        exact = lambda source, k, device, blocks, dtype='float32': load(source, k, device, blocks)       # as if transformers did not round
+        with mock.patch.object(probe_module, 'ordinary', exact):
+            with pytest.raises(ValueError, match=OTHERWISE+r".*in bfloat16.*in float32 it is read as by transformers: take that \(dtype='float32'"):
+                means(made('llama'), dtype='bfloat16')
+
+def test_files_of_a_large_model(tmp_path):
+    "What costs nothing is checked where the memory holds no ordinary model"
+    ex = ActivationExtractor(PersonaVectorConfig(model_name=str(make_llama(tmp_path/'llama')), dtype='float32', device='cpu'))
+    with mock.patch('persona_vectors.extraction.extractor.blocks_to_compare', lambda *a: 0):
+        ex.tokenizer.backend_tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
+        with pytest.raises(ValueError, match='the tokenizer splits'): ex.means(seqs, [1], progress=False)
+
+def test_what_is_caught(made):
+    "Only the load of the ordinary model may fail; an error of the comparison is not taken for that"
+    tok = find_model(EMBEDDED).tokenizer()
+    with mock.patch.object(ModelSource, 'load', side_effect=KeyError('odd')):
+        assert probe_module.probe(find_model(made('llama')), tok, seqs, [3], None) == dict(against=None, why="'odd'")
+    for part in ('probe_texts','ordinary_means'):
+        with mock.patch.object(probe_module, part, side_effect=KeyError('a bug')), pytest.raises(KeyError): means(made('llama'))
+
+def test_zeros(tmp_path):
+    "An embedding of zeros is equal to itself"
+    torch.manual_seed(0)
+    m = tf.GPT2LMHeadModel(tf.GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=V))
+    for p in (m.transformer.wte.weight, m.transformer.wpe.weight): p.data.zero_()
+    m.save_pretrained(tmp_path)
+    assert not extractor(str(tmp_path)).means(seqs, [0,1], progress=False)[:,0].any()

@@ -5,9 +5,9 @@ import pytest
 from persona_vectors import PersonaVectorConfig, generate_responses
 from persona_vectors.generation import endpoint
 from persona_vectors.generation.answers import Unanswered
-from persona_vectors.generation.endpoint import REMEDIES
+from persona_vectors.generation.endpoint import GREETING, REMEDIES
 from persona_vectors.responses import load_responses
-from faulty_server import no_system, of_all, refusals, too_long
+from faulty_server import everyone, no_system, not_system, of_all, refusals, too_long
 from tiny import faulty, journal, lines
 
 personas = {'default': '', 'pirate': 'You are a pirate.', 'bard': 'You are a bard.'}
@@ -22,6 +22,8 @@ def ask(url, questions, out, personas={'a': 'x'}, **kw):
 
 def warnings(caplog): return [o.getMessage() for o in caplog.records if o.levelname=='WARNING']
 
+def asked(log): return [o['item'] for o in lines(log) if o['item']!=GREETING.question]
+
 def always(faults): return json.dumps({f'{o}!': o for o in faults})
 
 def test_refused(tmp_path, caplog):
@@ -32,7 +34,7 @@ def test_refused(tmp_path, caplog):
         for _ in range(2):
             rs = ask(url, qs, tmp_path/'out')
             assert {r.question: r.outcome for r in rs.rows}=={q: 'filtered' if 'bad' in q else 'complete' for q in qs}
-            assert sorted(o['item'] for o in lines(log))==sorted(qs)
+            assert sorted(asked(log))==sorted(qs) and len(lines(log))<=len(qs)+1
     assert load_responses(rs.path).rows==rs.rows
     assert {r.question for r in rs.rows if not r.text}=={f'bad {o}!' for o in [*refusals, 'null filter']}   # these two end an answer that has begun
     said, = warnings(caplog)
@@ -43,7 +45,23 @@ def test_many_refused(first, tmp_path):
     "Also where the first thirty cells are refused, with ten requests under way"
     qs = [f'a bad one {i}' for i in range(30)]
     with faulty(tmp_path/'log', '--always', '{"bad": "azure"}') as url: rs = ask(url, [*qs, 'one'] if first else ['one', *qs], tmp_path/'out')
-    assert rs.outcomes=={'filtered': 30, 'complete': 1} and len(lines(tmp_path/'log'))==31
+    assert rs.outcomes=={'filtered': 30, 'complete': 1} and len(asked(tmp_path/'log'))==31 and len(lines(tmp_path/'log'))<=32
+
+def test_only_refused(tmp_path):
+    "A run whose every prompt is refused ends well where a greeting passes, and is not asked for again"
+    with faulty(tmp_path/'log', '--always', '{"bad": "azure"}') as url:
+        for _ in range(2): assert ask(url, [f'a bad one {i}' for i in range(12)], tmp_path/'out').outcomes=={'filtered': 12}
+    assert len(asked(tmp_path/'log'))==12 and len(lines(tmp_path/'log'))==13
+
+@pytest.mark.parametrize('what', everyone)
+def test_all_refused(what, tmp_path):
+    "Where a greeting is refused as well, the run stops with the endpoint's words; nothing is recorded, and a further run asks again"
+    log = tmp_path/'log'
+    for n in (1,2):
+        with faulty(log, '--status', what) as url:
+            with pytest.raises(RuntimeError, match='refuses every prompt, even') as e: ask(url, [f'question {i}' for i in range(50)], tmp_path/'out', max_concurrent_requests=4)
+        assert '\n' not in str(e.value) and not lines(journal(tmp_path/'out')) and len(lines(log))<=5*n and len(lines(log))-len(asked(log))==n
+    with faulty(log) as url: assert ask(url, [f'question {i}' for i in range(50)], tmp_path/'out').outcomes=={'complete': 50}
 
 def test_too_long(tmp_path):
     "Prompts that are too long are listed, and asked for again by the next run; the others are answered"
@@ -121,6 +139,15 @@ def test_mixed(tmp_path):
     with faulty(log, '--no-system', 'vllm', port=port) as url:
         with pytest.raises(RuntimeError, match='took system messages before, and now refuses one .400 System role not supported'):
             ask(url, ['Who?','Why?'], tmp_path/'out', personas, max_concurrent_requests=1)
+
+@pytest.mark.parametrize('what', not_system)
+@pytest.mark.parametrize('at', ['Who?','Why?'])
+def test_a_system_that_passes(what, at, tmp_path, caplog):
+    "An error of the server's system, once, is tried again: nothing is folded, whether it comes first or later"
+    log = tmp_path/'log'
+    with faulty(log, '--once', json.dumps({at: what})) as url: rs = ask(url, ['Who?','Why?'], tmp_path/'out', {'bard': 'You are a bard.'}, max_concurrent_requests=1)
+    assert [r.folded for r in rs.rows]==[None]*2 and rs.outcomes=={'complete': 2} and not warnings(caplog)
+    assert sorted(o['did'] for o in lines(log))==sorted([what,'ok','ok'])
 
 def test_not_for_that(tmp_path):
     "An error in such words that folding does not mend ends the run, and nothing is folded (the control)"

@@ -177,6 +177,7 @@ class UntrainedTwin(ActivationExtractor):
         return ModelSource(f'{src.label} (untrained, seed {self.seed})', self._folder.name, made)
     @cached_property
     def tokenizer(self): return self.of.tokenizer
+    def probe_reading(self, *args): return dict(against=None, why='its weights are in no files') # nothing to compare with
     def cache_key(self, *args, **kw): return dict(super().cache_key(*args, **kw), untrained=self.seed)
 
 # %% ../../nbs/analysis/33_controls.ipynb #3779e5b9

@@ -165,7 +165,7 @@ def means(self:ActivationExtractor,
     return self.read_rest(Means(seqs, layers, self.model_config.hidden_size, partial, what), progress)
 
 # %% ../../nbs/extraction/27_extractor.ipynb #17628991
-RULES = 2 # Raised when what is read or averaged changes, so that older files are not taken for new ones
+RULES = 3 # Raised when what is read or averaged changes, so that older files are not taken for new ones
 
 @patch
 def cache_key(self:ActivationExtractor,

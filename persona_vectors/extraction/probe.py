@@ -6,16 +6,19 @@
 __all__ = []
 
 # %% ../../nbs/extraction/24_probe.ipynb #649a540b
+from itertools import chain, cycle, islice
 from ..config import log
 from .blocks import find_blocks, keep_blocks, residual_hooks, skeleton, tied_weights
 from ..gguf import check_against_metadata
-from ..models import ModelSource, changing_ropes
+from ..models import ModelSource, attention_windows, changing_ropes
 from ..pretokenizers import HARD, splitting_fault
-from ..prompts import Tokens
+from ..prompts import Tokens, context_length
 import torch
 from torch import nn
 
 # %% ../../nbs/extraction/24_probe.ipynb #8767f12b
+class NotComparable(Exception): "The ordinary model cannot be loaded"
+
 def cut_class(cls, k:int, blocks:str=None):
     "The class `cls`, whose models have their first `k` blocks only; their configuration is that of the whole"
     def __init__(self, config, *args, **kw):
@@ -28,14 +31,19 @@ def ordinary(
     source:ModelSource,
     k:int=None, # Blocks to keep; None: all
     device:str='cpu',
-    blocks:str=None # As `find_blocks` takes it
-)->nn.Module: # float32
-    "The model of `source` as transformers alone loads it"
+    blocks:str=None, # As `find_blocks` takes it
+    dtype:str='float32'
+)->nn.Module:
+    "The model of `source` as transformers alone loads it; NotComparable if that fails"
     import transformers as tf
-    cfg = source.load(tf.AutoConfig)
-    named = [getattr(tf, o) for o in getattr(cfg, 'architectures', None) or [] if hasattr(tf, o)]
-    cls = named[0] if named else tf.MODEL_FOR_CAUSAL_LM_MAPPING[type(cfg)]
-    return source.load(cut_class(cls, k, blocks) if k else cls, dtype=torch.float32).to(device).eval().requires_grad_(False)
+    try:
+        cfg = source.load(tf.AutoConfig)
+        named = [getattr(tf, o) for o in getattr(cfg, 'architectures', None) or [] if hasattr(tf, o)]
+        cls = named[0] if named else tf.MODEL_FOR_CAUSAL_LM_MAPPING[type(cfg)]
+        model = source.load(cut_class(cls, k, blocks) if k else cls, dtype=getattr(torch, dtype)).to(device).eval().requires_grad_(False)
+        find_blocks(model.get_decoder(), blocks)
+    except (AttributeError, ImportError, IndexError, KeyError, MemoryError, RuntimeError, TypeError, ValueError) as e: raise NotComparable(e) from e
+    return model
 
 # %% ../../nbs/extraction/24_probe.ipynb #bd9adba6
 class _Enough(Exception): pass
@@ -59,20 +67,36 @@ def ordinary_means(
     return out
 
 # %% ../../nbs/extraction/24_probe.ipynb #060c502d
+CHEAP = 512 # Tokens up to which a window is crossed in any case
+
+def beyond(
+    seqs:list, # Lists of token ids, the longest first
+    window:int,
+    context:int=None # The most tokens that the model takes
+)->list: # One `Tokens`, or none
+    "A text that is longer than `window`, its span what is beyond"
+    n = min(window+max(16, min(window//4, 128)), context or len(seqs[0])+window)
+    ids = seqs[0][:n] if window>CHEAP else list(islice(chain.from_iterable(cycle(seqs)), n))
+    return [Tokens(ids, window, len(ids), [], '')] if len(ids)>window else []
+
 def probe_texts(
     seqs:list, # `Tokens` of the conversations
-    limits=() # Lengths beyond which rope is another
+    limits=(), # Lengths beyond which rope is another
+    windows=(), # Lengths beyond which some layer sees a part only
+    context:int=None # The most tokens that the model takes
 )->list:
     "A few `Tokens` of different lengths, whose spans leave out the first tokens"
     by = sorted((s.ids for s in seqs), key=len)
     few = [by[0][:13], by[-1][:8]+by[len(by)//2][8:29], by[-1][:47]]
     for o in limits: few += [b[i] for i in (0,-1) if (b := [ids for ids in by if len(ids)>o])]
-    return [Tokens(list(ids), min(4, len(ids)-1), len(ids), [], '') for ids in dict.fromkeys(map(tuple, few))]
+    few = [Tokens(list(ids), min(4, len(ids)-1), len(ids), [], '') for ids in dict.fromkeys(map(tuple, few))]
+    return few+[t for w in sorted(windows) for t in beyond(by[::-1], w, context)]
 
 # %% ../../nbs/extraction/24_probe.ipynb #4bd2daec
 def stand_ins(tokenizer)->list:
     "`Tokens` of three lengths of a text that is hard to tokenise"
-    ids = tokenizer(HARD, add_special_tokens=False).input_ids
+    ids,bos = tokenizer(HARD, add_special_tokens=False).input_ids,tokenizer.bos_token_id
+    if bos is not None and tokenizer('a').input_ids[:1]==[bos]: ids = [bos,*ids]
     return [Tokens(ids[:n], 0, n, [], '') for n in (13, len(ids)//2, len(ids))]
 
 # %% ../../nbs/extraction/24_probe.ipynb #834e3174
@@ -80,20 +104,29 @@ LIMITS = dict(float32=1e-4, bfloat16=.1, float16=.1) # Of relative differences
 
 def largest_gap(got, want, layers, seqs):
     "The largest relative difference of means 'sequence layer d_model', its layer, and the length of its sequence"
-    gaps = ((got-want).norm(dim=-1)/want.norm(dim=-1)).nan_to_num(float('inf'))
+    d = (got-want).norm(dim=-1)
+    gaps = torch.where(d==0, 0, d/want.norm(dim=-1)).nan_to_num(torch.inf, posinf=torch.inf)
     i,j = divmod(gaps.argmax().item(), len(layers))
     return gaps.max().item(),layers[j],len(seqs[i])
 
 # %% ../../nbs/extraction/24_probe.ipynb #6cffafe3
-def check_gap(source, read, seqs, layers, want, dtype)->float:
-    "The largest relative difference of what `read` gives in `dtype` from `want`; ValueError if it is beyond the limit"
+ALONE = ' in company, though not by itself','read one conversation at a time (batch_tokens=1, --batch-tokens 1)'
+WRONG = '','these numbers are not the model\'s: try --stream, or another version of transformers, and report the model'
+ROUNDED = '',"in float32 it is read as by transformers: take that (dtype='float32', --dtype float32)"
+
+def check_gap(source, read, seqs, layers, want, dtype, rounding=None)->float:
+    "The largest relative difference of what `read` gives in `dtype` from `want`; ValueError if it is beyond the limit, and beyond twice `rounding()`"
     gap,layer,n = largest_gap(read(seqs, layers, dtype, None), want, layers, seqs)
     if gap<=LIMITS[dtype]: return gap
+    off = f"(relative difference {gap:.2g} in {dtype}, "
+    if rounding and gap<=2*(own := rounding()):
+        log.warning(f"{source.label}: {dtype} rounds much: at layer {layer} a text of {n} tokens is read otherwise than in float32 {off}"
+                    f"by transformers alone {own:.2g}): for the numbers of float32 give dtype='float32' (--dtype float32)")
+        return gap
     alone = largest_gap(read(seqs, layers, dtype, 1), want, layers, seqs)[0]
-    why,then = (('', 'these numbers are not the model\'s: try --stream, or another version of transformers, and report the model')
-                if alone>LIMITS[dtype] else (' in company, though not by itself', 'read one conversation at a time (batch_tokens=1, --batch-tokens 1)'))
+    why,then = ALONE if alone<=LIMITS[dtype] else ROUNDED if rounding else WRONG
     raise ValueError(f"model {source.name!r}: at layer {layer} a text of {n} tokens is read{why} otherwise than by transformers alone "
-                     f"(relative difference {gap:.2g} in {dtype}, limit {LIMITS[dtype]:g}): {then}")
+                     f"{off}limit {LIMITS[dtype]:g}): {then}")
 
 # %% ../../nbs/extraction/24_probe.ipynb #0087213e
 WHOLE = 2<<30 # Bytes in float32 up to which the ordinary model is loaded whole
@@ -120,14 +153,18 @@ def _not_compared(source, why):
     log.warning(f"{source.label}: its numbers are not compared with those of transformers alone: {why}")
     return dict(against=None, why=why)
 
-def check_files(source, tokenizer, adapted):
-    "ValueError if the files of `source` say something else than what was made of them: the tokenizer, an adapter, a GGUF file's metadata"
-    folder = source.fetch('config.json').parent
-    try: check_against_metadata(folder)
-    except ValueError as e: raise ValueError(f"model {source.name!r}: {e}") from None
-    if (folder/'adapter_config.json').is_file() and not adapted:
+def check_adapter(source, adapted):
+    "ValueError if an adapter is beside the model and was not applied"
+    if not adapted and (source.fetch('config.json').parent/'adapter_config.json').is_file():
         raise ValueError(f"model {source.name!r}: the adapter in its folder is not applied, so the numbers are those of the model without it: "
                          "pip install peft, or merge the adapter and give the merged folder")
+
+def check_files(source, tokenizer):
+    "ValueError if the files of `source` say something else than what is made of them: an adapter, the tokenizer, a GGUF file's metadata"
+    folder = source.fetch('config.json').parent
+    check_adapter(source, source.adapter)
+    try: check_against_metadata(folder)
+    except ValueError as e: raise ValueError(f"model {source.name!r}: {e}") from None
     if why := splitting_fault(tokenizer, folder):
         raise ValueError(f"model {source.name!r}: {why}, so its tokens are not those it was trained with: update transformers, "
                              "or set \"tokenizer_class\": \"PreTrainedTokenizerFast\" in its tokenizer_config.json")
@@ -145,16 +182,20 @@ def probe(
     blocks:str=None # As `find_blocks` takes it
 )->dict: # What was compared, for the provenance
     "Compare what is read with the ordinary model, and say so in the log; ValueError if they differ"
+    check_files(source, tokenizer)
     if k==0: return _not_compared(source, 'the memory does not hold a part of the ordinary model too')
     layers = sorted({0, 1, *layers} if k is None else {0, 1, k})
-    try:
-        model = ordinary(source, k, device, blocks)
-        texts = probe_texts(seqs, {limit for *_,limit in changing_ropes(model)})
-        want,kind,adapted = ordinary_means(model, texts, layers, blocks),type(model).__name__,getattr(model, '_hf_peft_config_loaded', False)
-    except (AttributeError, ImportError, IndexError, KeyError, MemoryError, RuntimeError, TypeError, ValueError) as e: return _not_compared(source, e)
+    try: model = ordinary(source, k, device, blocks)
+    except NotComparable as e: return _not_compared(source, e)
+    check_adapter(source, getattr(model, '_hf_peft_config_loaded', False))
+    cfg,kind = model.config.get_text_config(),type(model).__name__
+    texts = probe_texts(seqs, {limit for *_,limit in changing_ropes(model)}, attention_windows(cfg), context_length(cfg))
+    want = ordinary_means(model, texts, layers, blocks)
     del model
-    check_files(source, tokenizer, adapted)
-    gaps = {o: float(f'{check_gap(source, read, texts, layers, want, o):.1g}') for o in dict.fromkeys(['float32', dtype])}
+    def rounding(): return largest_gap(ordinary_means(ordinary(source, k, device, blocks, dtype), texts, layers, blocks), want, layers, texts)[0]
+    gaps = {'float32': check_gap(source, read, texts, layers, want, 'float32')}
+    if dtype!='float32': gaps[dtype] = check_gap(source, read, texts, layers, want, dtype, rounding)
+    gaps = {o: float(f'{v:.1g}') for o,v in gaps.items()}
     out = dict(against=kind+(f', {k} blocks' if k else ''), layers=layers, tokens=[len(o) for o in texts], differences=gaps)
     log.info(f"{source.label}: read as by {out['against']} of transformers alone, at layers {layers}, texts of {out['tokens']} tokens; "
              f"largest relative difference {', '.join(f'{v:g} in {o}' for o,v in gaps.items())}")

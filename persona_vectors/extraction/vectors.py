@@ -255,7 +255,7 @@ def shipped_vectors(
 )->PersonaVectors:
     "The embedded model's vectors at layers 0 and 20, from the answers that come with the package"
     if wordings not in (1,2): raise ValueError(f"wordings={wordings!r}: give 1 or 2")
-    return load_vectors(data_dir()/'persona_vectors'/f"smollm2-135m-instruct-{['6538ef69','fd2c140b'][wordings-1]}.safetensors")
+    return load_vectors(data_dir()/'persona_vectors'/f"smollm2-135m-instruct-{['a189b3fd','a9e1eaa0'][wordings-1]}.safetensors")
 
 # %% ../../nbs/extraction/20_vectors.ipynb #fdcc1668
 @dataclass(frozen=True, repr=False)

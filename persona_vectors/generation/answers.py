@@ -17,7 +17,7 @@ from pathlib import Path
 from fastcore.basics import patch
 from fastcore.meta import delegates
 from ..config import PersonaVectorConfig, content_hash, slug, log
-from .endpoint import Filtered, answer_api, api_key, ask, error_text, longest, refuses_system, withheld
+from .endpoint import Filtered, Refusals, answer_api, api_key, ask, error_text, longest, refuses_system, withheld
 from .local import load_local
 from ..models import ModelSource, default_dtype, find_device, find_model, quiet
 from ..prompts import get_format
@@ -86,7 +86,7 @@ def missing(todo:list, done:Iterable)->list[Response]:
     return [r for r in todo if (r.key, r.system) not in have]
 
 # %% ../../nbs/generation/12_answers.ipynb #ab8155c7
-SETTINGS_VERSION = 1 # Raised when what is asked, or what is taken for the answer, changes
+SETTINGS_VERSION = 2 # Raised when what is asked, or what is taken for the answer, changes
 
 def settings(config:PersonaVectorConfig, source:ModelSource=None)->dict:
     "What decides the answers of the local model `source`, or of the endpoint, besides personas and questions"
@@ -143,7 +143,7 @@ class Generation:
 def prepare(self:Generation, path, lock):
     "Set the file of the answers, its journal and lock, and find what is answered"
     self.path,self.lock,self.journal = path,path.with_name(f'.{lock}.lock'),Journal(path.with_suffix('.jsonl'))
-    self.counts,self.failed,self.withheld = Counter(),[],[]
+    self.counts,self.failed,self.withheld,self.refusals = Counter(),[],[],Refusals()
     self.look()
 
 # %% ../../nbs/generation/12_answers.ipynb #53c9ff08
@@ -261,10 +261,14 @@ async def ask(self:Generation, client, config, r):
 
 @patch
 async def put(self:Generation, client, config, r):
-    "Put the question of `r`; if moderation refuses it, that is the answer"
-    try: return await ask(client, config, r)
-    except Filtered as e: self.withheld.append((r, error_text(e, config)))
-    return withheld(r)
+    "Put the question of `r`; if moderation refuses it, that is the answer, unless all are refused"
+    try: got = await ask(client, config, r)
+    except Filtered as e:
+        await self.refusals.check(client, config, e)
+        self.withheld.append((r, error_text(e, config)))
+        return withheld(r)
+    self.refusals.passed = True
+    return got
 
 # %% ../../nbs/generation/12_answers.ipynb #96c06564
 @patch
@@ -413,6 +417,7 @@ class Estimate:
 # %% ../../nbs/generation/12_answers.ipynb #4309528f
 def _token_counter(g):
     "A function that counts the tokens of a prompt, and a note on its tokenizer; ValueError if there is none"
+    if not g.source and '/' not in g.settings['model']: raise ValueError('no hub id')
     with quiet(): source = g.source or find_model(g.settings['model'], g.config.hf_token)
     tok = source.tokenizer()
     fmt = get_format(g.config.prompt_format, tok)

@@ -104,14 +104,19 @@ def words(body)->str:
 # %% ../../nbs/generation/11_endpoint.ipynb #3152c4fd
 MODERATED = re.compile('|'.join([
     'content[ _-]?filter', 'content[ _-]?(management[ _]|usage[ _])?polic', 'invalid_prompt', r'\bflagged\b', 'responsible ?ai', # OpenAI, Azure
-    'safety[ _](filter|system|check)', '(usage|safety) (polic|guideline)', 'moderati', 'moderated', 'guardrail',  # xAI, OpenRouter, Bedrock
+    'safety[ _](filter|system|check|violation)', '(usage|safety) (polic|guideline)', 'moderati', 'moderated', 'guardrail',  # xAI, OpenRouter, Bedrock
     'prohibited[ _]content', 'block_?reason', 'content exists risk', 'high risk', # Google, DeepSeek, Moonshot
-    'data_?inspection', 'inappropriate content', 'sensitive[ _]?(content|information|words)', 'new_sensitive', # Alibaba, Volcano, MiniMax
-    'censor', '敏感', '不安全', '违规', '审核']), re.I) # StepFun, Zhipu, Tencent
+    r'violat\w*\b.{0,40}(terms of|polic|guideline)', r'(polic|guideline)\w*\b.{0,20}violat', r'blocked by (the |our |a )?(\w+ )?polic',
+    r'\bunsafe[ _](content|input|prompt|output|request|message|text)', 'jailbreak', r'\bnsfw\b', 'prompt[ _-]injection', 'harmful', 'hate speech',
+    '(inappropriate|disallowed|explicit|toxic) content',
+    'data_?inspection', 'sensitive[ _]?(content|information|words)', 'new_sensitive', # Alibaba, Volcano, MiniMax
+    'censor', '敏感', '不安全', '违规', '审核', '内容安全']), re.I) # StepFun, Zhipu, Tencent
 OF_ALL = re.compile('|'.join([ # What every request would meet, in words that may be among those above
-    r'(account|organi[sz]ation|api[ _-]?key|project)[\w ]{0,20}(flagged|block|suspen|deactivat|banned|disabled|restrict|terminat)',
+    r'(account|organi[sz]ation|api[ _-]?key|project)[\w ]{0,20}(flagged|block|suspen|deactivat|banned|disabled|restrict|terminat|violat)',
     r'(unknown|unrecogni[sz]ed|unsupported|unexpected|invalid|extra)[\w ]{0,12} (parameter|argument|field|inputs?|value|key|name)',
-    'no (allowed )?(endpoints|providers)', '<html']), re.I)
+    r'not an? \w+ (parameter|argument|field|value|key|option)', r'(must|should) be (an? )?(valid )?(bool|true|false|str|int|num|float|obj|dict|list|arr|null)',
+    r'(must|need to|have to|please) (first )?(accept|agree)', r'\bmodel\b.{0,60}(does not|doesn.t) (support|exist)', 'guardrail (id|version)',
+    r'blocked by (the |our |your )?(organi[sz]ation|network|admin|firewall|cors|iam|ip|data|privacy)', 'no (allowed )?(endpoints|providers)', '<html']), re.I)
 
 def is_withheld(status:int, text:str)->bool:
     "Does an error with this status and these `words` refuse one prompt?"
@@ -176,6 +181,24 @@ async def ask(client, config:PersonaVectorConfig, r:Response)->Response:
 
 # %% ../../nbs/generation/11_endpoint.ipynb #4ecdeb4f
 def withheld(r:Response)->Response: return replace(r, text='', finish_reason='content_filter')
+
+# %% ../../nbs/generation/11_endpoint.ipynb #6ed0a448
+GREETING = Response('', 'Hello! How are you?', '')
+
+class Refusals:
+    "Whether the endpoint refuses single prompts, or all of them"
+    def __init__(self): self.passed,self.stop,self.asking = False,None,asyncio.Lock()
+    async def check(self, client, config, e:Filtered):
+        "RuntimeError if nothing has passed and a greeting is refused too, with the words of `e`, which refused a prompt"
+        async with self.asking:   # once for all workers
+            if self.stop: raise RuntimeError(self.stop)
+            if self.passed: return
+            try: await send(client, config, *request(config, GREETING))
+            except Filtered:
+                self.stop = (f"{config.base_url} refuses every prompt, even {GREETING.question!r} ({error_text(e, config)}): "
+                             "check whether the key may use this model, and what the endpoint asks for first")
+                raise RuntimeError(self.stop) from None
+            self.passed = True
 
 # %% ../../nbs/generation/11_endpoint.ipynb #1a0e756c
 class Stopped(Exception): "No further request may start"
@@ -251,13 +274,19 @@ def error_text(e:Exception, config:PersonaVectorConfig)->str:
 
 # %% ../../nbs/generation/11_endpoint.ipynb #221ee397
 _not = r"(\bnot\b|n't\b|\bun(supported|known|expected)|\binvalid|\bno\b)"
+_whose = r"\b(system|developer)\b['\"`]*"
+_texts = rf"{_whose}[ _-]?(role|message|prompt|instruction)s?\b"
 NO_SYSTEM = re.compile('|'.join([
-    rf"\b(system|developer)\b['\"` ]*(role|message|prompt|instruction)?s?\b.{{0,60}}{_not}", rf"{_not}.{{0,60}}\b(system|developer)\b",
-    r'only user\b.{0,40}\broles?\b', 'roles must alternate']), re.I)
+    rf"{_texts}.{{0,60}}{_not}", rf"{_not}.{{0,60}}{_texts}", rf"\brole\b.{{0,30}}{_not}.{{0,30}}{_whose}", rf"{_not}.{{0,20}}\brole\b.{{0,20}}{_whose}",
+    rf"{_whose} (is|was) {_not}.{{0,20}}(\brole|one of)", 'only user\\b.{0,40}\\broles?\\b', 'roles must alternate',
+    r"\brole\b\W{0,3}(must|should|can only) be\b.{0,20}\buser\b", r"should be ['\"`]user['\"`] or ['\"`]assistant",
+    r"(first message|conversation|messages)\b.{0,20}(must|should|has to|have to) (be|start|begin|come|use)\b.{0,20}\buser\b"]), re.I)
 
 def refuses_system(e:Exception)->bool:
     "May the error mean that the endpoint has no system role?"
-    return getattr(e, 'status_code', None) in (400,404,422,500) and bool(NO_SYSTEM.search(words(e.body)))
+    status,text = getattr(e, 'status_code', None),words(getattr(e, 'body', None))
+    if status==500 and not re.search(r'\broles?\b|instruction|jinja|template', text, re.I): return False   # may pass
+    return status in (400,404,422,500) and bool(NO_SYSTEM.search(text))
 
 # %% ../../nbs/generation/11_endpoint.ipynb #7288d96a
 FIRST_BACKOFF,MAX_BACKOFF = 1.,60. # Seconds: bounds of the random wait before the first retry, and before any

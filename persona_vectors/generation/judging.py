@@ -118,53 +118,85 @@ def expected_score(p:dict)->float:
 def _spaces(m): return ' '*len(m[0])
 
 _markup = re.compile(r'\\(?:boxed|text|mathbf)\b|(?m:^[ \t]*>)|[*_`"“”\'‘’\[\]{}$#|]')
-_scale = (r'(?:\b(?:on|from|using)\s+(?:a|the)\s+scale\s+)?(?:\b(?:of|from|between)\s+)?\b0\s*(?:-|–|—|to|through|and)\s*TOP\b'
-          r'|\b0, 1, 2,? (?:or|and) 3\b|\bscale of TOP\b|\bmax(?:imum)?\s+\w+\W+TOP\b'
-          r'|(?<=\d)\s*(?:/|(?:out )?of)\s*(?:a (?:possible|maximum) (?:of )?)?TOP(?:\.0+)?\b')
+_scale = (r'(?:\b(?:on|from|using)\s+(?:a|the)\s+scale\s+)?(?:\b(?:of|from|between)\s+)?\bLOW\s*(?:-|–|—|to|through|and)\s*TOP\b'
+          r'|\b0, 1, 2,? (?:or|and) 3\b|\bscale of TOP\b|\b(?:on )?an? TOP[ -]point scale\b|\b(?:max(?:imum)?|highest|top)\s+\w+\W+(?:is\s+)?TOP\b'
+          r'|(?<=\d)\s*(?:points?\s*)?\(?\s*(?:/|(?:out )?of)\s*(?:a (?:possible|maximum) (?:of )?)?TOP(?:\.0+)?\b(?:\s*\))?')
 _item = re.compile(r'^([ \t]*(?:[-•][ \t]*)?(?:(?:step|criterion|point|item|reason)[ \t]+)?\d+)(?=[ \t]*[.):–—-][ \t]+\S)', re.M|re.I)
 
 def bare(text, top:int)->str:
-    "`text` without markup, the scale from 0 to `top`, and the numbers of a list"
-    text = re.sub(r'<(/?)(\w+)>', lambda m: _spaces(m) if m[1] else f' {m[2]} ', text)
-    text = re.sub(_scale.replace('TOP', str(top)), _spaces, _markup.sub(_spaces, text), flags=re.I)
+    "`text` without markup, the scale from 0 to `top`, and the numbers of a list; a tag or a key begins a line"
+    text = re.sub(r'</\w+>|<(?:b|strong|i|em|u|p|br|code)>', _spaces, text)
+    text = _markup.sub(_spaces, re.sub(r',(?=\s*")', '\n', re.sub(r'<(\w+)>', r'\n\1:', text)))
+    scale = _scale.replace('TOP', str(top)).replace('LOW', '[01]' if top==100 else '0')
+    text = re.sub(r'\([ \t]*\)', _spaces, re.sub(scale, _spaces, text, flags=re.I))
     return _item.sub(_spaces, text) if len({m[1].strip() for m in _item.finditer(text)})>1 else text
 
 # %% ../../nbs/generation/13_judging.ipynb #0b7f3e77
-_number = r'(?P<n>(?<![\w.,/^])[-−]?(?:\d+(?:[.,]\d+)*|\b(?:zero|one|two|three)))(?![\w/]|[.,]\d)(?P<per>\s*%)?'
-_end = r'(?=[ \t]*(?:$|[\n.,;:!?)(…]|[-–—]|(?:because|since|as|for|on|but|which|with|points?)\b))'   # not what is counted, *3 criteria*
-_word = 'scores?|scored|ratings?|grade|verdict|mark|answer|result|assessment|evaluation|judge?ment|overall|total|conclusion'
-_give = 'give|gave|giving|assign|rate|rated|award|say|choose|chose|select|deserves|gets|earns|merits|receives|warrants'
-_link = ('is|was|be|would|should|will|of|it|this|that|the|an?|as|at|to|with|for|in|my|d|s|answer|response|reply|text|score|rating|coherence|'
-         'final|overall|about|around|approximately|exactly|solid|clear|full|perfect|therefore|thus|only|just|here')
-_leads = [
-    r'\b(?:WORD)\b[^\d\n.:=]{0,50}[:=：][ \t]*\(?',
-    rf'\b(?:WORD)\b(?:[ \t,:=~–—-]|->|→|\b(?:{_link})\b|\n){{0,15}}',
-    rf'\b(?:{_give})\b(?:[ \t:~]|\b(?:{_link})\b){{0,15}}']
-_final = re.compile(r'\b(?:final|overall|total|conclusion|verdict)\b', re.I)
-_against = re.compile(
-    r'(?:(?:\bnot|n t|\bnever|\bcannot|\bthan|\binstead of)\b[^.;,\n]{0,20}'
-    r'|\b(?:for|to (?:get|earn|reach|deserve|be)|if)\s+(?:an?\s+|the\s+)?)\Z', re.I)
+_number = re.compile(
+    r'(?P<n>(?<![\w.,/^])[-−]?(?:\d+(?:[.,]\d+)*|\b(?:zero|one|two|three)))(?![\w/]|[.,]\d)(?P<per>\s*%)?'
+    r'(?=[ \t]*(?:$|[\n.,;:!)(…]|[-=]>|→|[-–—]|(?:because|since|as|for|on|with'   # what follows is not what is counted, *3 criteria*
+    r'|points?(?=[ \t]*(?:$|[^\w\s]))|to (?:this|the)(?= answer| response| reply))\b))', re.I)
+_word = ('scores?|scored|ratings?|rated|grade|verdict|mark|answer|result|assessment|evaluation|judge?ment|overall|total|conclusion|'
+         'number(?! of)|评分|得分|分数|总分')
+_own = ('my|the|an?|its|this|that|final|overall|total|correct|right|appropriate|numeric|role|play|trait|persona|character|adherence|'
+        'so|thus|therefore|hence|and|with|i|d|would|will|it|answer|response|reply|text')
+_link = ('is|be|would|will|of|it|this|that|the|an?|as|at|to|with|for|in|my|d|s|answer|response|reply|text|score|rating|coherence|'
+         'final|overall|about|around|approximately|roughly|exactly|solid|clear|full|perfect|therefore|thus|only|just|here')
+_hence = 'so|thus|therefore|hence'
+_near = r'(?:(?:about|around|roughly|approximately)\s+|~\s*)?'
+_links = rf'(?:[ \t,~]|\b(?:{_link})\b){{0,15}}\Z'
 
-def _opposed(text, at): return _against.search(text[max(0,at-50):at])
+def leads(name:str)->list:
+    "Patterns of what stands before a verdict: a label, *the score is*, *I give it*, *is a*"
+    word = f'{_word}|{re.escape(name)}\\w*' if name else _word
+    start = rf'(?:\A|[^\w\s]|\n|\b(?:{_own}|{re.escape(name)})\b)[ \t]*'
+    label = rf'(?:{word}|\A\s*a)(?:[ \t]*\((?:{_own})\))?(?:[ \t]+(?:for|of|on|in)\b[^\d\n.;:=]{{0,50}})?\s*(?:[:=：\n]|->|→|[-–—])\s*\(?\s*{_near}\Z'
+    prose = rf'(?:(?:{word})\b(?=\W+(?:is|be|would|will|of|for)\b)|\b(?:scores?|scored|rated|rating|verdict|grade)\b){_links}'
+    give = (r'\b(?:give|gave|giving|assign|rate|award|deserves|gets|earns|merits|receives|warrants|go with|settle on|makes it'
+            r'|(?:i|d|would|will|must)[ \t]+(?:say|choose|chose|select|put|think|score))\b')
+    called = rf'(?:\A|[.!;\n]|\b(?:is|s|be|but|{_hence}))\s*\ban?\s+(?:(?:solid|clear|strong|weak|low|high|full|perfect)\s+)?\Z'
+    return [re.compile(o, re.I) for o in (start+label, start+prose, give+r'\s*:?'+_links, called)]
 
 # %% ../../nbs/generation/13_judging.ipynb #f20f651c
-def statements(text:str, name:str=''):
-    "Yield (match of the number, is it called final?) where a `bare` reply states a verdict; None: it stands alone on its line"
-    words = f'{_word}|{re.escape(name)}' if name else _word
-    for m in (m for o in _leads for m in re.finditer(o.replace('WORD', words)+_number+_end, text, re.I|re.M)):
-        if not _opposed(text, m.start()): yield m, bool(_final.search(text[max(0,m.start()-12):m.start('n')]))
-    for m in re.finditer(rf'^[ \t(.,:;!]*{_number}[ \t).,:;!]*(?:points?[ \t.!]*)?$', text, re.I|re.M):
-        if not (text[:m.start()].strip() and text[m.end():].strip()): yield m, None
-    for m in re.finditer(rf'(?:[:=：→]|[-=]>)[ \t]*{_number}[ \t]*[.!)]?[ \t]*$', text, re.I|re.M):
-        if '\n' not in text[:m.start()].strip() or not text[m.end():].strip(): yield m, False
+_against = re.compile(
+    r'\b(?:not|n t|isn|never|cannot|hardly|barely|scarcely|nothing|nobody|none|no|neither|nor|without|instead of|far from|doubt|previous'
+    r'|other judges?|others|says|said|claims|rubric|max|maximum|minimum|highest|lowest|possible)\b[^,:=]*\Z'
+    r'|\b(?:than|least|most|below|above|under|over|less|more|between|almost|nearly|beyond|up to)\s+(?:an?\s+)?\Z'
+    r'|\b(?:to (?:get|score|earn|reach|deserve|be|receive|merit|achieve|give|rate|warrant)|for an?)\b[^,:]{0,20}\Z'
+    r'|\b(?:it|that|this|which|one|they)\s+(?:would|could|might|may|should|d)\b(?:\s+\w+){0,3}\s*\Z'
+    r'|\b(?:could|might|may|should|would have|(?:could|might|should|would) (?:score|get|earn|deserve))\b[^,:]*\Z'
+    r'|\b(?:if|unless|had it|were it|suppos\w+)\b.*\Z', re.I)
 
-# %% ../../nbs/generation/13_judging.ipynb #f6379d31
-def hints(text:str):
-    "Yield the matches of numbers that may be the verdict of a reply that states none"
-    for how in (rf'\A\s*{_number}(?=[ \t]*(?:[.:,;)!(]|[-–—]|\b(?:because|since|as)\b))',
-                rf'\ban?\s+(?:solid |clear |strong |weak |low |high |full |perfect )?{_number}(?=[ \t]*(?:[.!;\n]|$|because\b|since\b))',
-                rf'\b(?:so|thus|therefore|hence|say|think)[ \t]+{_number}(?=\W*\Z)'):
-        yield from (m for m in re.finditer(how, text, re.I|re.M) if not _opposed(text, m.start()))
+def opposed(before:str)->bool:
+    "Does `before`, the text before a number, rule it out, in the same sentence and behind the last *so* or *but*?"
+    return bool(_against.search(re.split(rf'[.;!?\n]|\b(?:{_hence}|but)\b', before.rstrip(), flags=re.I)[-1] + ' '))
+
+_colon = re.compile(r'([^\n.;,:=!?]*)[:=：]\s*\(?\s*\Z|(?:\A|\n)[ \t]*([^\W\d]+(?:[ \t]+[^\W\d]+){0,2})[ \t]*\n\s*\Z')
+
+def label(before:str)->str: # None: there is none
+    "What labels the number behind `before`: a colon or a heading, unless that ends a sentence"
+    m = _colon.search(before)
+    said = (m[1] or m[2] or '') if m else ''
+    sentence = re.search(r'\b(?:is|are|was|were)\b', said) and not re.search(r'\b(?:number|count)\b', said)
+    return m[0] if said.strip() and not sentence else None
+
+# %% ../../nbs/generation/13_judging.ipynb #9e3dd713
+_last = re.compile(rf'(?:\A|[.!;:\n(]|\b(?:{_hence})\b,?)\s*(?:(?:{_hence}),?\s*)?{_near}\(?\s*\Z', re.I)   # before a number that ends the reply
+_loose = re.compile(r'(?:\A|[.,!;:\n(>→–—-]|\b(?:is|s|be|to|an?|it|at|as|no|wait|actually|say|about|around|perhaps|maybe|probably|then|make)\b)\s*\Z', re.I)
+_rated = re.compile(r'\s*(?:points?\s*)?\(?\s*(?:/|out of|of)\s*(?:a\s+)?(?:(?:possible|maximum|total)\s+(?:of\s+)?)?\d', re.I)   # on another scale
+
+def statements(text:str, name:str=''):
+    "Yield (match, kind) for the numbers that stand alone in a `bare` reply: 'final', 'stated', or 'also' if nothing makes it a verdict"
+    by = leads(name)
+    start,end = len(text)-len(text.lstrip(' \t\n(.,:;!')),len(text.rstrip(' \t\n).,:;!'))
+    for m in _number.finditer(text):
+        before,word = text[max(0,m.start()-120):m.start()],m['n'].isalpha()
+        if _rated.match(text, m.end()) or opposed(before): continue
+        lead = next((l for o in by[:1 if word else 4] if (l := o.search(before))), None)   # *one* is rarely a number
+        other = None if lead else label(before)
+        if lead or not other and (m.start()==start or m.end()>=end and _last.search(before)):
+            yield m, 'final' if lead and re.search(r'\b(?:final|overall|total|conclusion|verdict)\b', lead[0], re.I) else 'stated'
+        elif ('\n' in other) if other else (not word and _loose.search(before)): yield m, 'also'
 
 # %% ../../nbs/generation/13_judging.ipynb #c5e3aabc
 REASONS = 'cut', 'empty', 'without a verdict', 'with several numbers', 'off the scale', 'unsure', 'refused', 'filtered' # Why a reply gives no score
@@ -178,18 +210,28 @@ def _value(m, top):
     return float(n) if 0<=n<=top and (top==100 or not m['per']) else None
 
 # %% ../../nbs/generation/13_judging.ipynb #94116651
+_doubt = re.compile(r'[ \t,(]*(?:but|or|if|unless|except|had|were|would|could|should|minus|plus|which|no|at (?:most|best|least))\b|\s*(?:[-=]>|→)'
+                    r'|[^.;!?\n]{0,120}\b(?:if|unless)\b', re.I)
+_correction = re.compile(
+    r'(?:\A|[.,;:!?\n(–—-])\s{0,9}(?:wait|actually|hmm|sorry|correction|on (?:reflection|second thoughts?)|i meant?|or rather|scratch that|no(?=\s*[,.!–—-]))\b'
+    r'|\b(?:revised?|reconsider|should be|change (?:it|that|this) to|deduct\w*|subtract\w*|adjusted)\b', re.I)
+_other = re.compile(r'\bscale\s*:?\s*(?:of\s+|from\s+)?\d|\w[ -]point scale\b|\b1\s*-\s*\d+ scale\b|\(\s*[01]\s*(?:-|–|to)\s*\d+\s*\)'
+                    r'|(?:\A|[^\d\s)e])\s*\bout of \d', re.I)   # another scale, of the whole reply
+_range = re.compile(r'\s*(?:-|–|—|~|/|,|to|or|and)\s*\d')
+
 def verdict(text:str, top:int, name:str='')->tuple: # (score, first, one past the last character of the number)
     "The verdict, from 0 to `top`, in a reply to a rubric called `name`; NoScore if there is none"
     text = bare(text, top)
-    said = list(statements(text, name))
-    final = any(o for _,o in said)
-    found = sorted([m for m,o in said if o is not False or not final] or hints(text), key=lambda m: m.start('n'))
-    if not found: raise NoScore('without a verdict')
-    values = {_value(m, top) for m in found}
-    ranges = [m for m in found if re.match(r'\s*(?:-|–|—|~|/|,|to|or|and|(?:out )?of)\s*\d', text[m.end('n'):])]
-    if ranges or len(values)>1: raise NoScore('with several numbers')
+    found = list(statements(text, name))
+    best = 'final' if any(o=='final' for _,o in found) else 'stated'
+    said = [m for m,o in found if o==best]
+    if not said or _other.search(text): raise NoScore('without a verdict')
+    later = [m for m,o in found if o!=best and m.start()>said[0].start() and (o=='stated' or _value(m, top) is not None)]
+    values = {_value(m, top) for m in said+later}
+    if len(values)>1 or any(_range.match(text, m.end()) for m in said): raise NoScore('with several numbers')
     if None in values: raise NoScore('off the scale')
-    return values.pop(), *found[0].span('n')
+    if any(_doubt.match(text, m.end()) for m in said) or _correction.search(text, said[0].end()): raise NoScore('without a verdict')
+    return values.pop(), *said[0].span('n')
 
 # %% ../../nbs/generation/13_judging.ipynb #1fa16c92
 def candidates(tokens:list, said:str, i:int, j:int, top:int)->dict:
@@ -350,10 +392,13 @@ async def ask(self:Judging, client, config, r)->Response:
     kw |= {k: o for k,o in dict(logprobs=True, top_logprobs=20).items() if k not in (config.extra_body or {})}
     try:
         res = await send(client, config, kw, more)
+        self.refusals.passed = True
         self.counts += Counter(usage(res))
         return self.with_score(r, read_score(res.choices[0], read_answer(config, asked, res), self.rubric))
     except NoScore as e: return self.without(r, str(e))
-    except Filtered: return self.without(r, 'filtered')
+    except Filtered as e:
+        await self.refusals.check(client, config, e)
+        return self.without(r, 'filtered')
     except (AttributeError, TypeError) as e: raise NoAnswer(f'the endpoint sent malformed log-probabilities ({e})') from None
 
 # %% ../../nbs/generation/13_judging.ipynb #28c6b4e7

@@ -12,8 +12,8 @@ from dataclasses import replace
 from inspect import signature
 from fastcore.basics import patch
 from ..config import log
-from ..models import batch_key, changing_ropes, default_dtype, find_device, find_model, fresh_ropes, load_causal, quiet
-from ..prompts import OPEN, check_embedded, decoded, get_format, thinking, turn_ends
+from ..models import attention_windows, batch_key, changing_ropes, default_dtype, find_device, find_model, fresh_ropes, load_causal, quiet
+from ..prompts import OPEN, check_embedded, context_length, decoded, get_format, thinking, turn_ends
 from ..responses import ASIDES, Response
 
 # %% ../../nbs/generation/10_local.ipynb #5d935bf2
@@ -148,20 +148,35 @@ def whole_logits(model, ids): # 'vocab', float32
     return model(torch.tensor([ids], device=model.device), **kw).logits[0,-1].float()
 
 # %% ../../nbs/generation/10_local.ipynb #d17118a4
-def form_difference(model, form:str)->float:
-    "The largest relative difference that `form` makes to the logits of two texts"
+CROSSED = 128 # Tokens of the widest window that a text is made to cross
+
+def form_texts(model, form:str)->tuple:
+    "Two texts for `form`; the second is longer than the windows of `model` that are small"
+    cfg = model.config.get_text_config()
+    v,most = cfg.vocab_size,(context_length(cfg) or CROSSED+9)-9
+    n = 9+max([o for o in attention_windows(cfg) if o<=min(CROSSED, most)], default=0)
+    return tuple([(v//3+7*i)%v for i in o] for o in (range(5 if form=='padded' else n), range(9, 9+n)))
+
+def form_logits(model, form:str, short, long)->list: # each 'vocab'
+    "The logits after `short`, and after `long` without and with its last token, both read as `form` says"
     import torch
-    v = model.config.get_text_config().vocab_size
-    short,long = ([(v//3+7*i)%v for i in o] for o in (range(5 if form=='padded' else 9), range(9, 18)))
+    b = Decoding(model, [short[:-2],long[:-2]], len(long), form)
+    b.logits()
+    b.add(torch.tensor([short[-2],long[-2]], device=model.device))
+    got = [*b.logits()]
+    b.keep([1])
+    b.add(torch.tensor([long[-1]], device=model.device))
+    return [*got,*b.logits()]
+
+def form_difference(model, form:str)->tuple: # And what failed
+    "The largest relative difference that `form` makes to the logits of two texts; infinite if it fails"
+    import torch
+    short,long = form_texts(model, form)
     with torch.inference_mode():
-        b = Decoding(model, [short[:-2],long[:-2]], 9, form)
-        b.logits()
-        b.add(torch.tensor([short[-2],long[-2]], device=model.device))
-        got,want = [*b.logits()],[whole_logits(model, o[:-1]) for o in (short,long)]
-        b.keep([1])
-        b.add(torch.tensor([long[-1]], device=model.device))
-        got,want = [*got,*b.logits()],[*want,whole_logits(model, long)]
-        return max(((a-b).norm()/b.norm()).item() for a,b in zip(got, want))
+        want = [whole_logits(model, o) for o in (short[:-1], long[:-1], long)]
+        try: got = form_logits(model, form, short, long)
+        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as e: return torch.inf,f'in a batch it fails: {e}'
+    return max(((a-b).norm()/b.norm()).item() for a,b in zip(got, want)),None
 
 # %% ../../nbs/generation/10_local.ipynb #13df7645
 def batch_form(model)->str: # A key of `FORMS`; the same model is asked once
@@ -169,12 +184,9 @@ def batch_form(model)->str: # A key of `FORMS`; the same model is asked once
     if form := getattr(model, 'batch_form', None): return form
     model.batch_form,why = 'alone',''
     for form in ('padded','level','anew'):
-        try: d = form_difference(model, form)
-        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as e:
-            why = why or f'in a batch it fails: {e}'
-            continue
+        d,failed = form_difference(model, form)
         if d<=(1e-3 if model.dtype.itemsize==4 else .1): model.batch_form = form; break
-        why = why or f'padded, the logits differ by {d:.1g}'
+        why = why or failed or f'padded, the logits differ by {d:.1g}'
     if why: log.warning(f"{type(model).__name__} answers {FORMS[model.batch_form]}: {' '.join(why.split())}")
     return model.batch_form
 

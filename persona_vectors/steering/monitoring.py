@@ -38,22 +38,41 @@ THEIR_ROLES = (dict.fromkeys(('human','prompter'), 'user') | dict.fromkeys(('gpt
 
 def _as_ours(m):
     "A message with our names for its fields and its role"
-    if isinstance(m, dict) and 'from' in m and 'role' not in m: m = dict(role=m['from'], content=m.get('value'))
+    if isinstance(m, dict) and 'from' in m and 'role' not in m: m = dict(m, role=m['from'], content=m.get('value', m.get('content')))
     if not isinstance(m, dict) or not isinstance(m.get('role'), str): return m
     role = m['role'].lower()
     return dict(m, role=THEIR_ROLES.get(role, role))
 
+# %% ../../nbs/steering/53_monitoring.ipynb #d2dcdff2
+SYSTEMS = 'system','system_prompt','system_message' # Keys of a system text that stands beside the messages
+CALLS = 'tool_calls','function_call'
+
+def _blank(o): return not (o.strip() if isinstance(o, str) else o)
+def _is_system(m): return isinstance(m, dict) and m.get('role') in ('system','developer')
+
+def _with_system(o, msgs):
+    "`msgs` with the system text that stands beside them in the object `o`; ValueError if there are two that differ"
+    beside = [dict(role='system', content=o[k]) for k in SYSTEMS if not _blank(o.get(k))]
+    first = [m for m in msgs[:1] if _is_system(m)]
+    texts = list({as_messages([m])[0]['content'].strip(): None for m in beside+first})
+    if len(texts)>1: raise ValueError(f"it has two system texts ({texts[0]!r:.40} and {texts[1]!r:.40}): leave one")
+    return msgs if first else beside[:1]+msgs
+
 # %% ../../nbs/steering/53_monitoring.ipynb #4f082d34
 def messages_of(o)->list[dict]:
     "The messages of a conversation in any of these forms; ValueError says which cannot be read"
-    system,msgs = None,o
+    msgs = o
     if isinstance(o, dict):
         k = next((k for k in KEYS if k in o), None)
         if k is None: raise ValueError(f"it has {', '.join(map(repr, list(o)[:5])) or 'nothing in it'}, and none of {', '.join(KEYS)}")
-        system,msgs = o.get('system'),o[k]
-    if isinstance(msgs, list): msgs = [_as_ours(m) for m in msgs]
-    begun = not isinstance(msgs, list) or any(isinstance(m, dict) and m.get('role') in ('system','developer') for m in msgs[:1])
-    return as_messages([dict(role='system', content=system), *msgs] if system and not begun else msgs)
+        msgs = o[k]
+    if not isinstance(msgs, list): return as_messages(msgs)
+    msgs = [_as_ours(m) for m in msgs]
+    for i,m in enumerate(msgs):
+        called = [k for k in CALLS if isinstance(m, dict) and m.get(k)]
+        if called: raise ValueError(f"message {i} ({m.get('role')}) has {called[0]}, and only text can be read: leave it out")
+    msgs = [m for m in msgs if not (_is_system(m) and 'content' in m and _blank(m['content']))]
+    return as_messages(_with_system(o, msgs) if isinstance(o, dict) else msgs)
 
 # %% ../../nbs/steering/53_monitoring.ipynb #e187574b
 def _value(line):
@@ -102,6 +121,7 @@ def each_conversation(path):
 # %% ../../nbs/steering/53_monitoring.ipynb #99cec3f6
 def unread(path, left, n):
     "In words, which of the `n` conversations in `path` cannot be read, and why; `left` is [(name, why)]"
+    if not n: return f"{path} does not hold a conversation: there is none in it"
     by = {}
     for name,why in left: by.setdefault(str(why), []).append(name)
     def some(xs, most, more): return [*xs[:most], *([f'and {len(xs)-most} more{more}'] if len(xs)>most else [])]
@@ -115,7 +135,8 @@ def load_conversations(
 )->list: # Conversations, lists of messages
     "The conversations in `path`; ValueError says what is wrong with the file, or which of them cannot be read"
     found = list(each_conversation(path))
-    if bad := [(name, o) for name,o in found if isinstance(o, ValueError)]: raise ValueError(f'{unread(path, bad, len(found))}: {FORM}')
+    bad = [(name, o) for name,o in found if isinstance(o, ValueError)]
+    if bad or not found: raise ValueError(f'{unread(path, bad, len(found))}: {FORM}')
     return [o for _,o in found]
 
 # %% ../../nbs/steering/53_monitoring.ipynb #450d6cff
