@@ -113,10 +113,14 @@ def full(self:RawFormat, system, question, answer)->Text:
 
 # %% ../nbs/08_prompts.ipynb #34a4c66e
 DATE = date(2024,7,26) # The date that every template writes
+_codes = {'%'+o: DATE.strftime('%'+o) for o in 'aAbBcdDeFHIjmMpSTuUwWxXyYZ'}
+_codes |= {f'%-{o}': str(int(_codes['%'+o])) for o in 'dmHIjMS'}   # without zeros in front
+_macro = "{% macro strftime_now(f) %}{{ f" + ''.join(f'|replace({o!r}, {s!r})' for o,s in _codes.items()) + " }}{% endmacro %}{{ '' }}"
 
 def _dated(template):
     "`template` with `DATE` in place of the current time"
-    return re.sub(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""", lambda m: repr(DATE.strftime(m[2])), template)
+    said = re.sub(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""", lambda m: repr(DATE.strftime(m[2])), template)
+    return _macro+said if re.search(r'strftime_now(?!\s+is\b)', said) else said   # a format in a variable
 
 def _mark(what): return f'{what}STANDSHERE'
 
@@ -150,7 +154,7 @@ def _render(self:ChatFormat, msgs, ask):
     from jinja2 import TemplateError
     msgs = [dict(m, content=[dict(type='text', text=m['content'])]) if m['role'] in self.parts else m for m in msgs]
     try: return self.tokenizer.apply_chat_template(msgs, chat_template=self.template, tokenize=False, add_generation_prompt=ask, **self.given)
-    except TemplateError as e: raise ValueError(f"the chat template refuses this conversation: {' '.join(str(e).split())}") from None
+    except TemplateError as e: raise ValueError(f"the chat template refuses this conversation: {' '.join(str(e).split())}: use prompt_format='raw'") from None
     except (TypeError, AttributeError, LookupError, ArithmeticError, ValueError) as e:   # raised by what stands in the template
         why = f"{type(e).__name__}: {' '.join(str(e).split())}"
         raise ValueError(f"the chat template fails on this conversation ({why}): use prompt_format='raw'") from None
@@ -240,6 +244,7 @@ def _seams(self:ChatFormat, msgs, **kw):
         n = text.count(_mark(what.upper()))
         if n!=1: raise ValueError(f"the chat template shows the {what} {n} times: {RAW}")
     pre,post = shown.split(_mark('ANSWER'))
+    if _mark('QUESTION') in post: raise ValueError(f"the chat template shows the answer before the question: {RAW}")
     return asked.split(_mark('QUESTION'))[1], pre.partition(_mark('QUESTION'))[2], post
 
 # %% ../nbs/08_prompts.ipynb #26563157
@@ -250,6 +255,17 @@ def _check_order(self:ChatFormat, msgs):
     for i,m in enumerate(msgs[:-2]):
         if _mark(f'MESSAGE{i}') in shows+post and _mark(f'MESSAGE{i}') not in asks:
             raise ValueError(f"the chat template moves message {i} ({m['role']}) once there is an answer: {RAW}")
+
+# %% ../nbs/08_prompts.ipynb #889d2793
+@patch
+def _check_ends(self:ChatFormat, msgs, shows, post):
+    "ValueError if the template, given the answer itself, shows it between other texts than `shows` and `post`"
+    said = msgs[-1]['content'][slice(*spoken(msgs[-1]['content']))]
+    real = self._render(self.fold([*msgs[:-1], dict(msgs[-1], content=said)]), False)
+    body,core = real.removesuffix(post).rstrip(),said.strip()   # many templates strip
+    if re.search(CLOSE, said) or core not in real: return       # the template changes it; here it is put in word for word
+    if not (real.endswith(post) and body.endswith(core) and body.removesuffix(core).rstrip().endswith(shows.rstrip())):
+        raise ValueError(f"the chat template writes something else around this answer than around others: {RAW}")
 
 # %% ../nbs/08_prompts.ipynb #5ab2678f
 @patch
@@ -262,6 +278,7 @@ def answered(self:ChatFormat,
     if not prompt.endswith(asks): raise ValueError(f"the chat template writes something else after this question than after others: {RAW}")
     head,answer = prompt.removesuffix(asks),msgs[-1]['content']
     span_of(0, msgs[-1]) # refuses an empty one
+    self._check_ends(msgs, shows, post)
     return self._thought(msgs, head, asks, shows, post) if thinking(answer) else spliced(head+shows, answer, post)
 
 # %% ../nbs/08_prompts.ipynb #bb3db520
@@ -288,7 +305,7 @@ def thought(answer)->str:
     for a,b in BLOCKS+PHRASES:
         if m := re.match(rf'\s*{a}(.*?)(?:{b}|\Z)', text, re.S): return m[m.lastindex].strip()
     if said := re.findall(r'(?:<\|message\|>|<\|think\|>)(.*?)<\|(?:end|eom|call)\|>', text, re.S): return '\n\n'.join(map(str.strip, said))
-    return re.sub(rf'^analysis|assistantfinal\Z|{CLOSE}\s*\Z', '', text.strip()).strip()
+    return re.sub(rf'^(?:assistant)?(?:analysis|commentary)|assistantfinal\Z|{CLOSE}\s*\Z', '', text.strip()).strip()
 
 # %% ../nbs/08_prompts.ipynb #6f1d46a7
 @patch
@@ -413,8 +430,13 @@ def _turn_end(tokenizer, seam)->tuple: # (token, text); one of them is None, or 
     first = min(added, key=lambda o: (seam.index(o), -len(o)), default=None)
     before = seam if first is None else seam[:seam.index(first)]
     if not before.strip(): return first, None
-    line = re.match(r'\s*[^\n]+', before)[0].rstrip()
-    return None, line if re.search(r'\w', line) else None
+    return (None, line) if (line := _line(before)) else (first, None)
+
+def _line(seam):
+    "The first line of `seam` with its ends, if an answer has none like it; else None"
+    lead,line,end = re.match(r'(\s*)([^\n]+)(\n?)', seam).groups()
+    marks = re.search(r'[^\w\s]', line) if '\n' in lead else re.search(r'[^\w\s:]', line) or re.match(r'[A-Z]+:', line)
+    if re.search(r'\w', line) and (marks or '\n' in lead and end): return lead + (line+end if end else line.rstrip())
 
 # %% ../nbs/08_prompts.ipynb #edda0d8c
 @patch
@@ -440,13 +462,16 @@ _ends = (r'(?:<\|(?:im_end|eot_id|eom_id|end|return|eot|endoftext|end_of_text|EN
          r'<end_of_turn>|<turn\|>|<｜end▁of▁sentence｜>|<seed:eos>|</s>)\s*')
 _starts = (r'(?:<\|(?:im_start|start_header_id|start|user|assistant|system|START_OF_TURN_TOKEN|user_start)\|>|<start_of_turn>|<\|turn>|'
            r'<｜User｜>|<seed:bos>|<s>|\[INST\])')
-RUN_ON = re.compile(rf'(?:{_ends})+(?:\Z|{_starts}.*)', re.S)
+RUN_ON = re.compile(rf"""```.*?```|`[^`\n]+`|"[^"\n]*"|“[^“”\n]*”|'<[^'\n]+>'|(?P<end>(?:{_ends})+)(?P<on>\Z|{_starts})?""", re.S)
 
 def first_turn(text)->str:
     "`text` up to a mark that ends a turn, if nothing follows or another turn does"
-    m = RUN_ON.search(text, thinking(text))
-    struck = m and m[0].startswith('</s>') and '<s>' in text[:m.start()]   # HTML: struck out
-    return text[:m.start()] if m and not struck else text
+    for m in RUN_ON.finditer(text, thinking(text)):
+        if m['on'] is None: continue
+        struck = m[0].startswith('</s>') and '<s>' in text[:m.start()]   # HTML: struck out
+        named = not m['on'] and re.search(r'[\w,:] \Z', text[:m.start()][-2:])   # the last word of a sentence
+        return text if struck or named else text[:m.start()]
+    return text
 
 # %% ../nbs/08_prompts.ipynb #88a95549
 def rendered_system(fmt, system)->str:
@@ -475,7 +500,7 @@ def markers(tokenizer)->frozenset:
 def decoded(fmt, tokenizer, ids, opened='')->str:
     "The text of generated `ids`, after a block of thinking that the prompt has `opened`: markers are left out, but for those in and around thinking"
     whole = in_known_marks(fmt, opened+tokenizer.decode(ids))
-    n = thinking(whole)
+    n = spoken(whole, True)[0]
     if not n: return opened+tokenizer.decode(ids, skip_special_tokens=True)
     special = tokenizer.convert_ids_to_tokens(list(markers(tokenizer)))
     return whole[:n]+re.sub('|'.join(map(re.escape, special)), '', whole[n:])

@@ -39,10 +39,12 @@ class Response:
     def __repr__(self): return f"Response({', '.join(f'{k}={v!r}' for k,v in asdict(self).items() if v is not None)})"
 
 # %% ../nbs/03_responses.ipynb #49152e9e
-_think = r'(?i:think|thinking|thoughts?|reason|reasoning|rationale|reflection|scratchpad)'
-BLOCKS = [ # How a block of thinking opens and closes
-    (rf'<(?P<tag>(?:[\w.-]*[:|_])?{_think})>', r'</(?P=tag)>'), # DeepSeek, Qwen 3, EXAONE, Seed-OSS (seed:think), MiniMax (mm:think), LongCat, ...
-    (r'\[(?P<box>THINK|THINKING|THOUGHTS?|REASONING)\]', r'\[/(?P=box)\]'), # Mistral
+_think = r'(?i:think|thinking|thoughts?|reason|reasoning(?:_content)?|rationale|reflection|scratchpad|analysis)'
+TAGS = [ # How a block of thinking opens and closes; a person may write these too
+    (rf'<(?P<tag>(?:[\w.-]*[:|_])?{_think})>', r'</(?:(?P=tag)|(?i:think|thinking))>'), # DeepSeek, Qwen 3, EXAONE, Seed-OSS, MiniMax (mm:think), LongCat, ...
+    (rf'<(?P<begun>{_think})_start>', r'<(?P=begun)_end>'),
+    (r'\[(?P<box>THINK|THINKING|THOUGHTS?|REASONING)\]', r'\[/(?P=box)\]')] # Mistral
+BLOCKS = TAGS + [
     (r'◁think▷', r'◁/think▷'), # Kimi-VL
     (rf'<\|(?i:start|begin)(?P<name>\w*_{_think})\|>', r'<\|(?i:end)(?P=name)\|>'), # Cohere, OpenThinker
     (rf'<\|(?P<what>{_think})(?P<sep>[:_])(?i:start|begin)\|>', r'<\|(?P=what)(?P=sep)(?i:end)\|>'), # Solar
@@ -50,42 +52,63 @@ BLOCKS = [ # How a block of thinking opens and closes
     (r'<\|inner_prefix\|>', r'<\|inner_suffix\|>'), # Apertus
     (r'<\|channel>\s*thought', r'<channel\|>'), # Gemma 4
     (r'<\|open\|>think<\|sep\|>', r'<\|close\|>think<\|sep\|>'), # Kimi K3
+    (r'<unused94>(?:thought\b)?', r'<unused95>'), # MedGemma
     (r'\[unused16\]', r'\[unused17\]')] # Pangu
-PHRASES = [ # Words that anybody may open an answer with: a block only where it is closed
+PHRASES = [ # Words that anybody may open an answer with: a block only where it is closed, or cut off
     (r"Here(?: is|'s) my thought process:", r"(?=Here(?: is|'s) my response:)"), # Granite 3
     (r'Here are my reasoning steps:', r'(?=\[BEGIN FINAL RESPONSE\])')] # Apriel
 
 # %% ../nbs/03_responses.ipynb #9083c819
 _turn = r'(?:<\|(?:start|begin)\|>\s*(?:assistant\s*)?)'
-_aside = rf'{_turn}?(?:<\|channel\|>(?!\s*final)|to=(?!user\b)\w+(?=<\|message\|>)|<\|think\|>(?!.*<\|/think\|>)).*?(?:<\|(?:end|eom|eot|call|return)\|>\s*|\Z)'
+_done = r'<\|(?:end|eom|eot|call|return)\|>\s*'
+_own = r'(?:<\|channel\|>(?!\s*final)|to=self(?=<\|message\|>)|<\|think\|>(?=(?:(?!<\|/think\|>).)*?(?:<\|(?:end|eom|eot|call|return)\|>|\Z)))'
+_named = r'to=(?!user\b)\w+(?=<\|message\|>)' # a tool
+_aside = rf'{_turn}?(?:{_own}.*?(?:{_done}|\Z)|{_named}.*?{_done})'
 _final = r'(?:<\|channel\|>\s*final|to=user(?=<\|message\|>))(?:(?!<\|message\|>).)*(?:<\|message\|>|\Z)'
 _head = rf'(?:{_turn}?(?:{_final}|<\|content\|>)|{_turn}(?:<\|message\|>|\Z))'
 ASIDES = re.compile(rf'\s*(?:(?:{_aside})+{_head}?|{_head})', re.S) # Messages of a model to itself, and the head of the one to the user
 
 # %% ../nbs/03_responses.ipynb #9adfdd89
 CLOSE = rf'</(?:[\w.-]*[:|_])?{_think}>' # The closing tag of a block that the prompt has opened
-_quoted = '|'.join(rf'(?<={q}){CLOSE}{q}' for q in '`"\'')
-_closed = rf'(?:(?!<(?:[\w.-]*[:|_])?{_think}>).)*(?:(?!{_quoted}){CLOSE}|(?m:^)(?=\[BEGIN FINAL RESPONSE\]))'
-_said = (r"(?:<(?:answer|response|output)>|<\|(?i:start_response|begin_of_solution)\|>|<\|open\|>response<\|sep\|>|"
-         r"\[BEGIN FINAL RESPONSE\]|Here(?: is|'s) my response:)")
-_over = re.compile(r'(?:</(?:answer|response|output)>|<\|(?i:end_response|end_of_solution)\|>|<\|close\|>response<\|sep\|>|'
+_goes_on = r'''(?![.,;:!?)\]'"`]|[^\S\n]+[a-z])''' # not a sentence about the tag
+_closes = rf'{CLOSE}(?=[^\S\n]*(?:\n|\Z))|(?:(?<![^\S\n])|(?<=[.!?…] )){CLOSE}{_goes_on}|^(?=\[BEGIN FINAL RESPONSE\])'
+_marks = re.compile(rf'(?P<code>```.*?```|`[^`\n]+`)|(?P<opens><(?:[\w.-]*[:|_])?{_think}>)|(?P<closes>{_closes})', re.S|re.M)
+
+def closed(text)->int:
+    "One past the last mark that closes a block which the prompt has opened; 0 if there is none"
+    end = 0
+    for m in _marks.finditer(text):
+        if m['opens']: break
+        if m['closes'] is not None: end = m.end()
+    return end
+
+# %% ../nbs/03_responses.ipynb #4dcd46f1
+_said = re.compile(r"\s*(?:<(?i:answer|response|output)>|<\|(?i:start_response|begin_of_solution)\|>|<\|open\|>response<\|sep\|>|"
+                   r"\[BEGIN FINAL RESPONSE\]|Here(?: is|'s) my response:)?\s*")
+_over = re.compile(r'(?:</(?i:answer|response|output)>|<\|(?i:end_response|end_of_solution)\|>|<\|close\|>response<\|sep\|>|'
                    r'\[END FINAL RESPONSE\])\Z')
-_blocks = '|'.join([*(rf'{a}.*?(?:{b}|\Z)' for a,b in BLOCKS), *(f'{a}.*?{b}' for a,b in PHRASES)])
-THINKING = re.compile(rf'(?:{ASIDES.pattern}|analysis(?!\s).*?assistantfinal|(?:\s*(?:{_blocks}))+|{_closed})\s*(?:{_said})?\s*', re.S)
+_blocks = '|'.join([*(rf'{a}(?:.*?{b}|(?![^\S\n]+\S).*)' for a,b in TAGS), *(rf'{a}.*?(?:{b}|\Z)' for a,b in BLOCKS[len(TAGS):]),
+                    *(f'{a}.*?{b}' for a,b in PHRASES)])
+_cut = '|'.join([*(rf'{a}.*?(?:{b}|\Z)' for a,b in BLOCKS+PHRASES), rf'{_named}.*', r'(?:assistant)?(?:analysis|commentary)(?=[^\W_]).*'])
+_stripped = r'(?:assistant)?(?:analysis|commentary)(?!\s).*?assistantfinal'
+THINKING,CUT = (re.compile(rf'{ASIDES.pattern}|{_stripped}|(?:\s*(?:{o}))+', re.S) for o in (_blocks, _cut)) # CUT: of an answer that was cut off
 
 # %% ../nbs/03_responses.ipynb #b0c4344c
-def spoken(text)->tuple: # (first, one past the last) character
+def spoken(text,
+    cut=False # Was it cut off?
+)->tuple: # (first, one past the last) character
     "Where in `text` the answer stands: after the thinking that it opens with"
-    if not (m := THINKING.match(text)): return 0, len(text)
-    over = _over.search(text.rstrip(), m.end())
-    return m.end(), max(m.end(), len(text[:over.start()].rstrip())) if over else len(text)
+    m = (CUT if cut else THINKING).match(text)
+    if not (at := m.end() if m else closed(text)): return 0, len(text)
+    at = _said.match(text, at).end()
+    over = _over.search(text.rstrip()[-40:]) if at<len(text) else None
+    return at, max(at, len(text.rstrip()[:-len(over[0])].rstrip())) if over else len(text)
 
 # %% ../nbs/03_responses.ipynb #a8ef1854
 @patch(as_prop=True)
 def blank(self:Response)->bool:
     "Whether the text is empty but for thinking"
-    said = self.text[slice(*spoken(self.text))].strip()
-    return not said or self.finish_reason=='length' and any(re.match(a, said) for a,_ in PHRASES)
+    return not self.text[slice(*spoken(self.text, self.finish_reason=='length'))].strip()
 
 # %% ../nbs/03_responses.ipynb #e450249b
 OUTCOMES = ('complete', 'cut', 'empty', 'refused', 'filtered', 'unknown') # 'unknown': the file has no finish reason

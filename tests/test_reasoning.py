@@ -1,12 +1,12 @@
 "Thinking apart from the answer in every family's marks, and turns that end where the template ends them, by models that say what they are told to"
-import copy
+import copy, re, time
 from dataclasses import dataclass
 from types import SimpleNamespace
 import pytest, torch
 from tokenizers import AddedToken
 from persona_vectors.generation.local import LocalModel
-from persona_vectors.prompts import get_format, thinking, tokenize
-from persona_vectors.responses import Response
+from persona_vectors.prompts import first_turn, get_format, thinking, tokenize, turn_ends
+from persona_vectors.responses import Response, spoken
 from templates import tokenizer, zoo
 
 cell = Response('bard', 'Who are you?', '', 'You are a bard.')
@@ -123,15 +123,47 @@ def test_cut_while_it_thinks(kind, name):
     f,tok,end = family(kind, name)
     r,fmt = says(tok, f.thinks[:f.thinks.index('kings')]+' kings'*50, end, 40)
     assert (r.finish_reason,r.outcome)==('length','empty')
-    if f.thinks[0]!='H' and name!='apriel':                                          # their marks are words, which count where they are closed
+    if f.thinks[0]!='H' and name!='apriel' and not re.match(r'\s*(<[\w:]+>|\[\w+\]) ', r.text):   # words, and tags with a space, count where they are closed
         with pytest.raises(ValueError, match='the answer is empty'): fmt.full(r.system, r.question, r.text)
 
 @pytest.mark.parametrize('answer', ['Here is my thought process: first the roof.', 'Here are my reasoning steps: one, two.', "Here's my thought process:"])
 def test_words_that_anybody_may_say(answer):
-    from persona_vectors.responses import spoken
     assert spoken(answer)==(0, len(answer)) and Response('analyst', 'Why?', answer, '', finish_reason='stop').outcome=='complete'
     assert Response('analyst', 'Why?', answer, '', finish_reason='length').outcome=='empty'
     assert spoken(answer+'\n\nHere is my response: Yes.')[0]>len(answer) or 'steps' in answer
+
+def apart(text): return text[slice(*spoken(text))]
+def outcome(text, reason): return Response('p', 'q', text, finish_reason=reason).outcome
+
+@pytest.mark.parametrize('answer', ['[THINK] like a hacker: that is my motto.', '<reason> is what I follow.', 'to=alice<|message|>Dear', 'In XML you close with </think>. Then go on.',
+    'Close it:\n```\nHm.\n</think>\n```\nThat is all.', 'So </think> is a tag, `</think>` too', '</think> closes a block'])
+def test_tags_that_anybody_may_write(answer):
+    assert apart(answer)==answer and outcome(answer, 'stop')=='complete'
+    if answer.startswith(('[','<r','to')): assert outcome(answer, 'length')=='empty'      # cut off while it thinks
+
+@pytest.mark.parametrize('thinks', ['<Thought>Hm.</Thought>\n<Output>', '<unused94>thought\nHm.<unused95>', '<analysis>Hm.</analysis>', '<reasoning_content>\nHm.\n</reasoning_content>\n',
+    '<think_start>Hm.<think_end>', '<thinking>Hm.</think>', '<think>Hm.</thinking>', 'Hm.\n</think>\n\n', 'Hm.</think>', 'Hm.</longcat_think> ', '</think>\n\n', 'assistantanalysisHm.assistantfinal'])
+def test_other_marks(thinks):
+    assert apart(thinks+answer+'</Output>'*('Output' in thinks))==answer
+    assert 'Hm' not in thinks or thinks.startswith(('Hm', 'assistant')) or not apart(thinks[:thinks.index('Hm')+2])
+
+@pytest.mark.parametrize('text', ['analysisPersona: bard. We need', 'assistantanalysisWe need', '<think>\nHm', '<think> Hm', '[THINK] Hm'])
+def test_thinking_that_was_cut(text):
+    assert outcome(text, 'length')=='empty'
+    assert outcome('analysis of a poem', 'length')=='cut'                                 # control
+
+@pytest.mark.parametrize('text', ['ChatML:\n```\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n```\nThat is all.', 'It ends with </s>', 'The last token is <|endoftext|>',
+    'Write `a<|im_end|><|im_start|>b`.'])
+def test_ends_that_are_talked_about(text):
+    assert first_turn(text)==text
+    assert first_turn(text+' Yes.<|im_end|>\n<|im_start|>user\nAnd?')==text+' Yes.'   # control: what follows is none of it
+
+@pytest.mark.parametrize('part', ['<think>', '</think>', '<thinking></think> ', '```', '`a\n', '<|think|>a<|end|>', 'to=a<|message|>x<|end|>', '[THINK] ', '<|im_end|>', '</s> x', '"a', '“', "'<", 'analysisX', '\n '])
+def test_long_texts(part):
+    "100,000 characters of marks are read at once"
+    t,now = part*(100_000//len(part)),time.perf_counter()
+    for o in (t, 'a '+t, '<think>'+t): spoken(o), spoken(o, True), first_turn(o)
+    assert time.perf_counter()-now<5
 
 @pytest.mark.parametrize('name', [o for o in families if families[o].thinks[0]=='<'])
 def test_the_thinking_ends_the_turn(name):
@@ -226,6 +258,16 @@ def test_the_template_ends_the_turn(kind, name):
     tok = made(kind, jinja, special, tags)
     r,fmt = says(tok, answer+goes_on, end)
     assert (r.text.strip(),r.finish_reason)==(answer,'stop') and averaged(tok, fmt, r)==answer
+
+roles = {' ': (), '\n': ('\nuser\n',)}
+@pytest.mark.parametrize('sep', roles)
+def test_a_role_that_is_a_word(sep):
+    "A role alone on its line ends the turn; the word within a line does not"
+    jinja = plainly('{{ m.role }}%{{ m.content }}%', 'assistant%').replace('%}', '@').replace('{%', '#').replace('%', sep).replace('@', '%}').replace('#', '{%')
+    tok = made('qwen', jinja, '<x>')
+    assert turn_ends(get_format('chat', tok))==((), roles[sep])
+    for o in ('The app has\nusers who sing.', 'As a user of words.'): assert says(tok, o+'<x>', '<x>')[0].text==o
+    if sep=='\n': assert says(tok, answer+'\nuser\nSing!', '<x>')[0].text==answer           # control
 
 def test_the_tokenizers_end():
     "An end that only the tokenizer names"

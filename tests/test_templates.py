@@ -7,6 +7,7 @@ from transformers import PreTrainedTokenizerFast
 from transformers.utils import chat_template_utils
 from persona_vectors.config import SPANS
 from persona_vectors.prompts import DATE, ChatFormat, RawFormat, chat_messages, get_format, preview, rendered_system, tokenize
+from persona_vectors.responses import spoken
 from templates import Template, kinds, tokenizer, zoo
 
 system,question,answer = 'You are a bard.', 'Who are you?', 'A bard.'
@@ -85,10 +86,8 @@ def fails(kind, name, t, tk, shift=0):
     if not (pre.endswith(before) and post.startswith(after)): return f'{got!r} is not in the text'
 
 def said(answer):
-    "An answer without the thinking that it opens with"
-    if answer.lstrip().startswith('<think>'): return answer.partition('</think>')[2].lstrip()
-    thought,tag,_ = answer.partition('<think>')[0].rpartition('</think>')
-    return answer[len(thought+tag):].lstrip() if tag else answer
+    "An answer without the thinking that it opens with; where that ends is tested in tests/test_reasoning.py"
+    return answer[slice(*spoken(answer))]
 
 def special(kind, name): return (zoo[name].markers.split() if name else []) + ['<|im_start|>', '<|im_end|>', '<|endoftext|>']*(kind=='smollm2')
 
@@ -187,6 +186,12 @@ def test_the_date_stands_still(name, day, monkeypatch):
     alone = tok.apply_chat_template(f.fold(chat_messages(system, question)), tokenize=False, add_generation_prompt=True)
     assert Later.now().strftime(day) in alone and alone.replace(Later.now().strftime(day), DATE.strftime(day))==f.prompt(system, question)
 
+def test_the_date_in_a_format_of_its_own():
+    "The format of the date may be a variable"
+    tok = copy.deepcopy(tokenizer('qwen', None))
+    tok.chat_template = "{% set f='%d.%m.%Y' %}{{ strftime_now(f) }} "+one
+    assert ChatFormat(tok).prompt('', question).startswith('26.07.2024 <user>')
+
 # refusals
 
 one = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
@@ -197,6 +202,9 @@ refused = {
     'shows the answer 2 times': one+"{{ messages[-1].content if messages[-1].role=='assistant' }}",
     'shows the question 0 times': "{% for m in messages if m.role!='user' %}{{ m.content }}{% endfor %}",
     'shows the question 2 times': "{% for m in messages+messages %}{{ m.content }}{% endfor %}",
+    'shows the answer before the question': "{% for m in messages|reverse %}<{{ m.role }}>{{ m.content }}{% endfor %}",
+    'writes something else around this answer': "{% for m in messages %}<{{ m.role }} {{ m.content|length if m.role=='assistant' }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<assistant >{% endif %}",
+    "'foo' is undefined: use prompt_format='raw'": one+"{{ foo.bar }}",
     'writes something else after this question': one+"{% if add_generation_prompt %}<assistant>{{ '<think>' if 'Who' in messages[-1].content }}{% endif %}",
 }
 
