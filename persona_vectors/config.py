@@ -212,7 +212,7 @@ def odd_file(
     "What the file at `path` is if it cannot be anything that is read here, and what to do"
     with open(path, 'rb') as f: b = f.read(256)
     if not b: return 'empty: is it the file you mean? If it is, write or download it again'
-    if b[:4]==b'PK\3\4' and Path(path).suffix not in ZIPPED: return 'a zip archive: unpack it first'
+    if b[:4]==b'PK\3\4' and Path(path).suffix not in ('', *ZIPPED): return 'a zip archive: unpack it first'
     return next((o for start,o in ODD.items() if re.match(start, b)), '')
 
 def check_file(path):

@@ -521,8 +521,8 @@ def check_count(self:ModelSource, model, unused):
     found = {k[:-1]: sum(o.startswith(k[:-1]) and o[len(k)-1:].isdigit() for o,_ in model.named_modules()) for k in names if k.count('.')<3}
     n,prefix = self.num_layers,f'{model.base_model_prefix}.'
     for path,kept in found.items():
-        later = [int(m[1]) for o in unused if (m := re.match(rf'{re.escape(path.removeprefix(prefix))}(\d+)\.', o.removeprefix(prefix)))]
-        held = max([kept, *(o+1 for o in later)])
+        later = {int(m[1]) for o in unused if (m := re.match(rf'{re.escape(path.removeprefix(prefix))}(\d+)\.', o.removeprefix(prefix)))}
+        held = next(i for i in range(kept, kept+len(later)+1) if i not in later)
         if later and held!=n: break
     else: return
     what = f"model {self.name!r}: config.json counts {n} blocks (num_hidden_layers), and its files hold {held}"

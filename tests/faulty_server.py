@@ -40,7 +40,7 @@ refusals = {
     'google': (200, dict(promptFeedback=dict(blockReason='PROHIBITED_CONTENT'), usageMetadata=dict(promptTokenCount=9))),
     'google empty': (200, dict(id='x', object='chat.completion', choices=[], prompt_feedback=dict(block_reason='SAFETY'))),
     'sent': (200, dict(error=dict(code=403, message='Your input was flagged', metadata=dict(reasons=['sexual'])))),
-    'no message': (200, dict(id='x', object='chat.completion', model='echo', choices=[dict(index=0, finish_reason='content_filter: PROHIBITED_CONTENT')])),
+    'withheld, no message': (200, dict(id='x', object='chat.completion', model='echo', choices=[dict(index=0, finish_reason='content_filter: PROHIBITED_CONTENT')])),
     'choice error': (200, dict(id='x', object='chat.completion', model='echo', choices=[dict(index=0, finish_reason='error', message=dict(role='assistant', content=''),
         error=dict(code=400, message='The content was blocked by our content policy'))]))}
 

@@ -37,8 +37,8 @@ def made(kind, template, special='', tags='', eos=None):
 def says(tok, text, ends, max_tokens=400, format='chat'):
     "The answer of a model that says `text`, and its format"
     ids = tok(text, add_special_tokens=False).input_ids
-    lm = LocalModel(Scripted(ids, len(tok), [tok.convert_tokens_to_ids(o) for o in ends.split()] or None), tok, format)
-    lm.device = 'cpu'
+    lm = LocalModel.__new__(LocalModel)                                                 # a script has no other form of batch to compare with
+    lm.model,lm.tokenizer,lm.format = Scripted(ids, len(tok), [tok.convert_tokens_to_ids(o) for o in ends.split()] or None),tok,get_format(format, tok)
     return lm.answer([cell], max_tokens=min(max_tokens, len(ids)+3), temperature=0)[0],lm.format
 
 def averaged(tok, fmt, r):
