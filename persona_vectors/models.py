@@ -122,11 +122,11 @@ class Heard(logging.Handler):
 def _heard_by(handler, name):
     "Warnings of the library `name` go to `handler` alone"
     log = logging.getLogger(name)
-    was,log.handlers,level = log.handlers,[handler],log.level
+    was,log.handlers,level,rises,log.propagate = log.handlers,[handler],log.level,log.propagate,False   # in CI they rise to the root, too
     log.setLevel(logging.WARNING)
     try: yield
     finally:
-        log.handlers = was
+        log.handlers,log.propagate = was,rises
         log.setLevel(level)
 
 # %% ../nbs/07_models.ipynb #c1337406

@@ -19,7 +19,7 @@ from ..prompts import context_length, get_format, preview, rendered_system, toke
 from ..responses import Response
 from ..selection import Selection, select
 from .planning import Plan, free_memory, plan_reading
-from .probe import blocks_to_compare, probe, stand_ins
+from .probe import blocks_to_compare, not_compared, probe, stand_ins
 from .streaming import read_streamed
 from .vectors import PersonaVectors, Row, load_vectors
 
@@ -132,7 +132,9 @@ def probe_reading(self:ActivationExtractor,
     if key not in self.probed:
         if not stream: self.blocks(max(1, *layers))                              # what it takes is not free
         k = blocks_to_compare(self.source, free_memory(self.device), max(layers), not stream, c.blocks)
-        self.probed[key] = probe(self.source, self.tokenizer, seqs or stand_ins(self.tokenizer), layers, as_all, self.dtype, self.device, k, c.blocks)
+        texts = seqs or stand_ins(self.tokenizer)
+        try: self.probed[key] = probe(self.source, self.tokenizer, texts, layers, as_all, self.dtype, self.device, k, c.blocks)
+        except (FloatingPointError, MemoryError) as e: self.probed[key] = not_compared(self.source, e)   # the reading names its own sequence
     return self.probed[key]
 
 # %% ../../nbs/extraction/27_extractor.ipynb #cd678eb5

@@ -147,7 +147,7 @@ def blocks_to_compare(
     return k if 2*(size(model)-size(found[k:]))<=room//2 else 0
 
 # %% ../../nbs/extraction/24_probe.ipynb #1b6730dc
-def _not_compared(source, why):
+def not_compared(source, why):
     "Log and return why nothing was compared"
     why = ' '.join(str(why).split())
     log.warning(f"{source.label}: its numbers are not compared with those of transformers alone: {why}")
@@ -183,10 +183,10 @@ def probe(
 )->dict: # What was compared, for the provenance
     "Compare what is read with the ordinary model, and say so in the log; ValueError if they differ"
     check_files(source, tokenizer)
-    if k==0: return _not_compared(source, 'the memory does not hold a part of the ordinary model too')
+    if k==0: return not_compared(source, 'the memory does not hold a part of the ordinary model too')
     layers = sorted({0, 1, *layers} if k is None else {0, 1, k})
     try: model = ordinary(source, k, device, blocks)
-    except NotComparable as e: return _not_compared(source, e)
+    except NotComparable as e: return not_compared(source, e)
     check_adapter(source, getattr(model, '_hf_peft_config_loaded', False))
     cfg,kind = model.config.get_text_config(),type(model).__name__
     texts = probe_texts(seqs, {limit for *_,limit in changing_ropes(model)}, attention_windows(cfg), context_length(cfg))
