@@ -17,7 +17,7 @@ from ..analysis.figures import LINE_COLOURS, styled
 from ..config import PersonaVectorConfig, check_kind, log, parse_json, read_text, read_utf8, resolve_layers
 from ..extraction.blocks import find_blocks, residual_hooks
 from ..extraction.extractor import ActivationExtractor
-from ..extraction.vectors import Direction, load_vectors, shipped_vectors
+from ..extraction.vectors import Direction, load_vectors, need_layer, shipped_vectors
 from ..generation.local import LocalModel
 from ..models import EMBEDDED, same_model
 from ..personas import NEUTRAL
@@ -156,6 +156,7 @@ class Monitor:
         self.units,self.calibration = {k: o.unit.float() for k,o in self.directions.items()},None
         n,d = len(find_blocks(model, blocks)),model.config.get_text_config().hidden_size
         for k,o in self.directions.items():
+            need_layer(o)
             if 0<=o.layer<=n and len(o.vector)==d: continue
             raise ValueError(f"direction {k!r} is of layer {o.layer} and width {len(o.vector)}, and this model has {n} blocks of "
                              f"width {d}: give a direction of this model")
