@@ -229,7 +229,7 @@ def _plain(d, name):
     "`PersonaVectors` of a dict of one vector per persona, at an unknown layer; ValueError if it is another kind"
     if not isinstance(d, dict) or not d or not all(isinstance(t, Tensor) for t in d.values()): raise ValueError('it is not a dict of tensors')
     if any(t.dim()!=1 for t in d.values()):
-        raise ValueError('its tensors are not one vector per persona, and it does not record layers; `import_file(path, model)` counts the rows of a model')
+        raise ValueError('its tensors are not one vector per persona, and it does not record layers: `import_file(path, model)` finds them')
     rows = [Row(p, '(not recorded)') for p in d]
     return PersonaVectors(torch.stack([t.float() for t in d.values()])[:,None], rows, [None], {'read from': name})
 
@@ -257,7 +257,9 @@ def _from_any(path):
     from safetensors.torch import load_file
     try:
         if path.suffix=='.pt': return _checked(_plain(load_pt(path), path.name))
-        if file_kind(path)=='other tensors': return _checked(_plain(load_file(path), path.name))
+        if file_kind(path)=='other tensors':
+            if len(d := load_file(path))==1: raise ValueError('it holds one tensor: `load_direction` reads a single vector')
+            return _checked(_plain(d, path.name))
         means,head = load_tensors(path, VECTORS_FORMAT, 'responses.means')
         return _checked(PersonaVectors(means, [Row(**o) for o in head['rows']], head['layers'], dict(head['meta'])))
     except OSError: raise
@@ -304,7 +306,7 @@ class Direction:
 def need_layer(d):
     "ValueError if the `Direction` `d` does not say its layer"
     if d.layer is None:
-        raise ValueError(f"the direction '{d.orientation}' does not say its layer: make it from load_vectors(path, layer=...), or replace(direction, layer=...)")
+        raise ValueError(f"the direction '{d.orientation}' does not say its layer: make it from load_vectors(path, layer=...)")
 
 # %% ../../nbs/extraction/20_vectors.ipynb #82095568
 @patch

@@ -102,7 +102,8 @@ def write_gguf(ds, path, m):
         w = GGUFWriter(Path(tmp)/'v.gguf', 'controlvector')
         w.add_string('controlvector.model_hint', m.kinds[0])
         w.add_uint32('controlvector.layer_count', len(ds))
-        own = dict(orientation=ds[0].orientation, model=ds[0].model, unit=UNIT) | (dict(made_of=json.dumps(ds[0].made_of)) if ds[0].made_of else {})
+        by = m.label if ds[0].model=='not recorded' else ds[0].model
+        own = dict(orientation=ds[0].orientation, model=by, unit=UNIT) | (dict(made_of=json.dumps(ds[0].made_of)) if ds[0].made_of else {})
         for k,o in own.items(): w.add_string(f'persona_vectors.{k}', o)
         w.add_array('persona_vectors.layers', [d.layer for d in ds])
         for d in ds: w.add_tensor(f"direction.{their_index(d.layer, 'gguf', m.num_layers)}", plain_float(d.vector).numpy())
