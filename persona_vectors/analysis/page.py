@@ -32,7 +32,8 @@ def _columns(e):
 
 # %% ../../nbs/analysis/40_page.ipynb #4bd1b2ba
 _HEADS = dict(
-    reading=dict(measured='measured on', rho='ρ', ceiling='noise ceiling', left='left'), place=dict(gap='distance', kind=''),
+    reading=dict(measured='measured on', rho='ρ', ceiling='noise ceiling', own='p of its own order', left_low='left, from', left_high='to'),
+    place=dict(gap='distance', kind=''),
     layers=dict(reliability='reliability of the axis', cos_pc1='cosine of axis and PC1', effect='held-out effect', se='± se',
                 answers='of single answers', behind='behind the best', behind_se='± se of that'),
     shares=dict(norm='of the squared norm', variance='of the roles’ variance', axis='of the axis'),
@@ -152,12 +153,12 @@ columns look alike, the first shows nothing that is not in the text.</p>
 {{ table(t.gap.rename(index=heads.gap).rename_axis('in units of the residual stream'), 'The intervals are over ' ~ t.gap.attrs.get('over', like) ~ '.') }}
 {{ fig('ranking') }}
 {% endcall %}
-{% call section('text', 'What could explain it away') %}
+{% call section('text', 'Other readings') %}
 <p>Does the same order of the {{ roles }} roles come from something simpler? ρ is the rank correlation with the order here; its interval
 is over roles like these. The noise ceiling is what two identical orders would reach, measured with this noise (from the upper ends of
 their reliabilities). “Left” is the share of the order that does not follow linearly from the reading, without the noise of either.</p>
 {% if t.readings.empty %}<p>No reading was given.</p>
-{% else %}{{ table(t.readings.assign(left=t.readings.left.clip(0, 1)), names=heads.reading) }}{% endif %}
+{% else %}{{ table(t.readings, names=heads.reading) }}{% endif %}
 {% for k,parts in t.items() if k.startswith('prompt_and_text') %}
 <h3>What the prompt adds, and what the text{{ k.removeprefix('prompt_and_text') }}</h3>
 <p>The same answers, along the same {{ this }}; the difference is the prompt. The order is that of the roles.</p>
