@@ -70,7 +70,8 @@ def as_crossing(
 )->pd.DataFrame: # A row a prompt: persona, identity, style, prompt (its number), wording (counted from 0)
     "Identity and style of every prompt; ValueError unless every identity is there in every style, in the same wordings"
     t = pd.DataFrame(dict(persona=list(v), identity=list(v)) if design is None else design)
-    if lacking := [k for k in ('persona','identity') if k not in t]: raise ValueError(f"the design has no column {lacking[0]!r}: it has {', '.join(map(str, t))}")
+    for k in ('persona','identity'):
+        if k not in t: raise ValueError(f"the design has no column {k!r}: it has {', '.join(map(str, t))}")
     if unknown := [p for p in t.persona if p not in v]: raise ValueError(f"the design's persona {unknown[0]!r} is not in these vectors")
     t = (t if 'style' in t else t.assign(style=''))[['persona','identity','style']]
     t = t.merge(pd.DataFrame(sorted({(r.persona,r.prompt) for r in v.rows}), columns=['persona','prompt']))
@@ -84,7 +85,7 @@ def as_crossing(
 
 # %% ../../nbs/analysis/43_wording.ipynb #2e2ed8dc
 def readings_by_prompt(v, t)->np.ndarray: # 'prompt question d', prompts in the order of `t`
-    "The readings of the prompts in `t` from `as_crossing`, at the questions that all of them were asked; of a text (layer None) twice the one there is"
+    "Readings of the prompts in `t`, from `as_crossing`, at the questions that all were asked; of a text (layer None) twice the one there is"
     def name(p, k): return f'{p} {k}'
     wanted = [name(*o) for o in zip(t.persona, t.prompt)]
     rows = [replace(r, persona=name(r.persona, r.prompt)) for r in v.rows]
@@ -96,7 +97,8 @@ def readings_by_prompt(v, t)->np.ndarray: # 'prompt question d', prompts in the 
 def _enough(t, questions):
     for what,k in dict(questions=questions, identities=t.identity.nunique(), styles=t['style'].nunique()).items():
         if k<3 and (what,k)!=('styles',1): raise ValueError(f"an interval over {what} needs at least 3 of them, and there are {k}")
-    if t['style'].nunique()==1 and not t.wording.max(): raise ValueError("with one style and one wording, meaning and wording cannot be told apart: give wordings or styles")
+    if t['style'].nunique()==1 and not t.wording.max():
+        raise ValueError("with one style and one wording, meaning and wording cannot be told apart: give wordings or styles")
 
 # %% ../../nbs/analysis/43_wording.ipynb #10ee2091
 def meaning_and_wording(
@@ -106,7 +108,7 @@ def meaning_and_wording(
     n:int=999, # Permutations
     seed:int=0,
     level:float=.95
-)->pd.DataFrame: # By source: variance (squared units), share, low, high, p (of no identity given style, and the reverse); attrs: how many of each
+)->pd.DataFrame: # By source: variance (squared units), share, low, high, p (no identity given style; no style given identity); attrs: how many of each
     "What tells prompts apart: who they describe, how they are written, both, or just this wording; without noise"
     t = as_crossing(v, design)
     y = readings_by_prompt(v, t)
