@@ -57,7 +57,8 @@ TokensPerMinute = Annotated[float, _option('Limit of tokens a minute: prompts, a
 ExtraBody = Annotated[str, _option('JSON that is added to every request; null removes a field.')]
 Timeout = Annotated[float, _option('Seconds that one request may take.')]
 MinScore = Annotated[str, _option('Read only answers with this judge score or more: a number, or one a rubric (role=2.5,coherence=50).')]
-MinAnswers = Annotated[int, _option('Fewest answers of a persona. Default: 10 with --min-score, else 1.')]
+MaxScore = Annotated[str, _option('Read only answers with this judge score or less, as --min-score; with both at 2, those at exactly 2.')]
+MinAnswers = Annotated[int, _option('Fewest answers of a persona. Default: 10 with --min-score or --max-score, else 1.')]
 Keep = Annotated[str, _option("Read these too: 'refused', 'filtered', or both with a comma between.")]
 
 # %% ../nbs/92_cli.ipynb #cli00004
@@ -217,7 +218,8 @@ def extract(responses:Annotated[Path, typer.Argument(help='A responses file: .js
             model:Models=[EMBEDDED], personas:FilePersonas=None, questions:FileQuestions=None, layer:Layer=None, prompt_format:Format='chat',
             device:Device=None, dtype:Dtype=None, span:Span='answer', out:Out=Path('.'),
             read_under:Annotated[str, _option("Read every answer under this persona's prompt instead of its own.")]=None,
-            min_score:MinScore=None, min_answers:MinAnswers=None, keep:Keep='', stream:Stream=None, blocks:Blocks=None, batch_tokens:BatchTokens=None,
+            min_score:MinScore=None, max_score:MaxScore=None, min_answers:MinAnswers=None, keep:Keep='', stream:Stream=None, blocks:Blocks=None,
+            batch_tokens:BatchTokens=None,
             shard:Annotated[str, _option('Read one of n parts, as 3/7. After an interruption, the same command continues. `merge` joins the parts.')]=None,
             ray:Annotated[str, _option("'local', or the address of a Ray cluster ('auto' on one of its machines): read by actors there.")]=None,
             actors:Annotated[int, _option('With --ray: how many for each model. Default: one a GPU, or a core as far as memory goes.', min=1)]=None,
@@ -229,7 +231,7 @@ def extract(responses:Annotated[Path, typer.Argument(help='A responses file: .js
     "Vectors only, from a responses file. Default personas and questions: the file's own."
     configs = [config_from(m, prompt_format=prompt_format, device=device, dtype=dtype, span=span, stream=stream, blocks=blocks,
                            batch_tokens=batch_tokens) for m in model]
-    which = dict(keep=_comma(keep), min_score=_scores(min_score), min_answers=min_answers)
+    which = dict(keep=_comma(keep), min_score=_scores(min_score), max_score=_scores(max_score, '--max-score'), min_answers=min_answers)
     what = dict(layer=layer, folder=out/'data/persona_vectors', read_under=read_under)
     if (kind or devices!=1) and not dry_run: raise ValueError('--kind and --devices go with --dry-run')
     if not (shard or ray or dry_run) and (sums or actors or per_actor!=1):
@@ -282,13 +284,13 @@ def _extract_on_ray(configs, answers, address, **what):
     if wrong: raise wrong[0]
 
 # %% ../nbs/92_cli.ipynb #4eb312f3
-def _scores(text):
-    "The least scores that `--min-score` names: '2.5', or 'role=2.5,coherence=50'"
+def _scores(text, option='--min-score'):
+    "The scores that an option names: '2.5', or 'role=2.5,coherence=50'"
     if text is None: return None
     try:
         if '=' not in text: return float(text)
         return {k.strip(): float(n) for k,n in (o.split('=') for o in text.split(','))}
-    except ValueError: raise ValueError(f"--min-score {text!r}: give a number, or rubrics with one each, as role=2.5,coherence=50") from None
+    except ValueError: raise ValueError(f"{option} {text!r}: give a number, or rubrics with one each, as role=2.5,coherence=50") from None
 
 # %% ../nbs/92_cli.ipynb #e0c3121b
 @app.command(epilog='Example: persona-vectors merge data/persona_vectors/FILE.parts')

@@ -53,14 +53,14 @@ def project(
 
 # %% ../../nbs/analysis/30_axis.ipynb #5337d12c
 def leave_one_out_axes(half, ns, rs):
-    "Unit axes 'persona d_model', each made without the persona itself, from mean answers 'persona d_model' over `half` of the questions"
+    "Unit axes 'persona … d_model', each made without the persona itself, from mean answers 'persona … d_model' over `half` of the questions"
     n,total = len(half),half[rs].sum(0)
     out = np.empty_like(half)
     for p in range(n):
         neutral = [o for o in ns if o!=p] or ns
         roles = (total-half[p])/(len(rs)-1) if p in rs else total/len(rs)
         out[p] = half[neutral].mean(0)-roles
-    length = np.linalg.norm(out, axis=1, keepdims=True)
+    length = np.linalg.norm(out, axis=-1, keepdims=True)
     if not (length>0).all(): raise ValueError("the neutral personas and the roles do not differ, so there is no axis between them")
     return out/length
 

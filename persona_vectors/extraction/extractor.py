@@ -207,7 +207,7 @@ def extract_persona_vectors(
     read_under:str=None, # Name of a persona, one of these or built in, whose prompt takes the place of every persona's own
     progress:bool=True, # Show a bar
     partial=None, # A file that keeps the means while they are made; after a run that was stopped, the next goes on from it
-    **rule # keep, min_score, min_answers: as `select` takes them
+    **rule # keep, min_score, max_score, min_answers: as `select` takes them
 )->PersonaVectors: # Behaves as a dict of name to tensor ('d_model', or 'layer d_model' for several layers)
     "One vector a persona: the mean residual stream over its answers' tokens. ValueError names an answer that cannot be used"
     selection,layers = select(responses, personas, questions, **rule),extractor.layers(layer)
