@@ -297,6 +297,7 @@ def gaps(
 # %% ../../nbs/analysis/38_readings.ipynb #2b1e841d
 def _one_out(x, o, ns, rs):
     "Positions of `o`, 'persona question': along the axis that the other questions and personas of `x` give"
+    if x.shape[1]<2: raise ValueError("one question cannot be left out: what comes with the text takes at least two. Vectors that are means only have one")
     others = (x.sum(1, keepdims=True)-x)/(x.shape[1]-1)
     return np.einsum('pqd,pqd->pq', o, leave_one_out_axes(others, ns, rs))
 
