@@ -57,7 +57,8 @@ TokensPerMinute = Annotated[float, _option('Limit of tokens a minute: prompts, a
 ExtraBody = Annotated[str, _option('JSON that is added to every request; null removes a field.')]
 Timeout = Annotated[float, _option('Seconds that one request may take.')]
 MinScore = Annotated[str, _option('Read only answers with this judge score or more: a number, or one a rubric (role=2.5,coherence=50).')]
-MinAnswers = Annotated[int, _option('Fewest answers of a persona. Default: 10 with --min-score, else 1.')]
+MaxScore = Annotated[str, _option('Read only answers with this judge score or less, as --min-score; with both at 2, those at exactly 2.')]
+MinAnswers = Annotated[int, _option('Fewest answers of a persona. Default: 10 with --min-score or --max-score, else 1.')]
 Keep = Annotated[str, _option("Read these too: 'refused', 'filtered', or both with a comma between.")]
 
 # %% ../nbs/92_cli.ipynb #cli00004
@@ -99,9 +100,12 @@ def at_layer(
     layer, # What `--layer` says; None: the highest
     path
 ): # The vectors at that layer
-    "`v` at the one layer that `--layer` names"
+    "`v` at the one layer that `--layer` names, or says where the file does not"
+    from persona_vectors.extraction.vectors import at_given
     if layer is None: return v.at(v.layers[-1])
-    if None in v.layers: raise ValueError(f"{path} does not record its layer: leave --layer out")
+    if None in v.layers:
+        if not layer.isdecimal(): raise ValueError(f"--layer {layer}: {path} does not record its layer, so give its index")
+        return at_given(v, int(layer), path)
     ks = resolve_layers(layer, v.meta.get('num_layers', max(v.layers)))
     if len(ks)!=1: raise ValueError(f"--layer {layer}: give one layer; {path} has {', '.join(map(str, v.layers))}")
     return v.at(ks[0])
@@ -218,7 +222,8 @@ def extract(responses:Annotated[Path, typer.Argument(help='A responses file: .js
             device:Device=None, dtype:Dtype=None, span:Span='answer', out:Out=Path('.'),
             read_under:Annotated[str, _option("Read every answer under this persona's prompt instead of its own.")]=None,
             read_text:Annotated[str, _option("Read every prompt over this persona's answers instead of its own.")]=None,
-            min_score:MinScore=None, min_answers:MinAnswers=None, keep:Keep='', stream:Stream=None, blocks:Blocks=None, batch_tokens:BatchTokens=None,
+            min_score:MinScore=None, max_score:MaxScore=None, min_answers:MinAnswers=None, keep:Keep='', stream:Stream=None, blocks:Blocks=None,
+            batch_tokens:BatchTokens=None,
             shard:Annotated[str, _option('Read one of n parts, as 3/7. After an interruption, the same command continues. `merge` joins the parts.')]=None,
             ray:Annotated[str, _option("'local', or the address of a Ray cluster ('auto' on one of its machines): read by actors there.")]=None,
             actors:Annotated[int, _option('With --ray: how many for each model. Default: one a GPU, or a core as far as memory goes.', min=1)]=None,
@@ -230,7 +235,7 @@ def extract(responses:Annotated[Path, typer.Argument(help='A responses file: .js
     "Vectors only, from a responses file. Default personas and questions: the file's own, without a file the built-in ones."
     configs = [config_from(m, prompt_format=prompt_format, device=device, dtype=dtype, span=span, stream=stream, blocks=blocks,
                            batch_tokens=batch_tokens) for m in model]
-    which = dict(keep=_comma(keep), min_score=_scores(min_score), min_answers=min_answers)
+    which = dict(keep=_comma(keep), min_score=_scores(min_score), max_score=_scores(max_score, '--max-score'), min_answers=min_answers)
     what = dict(layer=layer, folder=out/'data/persona_vectors', read_under=read_under)
     if (kind or devices!=1) and not dry_run: raise ValueError('--kind and --devices go with --dry-run')
     if not (shard or ray or dry_run) and (sums or actors or per_actor!=1):
@@ -261,7 +266,7 @@ def _unanswered(span, personas, questions, which):
     "The prompts and questions of an extraction without answers; ValueError if it needs some"
     from persona_vectors.selection import Unanswered
     if span!='prompt_last': raise ValueError(f"--span {span}: name a responses file; only --span prompt_last needs none")
-    if any(o for o in which.values()): raise ValueError('--min-score, --min-answers and --keep select answers: name a responses file, or leave them out')
+    if any(o for o in which.values()): raise ValueError('--min-score, --max-score, --min-answers and --keep select answers: name a responses file, or leave them out')
     return Unanswered(*_grid(personas, questions))
 
 # %% ../nbs/92_cli.ipynb #ef0d3c6c
@@ -292,13 +297,13 @@ def _extract_on_ray(configs, answers, address, **what):
     if wrong: raise wrong[0]
 
 # %% ../nbs/92_cli.ipynb #4eb312f3
-def _scores(text):
-    "The least scores that `--min-score` names: '2.5', or 'role=2.5,coherence=50'"
+def _scores(text, option='--min-score'):
+    "The scores that an option names: '2.5', or 'role=2.5,coherence=50'"
     if text is None: return None
     try:
         if '=' not in text: return float(text)
         return {k.strip(): float(n) for k,n in (o.split('=') for o in text.split(','))}
-    except ValueError: raise ValueError(f"--min-score {text!r}: give a number, or rubrics with one each, as role=2.5,coherence=50") from None
+    except ValueError: raise ValueError(f"{option} {text!r}: give a number, or rubrics with one each, as role=2.5,coherence=50") from None
 
 # %% ../nbs/92_cli.ipynb #e0c3121b
 @app.command(epilog='Example: persona-vectors merge data/persona_vectors/FILE.parts')
@@ -334,7 +339,7 @@ def vectors_for(path, source, layer=None):
         raise ValueError(f"there are no vectors of {source.label}: make a file with `persona-vectors extract` and name it with --vectors")
     v = load_vectors(path) if path else shipped_vectors()
     if not same_model(v.meta.get('model', source.label), source.label): raise ValueError(f"{path} has vectors of {v.model}, and the model is {source.label}")
-    if None in v.layers: raise ValueError(f"{path} does not record its layer: give the .safetensors beside it")
+    if None in v.layers and layer is None: raise ValueError(f"{path} does not record its layer: say it with --layer")
     return at_layer(v, layer, path or EMBEDDED)
 
 # %% ../nbs/92_cli.ipynb #73205f38
@@ -504,18 +509,18 @@ def export(file:Annotated[Path, typer.Argument(help='A vectors file, or a file w
     if format not in formats: raise ValueError(f"--format {format}: choose from {', '.join(formats)}")
     if format!='roles' and out.is_dir(): raise ValueError(f"{out} is a folder: name the file to write")
     if format=='roles':
-        v = _with_layer(file)
+        v = _with_layer(file, layer)
         export_roles(v if layer is None else at_layer(v, layer, file), out, model)
     else: export_direction(_to_export(file, direction, layer, format, model), out, format, model)
     print(out)
 
 # %% ../nbs/92_cli.ipynb #cli00024
-def _with_layer(file):
-    "The vectors in `file`; ValueError if it does not record their layer"
+def _with_layer(file, layer):
+    "The vectors in `file`, at the layer that `--layer` says where it records none; ValueError if neither does"
     from persona_vectors.extraction.vectors import load_vectors
     v = load_vectors(file)
-    if None in v.layers: raise ValueError(f"{file} does not record of which layer its vectors are: give the .safetensors file")
-    return v
+    if None in v.layers and layer is None: raise ValueError(f"{file} does not record of which layer its vectors are: say it with --layer")
+    return at_layer(v, layer, file) if None in v.layers else v
 
 # %% ../nbs/92_cli.ipynb #3d43d5a4
 def _to_export(file, direction, layer, format, model):
@@ -525,9 +530,10 @@ def _to_export(file, direction, layer, format, model):
     from persona_vectors.models import find_model
     from persona_vectors.steering.interop import fitting, load_direction
     if file_kind(file)!='persona vectors' and file.suffix!='.pt': return [load_direction(str(file), model=model)]
-    v = _with_layer(file)
-    n = v.meta['num_layers']
-    ks = fitting(v.layers, format, n, find_model(model or v.model).kinds) if layer is None else resolve_layers(layer, n)
+    v = _with_layer(file, layer)
+    if not (model or 'model' in v.meta): raise ValueError(f"{file} does not say of which model it is: name it with --model")
+    m = find_model(model or v.model)
+    ks = fitting(v.layers, format, m.num_layers, m.kinds) if layer is None else resolve_layers(layer, m.num_layers)
     if format=='gguf' and len(ks)>1:
         raise ValueError(f"{file} has layers {', '.join(map(str, ks))}, and llama.cpp adds every one that it finds: say which with --layer")
     return [load_direction(direction, v.at(k), model) if direction else assistant_axis(v.at(k)) for k in ks]

@@ -27,7 +27,8 @@ class Rule:
     "Which answers are read"
     keep:tuple=()        # Outcomes to read though they are usually left out: 'refused', 'filtered'
     min_score:dict=None  # Least score from a judge, or rubric to least score
-    min_answers:int=None # Fewest answers of a persona; None: 10 if there is a `min_score`, else 1
+    max_score:dict=None  # Largest score, or rubric to largest score; with `min_score` a range
+    min_answers:int=None # Fewest answers of a persona; None: 10 if scores are asked for, else 1
     unless:object=None   # Function of a `Response`: why to leave it out, or None
     def __post_init__(self):
         if odd := [o for o in self.keep if o not in KEEPABLE]:
@@ -36,31 +37,45 @@ class Rule:
         "Why `r` is left out; None: it is read"
         if r.outcome in KEEPABLE and r.outcome not in self.keep: return r.outcome
         if r.finish_reason and r.blank: return 'empty'   # without a finish reason it is an error: `checked`
-        return low_score(r, self.min_score or {}) or (self.unless and self.unless(r)) or None
+        return off_score(r, self.min_score or {}, self.max_score or {}) or (self.unless and self.unless(r)) or None
 
 # %% ../nbs/04_selection.ipynb #f60369f5
-def low_score(r, least)->str:
-    "In words, which score of `r` is missing or below `least` (rubric to number); None: none is"
-    for k,n in least.items():
+def off_score(r, least, most)->str:
+    "In words, which score of `r` is missing, below `least` or above `most` (rubric to number); None: none is"
+    for k in least | most:
         if k=='role' and (r.persona in NEUTRAL or r.system==''): continue
         score = (r.scores or {}).get(k)
         if score is None: return f'without a score for {k}'
-        if score<n: return f'below {n:g} for {k}'
+        if score<least.get(k, score): return f'below {least[k]:g} for {k}'
+        if score>most.get(k, score): return f'above {most[k]:g} for {k}'
 
 # %% ../nbs/04_selection.ipynb #4e0e39e7
+def by_rubric(
+    name:str, # Of the bound, for the messages
+    score, # A number, or rubric to number; None: no bound
+    there:list # Rubrics that the answers have scores for
+)->dict:
+    "A bound on scores as rubric to number; ValueError if the answers have no such scores"
+    if score is None: return None
+    def refuse(why): raise ValueError(f"{name}={score!r}{why}")
+    if not there: refuse(", but the answers have no scores: judge them first, with `persona-vectors judge`")
+    if not isinstance(score, Mapping) and len(there)>1:
+        refuse(f": there are scores for {' and '.join(there)}; say which, as {{{there[0]!r}: {score!r}}}")
+    by = score if isinstance(score, Mapping) else {there[0]: score}
+    if not all(n>=0 for n in by.values()): refuse(': give numbers of 0 or more')
+    if unknown := [k for k in by if k not in there]: refuse(f" names {unknown[0]!r}, and the answers have scores for {', '.join(there)}")
+    return by
+
+# %% ../nbs/04_selection.ipynb #a2d82f2c
 @patch
 def settled(self:Rule, rows)->Rule:
-    "The rule with `min_score` by rubric and `min_answers` a number; ValueError if the answers `rows` lack the scores it asks for"
-    if self.min_score is None: return replace(self, min_answers=1 if self.min_answers is None else self.min_answers)
-    there,least = sorted({k for r in rows for k in r.scores or {}}),self.min_score
-    def refuse(why): raise ValueError(f"min_score={self.min_score!r}{why}")
-    if not there: refuse(", but the answers have no scores: judge them first, with `persona-vectors judge`")
-    if not isinstance(least, Mapping):
-        if len(there)>1: refuse(f": there are scores for {' and '.join(there)}; say which, as {{{there[0]!r}: {least!r}}}")
-        least = {there[0]: least}
-    if not all(n>=0 for n in least.values()): refuse(': give numbers of 0 or more')
-    if unknown := [k for k in least if k not in there]: refuse(f" names {unknown[0]!r}, and the answers have scores for {', '.join(there)}")
-    return replace(self, min_score=least, min_answers=10 if self.min_answers is None else self.min_answers)
+    "The rule with its scores by rubric and `min_answers` a number; ValueError if the answers `rows` lack the scores it asks for"
+    free = self.min_score is None and self.max_score is None
+    there = [] if free else sorted({k for r in rows for k in r.scores or {}})
+    least,most = (by_rubric(k, getattr(self, k), there) for k in ('min_score','max_score'))
+    if odd := [k for k in least or {} if k in (most or {}) and least[k]>most[k]]:
+        raise ValueError(f"min_score is {least[odd[0]]:g} and max_score {most[odd[0]]:g} for {odd[0]}: no score is within")
+    return replace(self, min_score=least, max_score=most, min_answers=self.min_answers if self.min_answers is not None else 1 if free else 10)
 
 # %% ../nbs/04_selection.ipynb #6c1bf01c
 ELSEWHERE = OTHER_PERSONA,OTHER_PROMPT,OTHER_QUESTION = 'of another persona','under another prompt','to another question'
@@ -106,7 +121,7 @@ class Selection:
         store, # Iterable of `Response` that also gives each by its number
         personas=None, # As `load_personas` takes them; None: those of the answers
         questions=None, # As `load_questions` takes them; None: those that every persona was asked; a number: so many of these
-        **rule # keep, min_score, min_answers, unless: as `Rule` takes them
+        **rule # keep, min_score, max_score, min_answers, unless: as `Rule` takes them
     ):
         cells,rule = Cells(None if personas is None else as_prompts(personas)),Rule(**rule).settled(store)
         self.store,self.meta,self.path,self.need = store,{},None,rule.min_answers
@@ -242,7 +257,7 @@ def select(
     responses, # `Responses`, a mapping of (persona, question) to text, or a `Selection`
     personas=None, # As `load_personas` takes them; None: those of the answers
     questions=None, # As `load_questions` takes them; None: those that every persona was asked; a number: so many of these
-    **rule # keep, min_score, min_answers, unless: as `Rule` takes them
+    **rule # keep, min_score, max_score, min_answers, unless: as `Rule` takes them
 )->Selection:
     "The answers to read. ValueError names what is missing, empty, or made with another prompt"
     if isinstance(responses, Selection):
@@ -334,14 +349,15 @@ class Answers(Selection):
         questions=None, # As `load_questions` takes them; None: those that every persona in the files was asked
         keep=(), # Outcomes to read though they are usually left out: 'refused', 'filtered'
         min_score=None, # Least score from a judge, or rubric to least score
-        min_answers:int=None # Fewest answers of a persona; None: 10 if there is a `min_score`, else 1
+        min_answers:int=None, # Fewest answers of a persona; None: 10 if scores are asked for, else 1
+        max_score=None # Largest score, or rubric to largest score
     ):
-        super().__init__(AnswerFiles(path), personas, questions, keep=keep, min_score=min_score, min_answers=min_answers)
+        super().__init__(AnswerFiles(path), personas, questions, keep=keep, min_score=min_score, max_score=max_score, min_answers=min_answers)
         self.checked(questions is None)
         self.path = self.store.path
         self._hash,self.order,self._outcomes = self.store.settle(self.rows)
         self.source = dict(path=str(self.path), personas=None if personas is None else self.prompts, questions=self.questions,
-            keep=list(keep), min_score=min_score, min_answers=0)
+            keep=list(keep), min_score=min_score, max_score=max_score, min_answers=0)
     def hash(self): return self._hash
     @property
     def outcomes(self): return self._outcomes

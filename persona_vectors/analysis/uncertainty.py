@@ -23,7 +23,8 @@ def cross_products(
     "Inner products of the items in `a` with those in `b`, averaged over all pairs of different questions"
     b = a if b is None else b
     q = a.shape[-2]
-    if q<2: raise ValueError("one question cannot be set against another: give at least two")
+    if q<2: raise ValueError("one question cannot be set against another: give at least two. "
+                         "Of means only there are the axis, cosine_matrix and role_pca")
     def flat(x): return x.reshape(*x.shape[:-2], -1)
     same = flat(a)@np.swapaxes(flat(b), -1, -2)
     return (a.sum(-2)@np.swapaxes(b.sum(-2), -1, -2) - same)/(q*(q-1))
@@ -54,6 +55,8 @@ def jackknife(
     level:float=.95
 )->tuple: # Value, low, high
     "A statistic with its jackknife interval"
+    if k<2:
+        raise ValueError("an interval leaves out one of at least two questions or roles, and there is one. Vectors that are means only have one question")
     out = np.array_split(np.arange(k), min(k, groups))
     value,se = np.asarray(f(np.arange(k))),jackknife_se([f(np.delete(np.arange(k), o)) for o in out])
     half = half_width(se, len(out)-1, level)
@@ -89,7 +92,8 @@ class Gram:
         if centre not in ('roles','all',None): raise ValueError(f"centre is {centre!r}: give 'roles', 'all' or None")
         if v.neutral: v.split()
         g = v.complete().grid()
-        if len(g.questions)<2: raise ValueError("one question cannot be set against another: give at least two")
+        if len(g.questions)<2:
+            raise ValueError("one question cannot be set against another: give at least two. Of means only there are the axis, cosine_matrix and role_pca")
         self.personas,self.questions,self.ns,self.rs = g.personas,g.questions,g.ns,g.rs
         y = g.centred if centre=='roles' else g.x-g.x.mean(0) if centre else g.x
         self.y = np.ascontiguousarray(isometric_coordinates(y).transpose(1,0,2))   # question persona d
@@ -337,23 +341,115 @@ def rank_intervals(
     return df.sort_values('projection', ascending=False).rename_axis('persona')
 
 # %% ../../nbs/analysis/32_uncertainty.ipynb #5dd06fa3
-def _spearman_brown(r): return 2*r.clip(0)/(1+r.clip(0))   # 0 for a negative r
+def _spearman_brown(r): return 2*np.maximum(r, 0)/(1+np.maximum(r, 0))   # 0 for a negative r
+
+# %% ../../nbs/analysis/32_uncertainty.ipynb #ac23e96d
+def _halvings(n, splits, seed)->np.ndarray: # 'split unit': 1 in the first half, 0 in the second
+    "Random halvings of `n` units"
+    out,rng = np.zeros((splits,n)),np.random.default_rng(seed)
+    for o in out: o[rng.permutation(n)[:n//2]] = 1
+    return out
+
+def _split_half(g, half): # 'unit unit' inner products; 'split unit'
+    "Mean cosine between the sums over the two halves of the units"
+    def inner(a, b): return ((a@g)*b).sum(1)
+    return (inner(half,1-half)/np.sqrt(np.maximum(inner(half,half)*inner(1-half,1-half), 1e-300))).mean()
+
+# %% ../../nbs/analysis/32_uncertainty.ipynb #2c2b6fb0
+def common_share(g)->float: # 'unit unit' inner products
+    "Share of the squared length of the units' mean that all units have in common; may be negative, 0 if the mean is 0"
+    n,total = len(g),g.sum()
+    return 1-(n*np.trace(g)-total)/((n-1)*total) if total>0 else 0.
+
+def share_interval(g, level=.95)->tuple: # 'unit unit' inner products
+    "Low and high of `common_share` by a jackknife over units, within 0 and 1; NaN with fewer than four units"
+    if len(g)<4: return np.nan,np.nan
+    def noise(at): return np.log(max(1-common_share(g[np.ix_(at,at)]), 1e-12))
+    _,low,high = jackknife(noise, len(g), level=level)
+    return tuple(max(0., float(1-np.exp(min(o, 0)))) for o in (high,low))
+
+# %% ../../nbs/analysis/32_uncertainty.ipynb #2bdd74cd
+def _against_roles(k, at, rs): # 'persona persona' inner products; weights 'persona' of a vector; indices of the roles it is set against
+    "Inner products 'role role' of the vector minus each of the roles"
+    kr = (at@k)[rs]
+    return at@k@at - kr[:,None] - kr[None] + k[np.ix_(rs,rs)]
 
 # %% ../../nbs/analysis/32_uncertainty.ipynb #28806958
+def _reliable(g, half)->tuple: # 'unit unit' inner products; 'split unit'
+    "Split-half cosine, reliability (Spearman–Brown), and its low and high; NaN with fewer than two units"
+    if len(g)<2: return (np.nan,)*4
+    r = _split_half(g, half)
+    return float(r),float(_spearman_brown(r)),*share_interval(g)
+
+# %% ../../nbs/analysis/32_uncertainty.ipynb #4e9ad798
+def _over_questions(v, splits, seed)->dict: # Name to what `_reliable` returns
+    "Reliability over questions of every persona, and of the axis if there are neutrals"
+    g = v.grid()
+    y,names,half = isometric_coordinates(g.centred),list(g.personas),_halvings(len(g.questions), splits, seed)
+    if g.ns: y,names = np.concatenate([y, (y[g.ns].mean(0)-y[g.rs].mean(0))[None]]),names+['axis']
+    return {p: _reliable(o@o.T, half) for p,o in zip(names, y)}
+
+def _over_roles(v, splits, seed)->dict: # Name to what `_reliable` returns
+    "The same over the other roles, of the personas' means; NaN with fewer than four of these"
+    x = v.stacked().double().numpy()
+    k,at = (x-x.mean(0))@(x-x.mean(0)).T,np.eye(len(x))
+    ns,rs = ([v.personas.index(p) for p in o] for o in (v.neutral,v.roles))
+    made = {p: (at[i], [r for r in rs if r!=i]) for i,p in enumerate(v)} | ({'axis': (at[ns].mean(0), rs)} if ns else {})
+    half = {n: _halvings(n, splits, seed) for n in (len(rs)-1,len(rs))}
+    return {p: _reliable(_against_roles(k, *o), half[len(o[1])]) if len(o[1])>3 else (np.nan,)*4 for p,o in made.items()}
+
+# %% ../../nbs/analysis/32_uncertainty.ipynb #1bbd7c34
 def reliability(
     v:PersonaVectors, # At one layer
-    splits:int=100, # Random halvings of the questions
+    splits:int=100, # Random halvings of the questions, or of the roles
     seed:int=0
-)->pd.DataFrame: # Indexed by persona, and 'axis': split_half (cosine of halves), reliability (Spearman–Brown, of all questions)
-    "Split-half reliability of every persona's vector and of the axis"
-    g,rng = Gram(v),np.random.default_rng(seed)
-    y,names,q = g.y,list(g.personas),len(g.questions)
-    if g.ns: y,names = np.concatenate([y, np.einsum('p,qpd->qd', g.axis[0], y)[:,None]], 1),names+['axis']   # the axis as one more persona
-    half = np.zeros((splits,q))
-    for o in half: o[rng.permutation(q)[:q//2]] = 1
-    a,b = (np.tensordot(w, y, 1) for w in (half,1-half))
-    r = ((a*b).sum(-1)/np.maximum(np.linalg.norm(a, axis=-1)*np.linalg.norm(b, axis=-1), 1e-300)).mean(0)
-    return pd.DataFrame(dict(split_half=r, reliability=_spearman_brown(r)), index=names).rename_axis('persona')
+)->pd.DataFrame: # By persona, and 'axis': split_half (cosine of halves), reliability (of all questions), low, high; over_roles, roles_low, roles_high
+    "Split-half reliability of every persona's vector and of the axis, with 95 % intervals; NaN over questions where there is only one"
+    if v.neutral: v.split()
+    v = v.complete()
+    names = ['split_half','reliability','low','high']
+    df,roles = (pd.DataFrame(f(v, splits, seed), names).T.rename_axis('persona') for f in (_over_questions,_over_roles))
+    df = df.join(roles[['reliability','low','high']].set_axis(['over_roles','roles_low','roles_high'], axis=1))
+    over = f'other questions like these {len(v.questions)}' if len(v.questions)>1 else 'not available: there is one question only'
+    df.attrs = dict(over=over, over_roles=f'other roles like these {len(v.roles)}, with neutral prompts and questions as they are')
+    return df
+
+# %% ../../nbs/analysis/32_uncertainty.ipynb #9e327f7b
+def _axis_products(g): # A `Grid`
+    "Products 'role question question' of a role's axis (made without it) with its answer to another question, minus their mean over roles"
+    y = g.centred[g.rs]
+    axis = g.x[g.ns].mean(0)-g.x[g.rs].mean(0)                           # question d
+    m = axis@y.transpose(0,2,1) + y@y.transpose(0,2,1)/(len(y)-1)
+    return m-m.mean(0)
+
+# %% ../../nbs/analysis/32_uncertainty.ipynb #5f8568f3
+def _order_variances(m)->tuple: # From `_axis_products`
+    "Variances along the true axis, times its squared length: between roles, and of single answers"
+    r,q,_ = m.shape
+    m = m*~np.eye(q, dtype=bool)
+    row,col,once = m.sum(2),m.sum(1),(m**2).sum()
+    pairs = (m.sum((1,2))**2).sum() - (row**2).sum() - (col**2).sum() - 2*(row*col).sum() + once + (m*m.transpose(0,2,1)).sum()
+    return pairs/((r-1)*q*(q-1)*(q-2)*(q-3)), ((col**2).sum()-once)/((r-1)*q*(q-1)*(q-2))
+
+# %% ../../nbs/analysis/32_uncertainty.ipynb #293cbad0
+def order_reliability(
+    v:PersonaVectors, # At one layer
+    level:float=.95
+)->Interval: # The value is NaN and the interval 0 to 1 where it is undefined
+    "Reliability of the roles' positions along the assistant axis, without the noise in the axis, over other roles and questions"
+    from scipy.stats import chi2
+    v.split()
+    m = _axis_products(v.complete().grid())
+    r,q,_ = m.shape
+    def z(at):
+        between,single = _order_variances(m[:,at][:,:,at])
+        return np.log1p(q*between/(single-between)) if single>between and q*between>between-single else np.nan
+    value,low,high = jackknife(z, q, level=level) if q>4 else (np.nan,)*3
+    ratio,sampled = max(np.expm1(value), 0),chi2.ppf([(1+level)/2,(1-level)/2], r-1)/(r-1)
+    below,above = np.log1p(ratio)-np.log1p(ratio/sampled)
+    low,high = (float(np.clip(1-np.exp(-o), 0, 1)) for o in (value-np.hypot(below, value-low), value+np.hypot(above, high-value)))
+    over = f'other roles like these {r} and other questions like these {q}'
+    return Interval(float(1-np.exp(-value)), *((low,high) if value==value and low==low else (0.,1.)), level, over)
 
 # %% ../../nbs/analysis/32_uncertainty.ipynb #b4a13903
 def _mean_squares(x):

@@ -229,7 +229,7 @@ def extract_persona_vectors(
     progress:bool=True, # Show a bar
     partial=None, # A file that keeps the means while they are made; after a run that was stopped, the next goes on from it
     read_text:str=None, # Name of one of these personas, whose answers take the place of every persona's own
-    **rule # keep, min_score, min_answers: as `select` takes them
+    **rule # keep, min_score, max_score, min_answers: as `select` takes them
 )->PersonaVectors: # Behaves as a dict of name to tensor ('d_model', or 'layer d_model' for several layers)
     "One vector a persona: the mean residual stream over its answers' tokens. ValueError names an answer that cannot be used"
     selection,layers = _selected(extractor, responses, personas, questions, rule),extractor.layers(layer)
