@@ -100,9 +100,12 @@ def at_layer(
     layer, # What `--layer` says; None: the highest
     path
 ): # The vectors at that layer
-    "`v` at the one layer that `--layer` names"
+    "`v` at the one layer that `--layer` names, or says where the file does not"
+    from persona_vectors.extraction.vectors import at_given
     if layer is None: return v.at(v.layers[-1])
-    if None in v.layers: raise ValueError(f"{path} does not record its layer: leave --layer out")
+    if None in v.layers:
+        if not layer.isdecimal(): raise ValueError(f"--layer {layer}: {path} does not record its layer, so give its index")
+        return at_given(v, int(layer), path)
     ks = resolve_layers(layer, v.meta.get('num_layers', max(v.layers)))
     if len(ks)!=1: raise ValueError(f"--layer {layer}: give one layer; {path} has {', '.join(map(str, v.layers))}")
     return v.at(ks[0])
@@ -323,7 +326,7 @@ def vectors_for(path, source, layer=None):
         raise ValueError(f"there are no vectors of {source.label}: make a file with `persona-vectors extract` and name it with --vectors")
     v = load_vectors(path) if path else shipped_vectors()
     if not same_model(v.meta.get('model', source.label), source.label): raise ValueError(f"{path} has vectors of {v.model}, and the model is {source.label}")
-    if None in v.layers: raise ValueError(f"{path} does not record its layer: give the .safetensors beside it")
+    if None in v.layers and layer is None: raise ValueError(f"{path} does not record its layer: say it with --layer")
     return at_layer(v, layer, path or EMBEDDED)
 
 # %% ../nbs/92_cli.ipynb #73205f38
@@ -493,18 +496,18 @@ def export(file:Annotated[Path, typer.Argument(help='A vectors file, or a file w
     if format not in formats: raise ValueError(f"--format {format}: choose from {', '.join(formats)}")
     if format!='roles' and out.is_dir(): raise ValueError(f"{out} is a folder: name the file to write")
     if format=='roles':
-        v = _with_layer(file)
+        v = _with_layer(file, layer)
         export_roles(v if layer is None else at_layer(v, layer, file), out, model)
     else: export_direction(_to_export(file, direction, layer, format, model), out, format, model)
     print(out)
 
 # %% ../nbs/92_cli.ipynb #cli00024
-def _with_layer(file):
-    "The vectors in `file`; ValueError if it does not record their layer"
+def _with_layer(file, layer):
+    "The vectors in `file`, at the layer that `--layer` says where it records none; ValueError if neither does"
     from persona_vectors.extraction.vectors import load_vectors
     v = load_vectors(file)
-    if None in v.layers: raise ValueError(f"{file} does not record of which layer its vectors are: give the .safetensors file")
-    return v
+    if None in v.layers and layer is None: raise ValueError(f"{file} does not record of which layer its vectors are: say it with --layer")
+    return at_layer(v, layer, file) if None in v.layers else v
 
 # %% ../nbs/92_cli.ipynb #3d43d5a4
 def _to_export(file, direction, layer, format, model):
@@ -514,9 +517,10 @@ def _to_export(file, direction, layer, format, model):
     from persona_vectors.models import find_model
     from persona_vectors.steering.interop import fitting, load_direction
     if file_kind(file)!='persona vectors' and file.suffix!='.pt': return [load_direction(str(file), model=model)]
-    v = _with_layer(file)
-    n = v.meta['num_layers']
-    ks = fitting(v.layers, format, n, find_model(model or v.model).kinds) if layer is None else resolve_layers(layer, n)
+    v = _with_layer(file, layer)
+    if not (model or 'model' in v.meta): raise ValueError(f"{file} does not say of which model it is: name it with --model")
+    m = find_model(model or v.model)
+    ks = fitting(v.layers, format, m.num_layers, m.kinds) if layer is None else resolve_layers(layer, m.num_layers)
     if format=='gguf' and len(ks)>1:
         raise ValueError(f"{file} has layers {', '.join(map(str, ks))}, and llama.cpp adds every one that it finds: say which with --layer")
     return [load_direction(direction, v.at(k), model) if direction else assistant_axis(v.at(k)) for k in ks]

@@ -128,7 +128,7 @@ def _made_from(e):
     v,m = e.vectors,e.vectors.meta
     def shown(o): return ', '.join(f'{a} {b}' for a,b in o.items()) if isinstance(o, dict) else str(o)
     t = {'in question': e.name, 'model': e.model, 'personas': f'{len(v.neutral)} neutral ({", ".join(v.neutral)}), {len(v.roles)} roles',
-         'questions': str(len(v.questions)), 'answers': f'{len(v.rows)}, {sum(r.n_tokens for r in v.rows):,} tokens averaged'}
+         'questions': str(len(v.questions)), 'answers': v.describe()['answers']}
     return pd.DataFrame({'': t | {name: shown(m[k]) for k,name in _META.items() if k in m}})
 
 # %% ../../nbs/analysis/40_page.ipynb #b2c7882c

@@ -97,18 +97,24 @@ def order_of(
     return Order(float(real), *cronbach_alpha(y), float(p_value(real-1e-12, null)))
 
 # %% ../../nbs/analysis/38_readings.ipynb #0f29f057
-def jackknife_both(
+def without_each(
     f, # Called with the indices of the roles and of the questions kept; returns a number or an array
     k:int, # Roles
     q:int, # Questions
     groups:int=20 # Units are left out in at most this many groups
-)->tuple: # Value, low, high
-    "A statistic with its 95 % jackknife interval over roles and questions"
+)->tuple: # The statistic; without each role 'k …'; without each question 'q …'
+    "A statistic, and its values without each role and without each question"
     def kept(n): return [np.delete(np.arange(n), o) for o in np.array_split(np.arange(n), min(n, groups))]
     r,c = np.arange(k),np.arange(q)
-    out = [f(o, c) for o in kept(k)],[f(r, o) for o in kept(q)]
-    value,half = np.asarray(f(r, c)),half_width(jackknife_se(*out), min(map(len, out))-1)
+    return np.asarray(f(r, c)),np.array([f(o, c) for o in kept(k)]),np.array([f(r, o) for o in kept(q)])
+
+# %% ../../nbs/analysis/38_readings.ipynb #f955d276
+def jackknifed(value, *out): # As `without_each` returns them
+    "Value, low, high: the 95 % jackknife interval over roles and questions"
+    half = half_width(jackknife_se(*out), min(map(len, out))-1)
     return value,value-half,value+half
+
+def jackknife_both(f, k, q): return jackknifed(*without_each(f, k, q))
 
 # %% ../../nbs/analysis/38_readings.ipynb #41c9e838
 def spearman(a, b)->tuple: # rho, low, high; with fewer than five values low and high are NaN
@@ -302,11 +308,22 @@ def _one_out(x, o, ns, rs):
 
 # %% ../../nbs/analysis/38_readings.ipynb #9e6cf69c
 def _split_parts(a, b, ns, rs, u=None):
-    "A list. Gap: total, text, prompt, shares of text and prompt; order: total, shares of text and prompt. Along `u`, or the axis of `a`"
+    "Gap and the text's part in it (without `u` as squares: the axis with itself, and with the text's); the same of the order"
     t,y = (_one_out(a, z, ns, rs) if u is None else z@u for z in (a,b))
-    gap = gaps(a, b, ns, rs) if u is None else [z[ns].mean()-z[rs].mean() for z in (t,y)]
-    whole,share = cross_covariance(t[rs]),cross_covariance(y[rs], t[rs])/cross_covariance(t[rs])
-    return [*gap, gap[0]-gap[1], gap[1]/gap[0], 1-gap[1]/gap[0], whole, share, 1-share]
+    if u is None:
+        c = [(z[ns].mean(0)-z[rs].mean(0))[None] for z in (a,b)]
+        gap = [cross_products(c[0], o)[0,0] for o in c]
+    else: gap = [z[ns].mean()-z[rs].mean() for z in (t,y)]
+    return [*gap, cross_covariance(t[rs]), cross_covariance(y[rs], t[rs])]
+
+# %% ../../nbs/analysis/38_readings.ipynb #263f0e0b
+def _with_shares(p, whole, squared):
+    "From what `_split_parts` returns '… 4': gap total, text, prompt, shares of text and prompt; order total, both shares. Shares are linear around `whole`"
+    (g,s,v,c),(G,S,V,C) = np.moveaxis(p, -1, 0),whole
+    root = np.sign(g)*np.sqrt(abs(g))
+    total,text = (root,s/root) if squared else (g,s)
+    gap,order = S/G+(s-S/G*g)/G,C/V+(c-C/V*v)/V
+    return np.stack([total, text, total-text, gap, 1-gap, v, order, 1-order], -1)
 
 # %% ../../nbs/analysis/38_readings.ipynb #c84474ec
 def contributions(
@@ -325,7 +342,8 @@ def contributions(
         ns,rs = list(range(n)),list(range(n, len(at)))
         a,b = (z[at][:,keep]-z[at][:,keep][rs].mean(0) for z in (x[:k],x[k:]))
         return _split_parts(a, b, ns, rs, u)
-    value,low,high = jackknife_both(parts, len(g.rs), len(g.questions))
+    whole,*out = without_each(parts, len(g.rs), len(g.questions))
+    value,low,high = jackknifed(*(_with_shares(o, whole, direction is None) for o in (whole,*out)))
     parts = ['total','text','prompt','share of the text','share of the prompt']
     names = [('gap',p) for p in parts] + [('order',p) for p in parts if p not in ('text','prompt')]
     return pd.DataFrame(dict(value=value, low=low, high=high), index=pd.MultiIndex.from_tuples(names, names=['of','part']))
