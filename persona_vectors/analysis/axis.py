@@ -47,7 +47,8 @@ def project(
     v:PersonaVectors, # At the direction's layer
     direction:Direction
 )->pd.Series: # Persona to projection, in units of the residual stream
-    "Projection of each persona on the unit direction, from the role mean; in-sample if the direction was made from `v`"
+    """Projection of each persona on the unit direction, in-sample if the direction was made from `v`.
+    From the role mean, so a move of the whole model, as by finetuning, is not seen: see `shift`"""
     if v.layers!=[direction.layer]: raise ValueError(f"the direction is of layer {direction.layer}, the vectors have {v.layers}")
     return pd.Series(centred(v).values @ direction.unit.double().numpy(), index=list(v))
 

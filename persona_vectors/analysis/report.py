@@ -12,14 +12,14 @@ from pathlib import Path
 from fastcore.basics import patch
 from ..config import atomic_write, content_hash, slug
 from ..personas import category_of
-from ..selection import Selection, select
+from ..selection import Selection, Unanswered, select
 from ..extraction.extractor import ActivationExtractor, cached_vectors, on_shared_questions
 from ..extraction.vectors import Direction, PersonaVectors
 from .axis import assistant_axis, centred, rank_personas
 from .uncertainty import axis_strength, cross_products, d_study, half_width, jackknife, p_value, permute_roles
 from .uncertainty import rank_intervals, reliability, variance_components
 from .controls import against_nulls, matched_length, pseudo_defaults, random_directions, text_baselines
-from .controls import first_tokens, untrained_twin
+from .controls import first_tokens, last_prompt_token, prompt_baselines, untrained_twin
 from .coordinates import massive_activations, sensitivity, separation, transform
 from .likelihood import extreme_answers, log_likelihood_ratio, logit_lens
 from .layers import choose_layer, layer_sweep
@@ -743,12 +743,21 @@ def model(self:Report):
     return m.get('model', 'model not recorded') + where
 
 # %% ../../nbs/analysis/39_report.ipynb #2916ba4d
+def _held(read, e, layer, texts, under=()):
+    "The readings of the extractor `e` that hold the prompt or the text constant: under these prompts, over these texts, and without text"
+    last = last_prompt_token(e)
+    return {**{f'read under {p!r}': read(e, [layer], p) for p in under}, 
+            **{f"every prompt over {p}'s answers": read(e, [layer], None, p) for p in texts}, 'the last prompt token': read(last, [layer])}
+
+# %% ../../nbs/analysis/39_report.ipynb #f0d08672
 def _read_again(read, extractor, both, v, under):
-    "The readings that could explain the order away"
+    "The readings that say what the order comes with"
     k,default,twin = v.layer,v.neutral[0],untrained_twin(extractor)
+    words = prompt_baselines(v.meta['prompts'])
+    if extractor.config.span=='prompt_last': return {'an untrained twin': read(twin, [k]), **words}      # no text, so none can be held
     far = under or rank_personas(v).projection.loc[v.roles].idxmin()
-    return {'layer 0': both.at(0), **{f'read under {p!r}': read(extractor, [k], p) for p in (default,far)},
-            'an untrained twin': read(twin, [k]), f'an untrained twin, read under {default!r}': read(twin, [k], default)}
+    return {'layer 0': both.at(0), **_held(read, extractor, k, (default,far), (default,far)), 'an untrained twin': read(twin, [k]),
+            **{f'an untrained twin, {n}': o for n,o in _held(read, twin, k, [default]).items()}, **words}
 
 # %% ../../nbs/analysis/39_report.ipynb #85de0c6b
 def _likelihoods(extractor, selection, default, folder):
@@ -783,7 +792,7 @@ def gather(
     layer=None, # An index or a fraction; None: the configuration's fraction
     neutral:list=None, # Names of the neutral personas; None: the built-in ones
     direction=None, # A Direction, or a function from the vectors to one; None: the assistant axis
-    under:str=None, # A second persona whose prompt the answers are read under; None: the role furthest from the neutrals
+    under:str=None, # A second persona whose prompt, and whose answers, all are read with; None: the role furthest from the neutrals
     first:int=32, # Read the first so many tokens of each answer by themselves
     quick:bool=False, # Without what needs the whole model: likelihoods of the answers, the words of the direction
     sweep:bool=False, # All layers, and which of them predicts the likelihoods best
@@ -792,7 +801,10 @@ def gather(
     "Everything that a report takes from a model: `evidence(**gather(...))`"
     selection,span,k,data = select(responses, personas, questions),extractor.config.span,extractor.one_layer(layer),Path(out)/'data'
     if sweep and (quick or span!='answer'): raise ValueError("sweep takes the likelihoods of whole answers: leave quick and span out")
-    def read(e, layers, read_under=None): return on_shared_questions(cached_vectors(e, selection, layers, data/'persona_vectors', read_under)[0])
+    asked = Unanswered(selection.prompts, selection.questions)
+    def read(e, layers, *held):
+        which = asked if e.config.span=='prompt_last' else selection
+        return on_shared_questions(cached_vectors(e, which, layers, data/'persona_vectors', *held)[0])
     both = read(extractor, list(range(extractor.num_layers+1)) if sweep else sorted({0,k}))
     if neutral: both = both.as_neutral(neutral)
     v = both.at(k)
