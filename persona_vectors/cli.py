@@ -26,7 +26,7 @@ OneLayer = Annotated[str, _option('Index (20) or fraction of the depth (0.65). D
 Format = Annotated[str, _option("'chat' (the chat template) or 'raw' (plain text).")]
 Device = Annotated[str, _option('cpu, cuda, mps. Default: the best there is.')]
 Dtype = Annotated[str, _option('float32, bfloat16, float16. Default: what the device multiplies natively.')]
-Span = Annotated[str, _option("Tokens that are averaged: 'answer', 'answer+eot', 'last', 'prompt_last'.")]
+Span = Annotated[str, _option("Tokens that are averaged: 'answer', 'answer+eot', 'last', 'prompt_last' (the last token of the prompt; no answer is read).")]
 Stream = Annotated[bool, _option('Read the model block by block. Default: if it does not fit into memory.', '--stream/--no-stream')]
 Blocks = Annotated[str, _option("Path of the list of decoder blocks in the model, such as 'layers'. Default: found.")]
 BatchTokens = Annotated[int, _option('Largest batch, in tokens. Default: what suits the device.')]
@@ -100,9 +100,12 @@ def at_layer(
     layer, # What `--layer` says; None: the highest
     path
 ): # The vectors at that layer
-    "`v` at the one layer that `--layer` names"
+    "`v` at the one layer that `--layer` names, or says where the file does not"
+    from persona_vectors.extraction.vectors import at_given
     if layer is None: return v.at(v.layers[-1])
-    if None in v.layers: raise ValueError(f"{path} does not record its layer: leave --layer out")
+    if None in v.layers:
+        if not layer.isdecimal(): raise ValueError(f"--layer {layer}: {path} does not record its layer, so give its index")
+        return at_given(v, int(layer), path)
     ks = resolve_layers(layer, v.meta.get('num_layers', max(v.layers)))
     if len(ks)!=1: raise ValueError(f"--layer {layer}: give one layer; {path} has {', '.join(map(str, v.layers))}")
     return v.at(ks[0])
@@ -210,11 +213,15 @@ def judge(responses:Annotated[Path, typer.Argument(help='A responses file.')],
 
 # %% ../nbs/92_cli.ipynb #46f9215e
 @app.command(epilog='Example: persona-vectors extract data/responses/FILE.json --layer all --out all-layers. '
+                    "Every prompt over the default's answers: --read-text default. Every answer under its prompt: --read-under default. "
+                    'Without answers: persona-vectors extract --span prompt_last. '
                     'One of seven parts, for `merge`: --shard 3/7. On a Ray cluster: --ray auto')
-def extract(responses:Annotated[Path, typer.Argument(help='A responses file: .json, .jsonl or .parquet, or a folder of the latter two.')],
+def extract(responses:Annotated[Path, typer.Argument(help='A responses file: .json, .jsonl or .parquet, or a folder of the latter two. '
+                                                          'Not needed with --span prompt_last.')]=None,
             model:Models=[EMBEDDED], personas:FilePersonas=None, questions:FileQuestions=None, layer:Layer=None, prompt_format:Format='chat',
             device:Device=None, dtype:Dtype=None, span:Span='answer', out:Out=Path('.'),
             read_under:Annotated[str, _option("Read every answer under this persona's prompt instead of its own.")]=None,
+            read_text:Annotated[str, _option("Read every prompt over this persona's answers instead of its own.")]=None,
             min_score:MinScore=None, max_score:MaxScore=None, min_answers:MinAnswers=None, keep:Keep='', stream:Stream=None, blocks:Blocks=None,
             batch_tokens:BatchTokens=None,
             shard:Annotated[str, _option('Read one of n parts, as 3/7. After an interruption, the same command continues. `merge` joins the parts.')]=None,
@@ -225,7 +232,7 @@ def extract(responses:Annotated[Path, typer.Argument(help='A responses file: .js
             dry_run:DryRun=False,
             kind:Annotated[str, _option("With --dry-run: another kind of device, such as h100, l40s, rtx4090. Default: this machine's.")]=None,
             devices:Annotated[int, _option('With --dry-run: how many.', min=1)]=1):
-    "Vectors only, from a responses file. Default personas and questions: the file's own."
+    "Vectors only, from a responses file. Default personas and questions: the file's own, without a file the built-in ones."
     configs = [config_from(m, prompt_format=prompt_format, device=device, dtype=dtype, span=span, stream=stream, blocks=blocks,
                            batch_tokens=batch_tokens) for m in model]
     which = dict(keep=_comma(keep), min_score=_scores(min_score), max_score=_scores(max_score, '--max-score'), min_answers=min_answers)
@@ -233,7 +240,8 @@ def extract(responses:Annotated[Path, typer.Argument(help='A responses file: .js
     if (kind or devices!=1) and not dry_run: raise ValueError('--kind and --devices go with --dry-run')
     if not (shard or ray or dry_run) and (sums or actors or per_actor!=1):
         raise ValueError('--sums, --actors and --per-actor go with --ray, and --sums with --shard')
-    if not (shard or ray or dry_run): return _extract_here(configs, responses, personas, questions, which, **what)
+    if not (shard or ray or dry_run): return _extract_here(configs, responses, personas, questions, which, read_text=read_text, **what)
+    if read_text or not responses: raise ValueError('--shard, --ray and --dry-run go with a responses file, and without --read-text')
     from persona_vectors.selection import Answers
     answers = Answers(responses, personas, questions, **which)
     if dry_run: return _plans(configs, answers, layer, read_under, kind, devices, per_actor)
@@ -243,15 +251,23 @@ def extract(responses:Annotated[Path, typer.Argument(help='A responses file: .js
     _extract_shard(configs, answers, shard, sums=sums, **what)
 
 # %% ../nbs/92_cli.ipynb #ae4ee9ea
-def _extract_here(configs, responses, personas, questions, which, layer, folder, read_under):
+def _extract_here(configs, responses, personas, questions, which, layer, folder, read_under, read_text):
     from persona_vectors.extraction.extractor import ActivationExtractor, cached_vectors
     from persona_vectors.responses import load_responses
     from persona_vectors.selection import select
-    selection = select(load_responses(responses), personas, questions, **which)
+    selection = select(load_responses(responses), personas, questions, **which) if responses else _unanswered(configs[0].span, personas, questions, which)
     for ex in map(ActivationExtractor, configs):
-        v,path = cached_vectors(ex, selection, ex.layers(layer), folder, read_under)
+        v,path = cached_vectors(ex, selection, ex.layers(layer), folder, read_under, read_text)
         print(v, file=sys.stderr)
         print(path)
+
+# %% ../nbs/92_cli.ipynb #65f2981c
+def _unanswered(span, personas, questions, which):
+    "The prompts and questions of an extraction without answers; ValueError if it needs some"
+    from persona_vectors.selection import Unanswered
+    if span!='prompt_last': raise ValueError(f"--span {span}: name a responses file; only --span prompt_last needs none")
+    if any(o for o in which.values()): raise ValueError('--min-score, --max-score, --min-answers and --keep select answers: name a responses file, or leave them out')
+    return Unanswered(*_grid(personas, questions))
 
 # %% ../nbs/92_cli.ipynb #ef0d3c6c
 def _plans(configs, answers, *args):
@@ -323,7 +339,7 @@ def vectors_for(path, source, layer=None):
         raise ValueError(f"there are no vectors of {source.label}: make a file with `persona-vectors extract` and name it with --vectors")
     v = load_vectors(path) if path else shipped_vectors()
     if not same_model(v.meta.get('model', source.label), source.label): raise ValueError(f"{path} has vectors of {v.model}, and the model is {source.label}")
-    if None in v.layers: raise ValueError(f"{path} does not record its layer: give the .safetensors beside it")
+    if None in v.layers and layer is None: raise ValueError(f"{path} does not record its layer: say it with --layer")
     return at_layer(v, layer, path or EMBEDDED)
 
 # %% ../nbs/92_cli.ipynb #73205f38
@@ -342,7 +358,7 @@ def report(vectors:Annotated[Path, typer.Argument(help='A vectors file; no model
            neutral:Annotated[str, _option('Names of the neutral personas, with commas between. Default: those that the file names.')]=None,
            reading:Annotated[list[Path], _option('A further vectors file that could explain it away, with the same personas and questions. '
                                                  'May be given several times.')]=None,
-           under:Annotated[str, _option('A second persona whose prompt the answers are read under. Default: the role furthest from the neutral.')]=None,
+           under:Annotated[str, _option('A second persona whose prompt, and whose answers, all are read with. Default: the role furthest from the neutral.')]=None,
            first:Annotated[int, _option('Read the first so many tokens of each answer by themselves.')]=32,
            quick:Annotated[bool, _option('Without what needs the whole model: likelihoods of the answers and the words of the axis.', '--quick')]=False,
            sweep:Annotated[bool, _option('All layers, and which of them predicts best how far answers follow their personas.', '--sweep')]=False,
@@ -493,18 +509,18 @@ def export(file:Annotated[Path, typer.Argument(help='A vectors file, or a file w
     if format not in formats: raise ValueError(f"--format {format}: choose from {', '.join(formats)}")
     if format!='roles' and out.is_dir(): raise ValueError(f"{out} is a folder: name the file to write")
     if format=='roles':
-        v = _with_layer(file)
+        v = _with_layer(file, layer)
         export_roles(v if layer is None else at_layer(v, layer, file), out, model)
     else: export_direction(_to_export(file, direction, layer, format, model), out, format, model)
     print(out)
 
 # %% ../nbs/92_cli.ipynb #cli00024
-def _with_layer(file):
-    "The vectors in `file`; ValueError if it does not record their layer"
+def _with_layer(file, layer):
+    "The vectors in `file`, at the layer that `--layer` says where it records none; ValueError if neither does"
     from persona_vectors.extraction.vectors import load_vectors
     v = load_vectors(file)
-    if None in v.layers: raise ValueError(f"{file} does not record of which layer its vectors are: give the .safetensors file")
-    return v
+    if None in v.layers and layer is None: raise ValueError(f"{file} does not record of which layer its vectors are: say it with --layer")
+    return at_layer(v, layer, file) if None in v.layers else v
 
 # %% ../nbs/92_cli.ipynb #3d43d5a4
 def _to_export(file, direction, layer, format, model):
@@ -514,9 +530,10 @@ def _to_export(file, direction, layer, format, model):
     from persona_vectors.models import find_model
     from persona_vectors.steering.interop import fitting, load_direction
     if file_kind(file)!='persona vectors' and file.suffix!='.pt': return [load_direction(str(file), model=model)]
-    v = _with_layer(file)
-    n = v.meta['num_layers']
-    ks = fitting(v.layers, format, n, find_model(model or v.model).kinds) if layer is None else resolve_layers(layer, n)
+    v = _with_layer(file, layer)
+    if not (model or 'model' in v.meta): raise ValueError(f"{file} does not say of which model it is: name it with --model")
+    m = find_model(model or v.model)
+    ks = fitting(v.layers, format, m.num_layers, m.kinds) if layer is None else resolve_layers(layer, m.num_layers)
     if format=='gguf' and len(ks)>1:
         raise ValueError(f"{file} has layers {', '.join(map(str, ks))}, and llama.cpp adds every one that it finds: say which with --layer")
     return [load_direction(direction, v.at(k), model) if direction else assistant_axis(v.at(k)) for k in ks]

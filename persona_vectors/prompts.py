@@ -546,7 +546,13 @@ def tokenize(
     ids,offs = encode(tokenizer, t.text, limit)
     a,b = token_span(tokenizer, t.text, ids, offs, t.start, t.end)
     a,b = {'answer': (a,b), 'answer+eot': (a,len(ids)), 'last': (b-1,b), 'prompt_last': (a-1,a)}[span]
+    if span=='prompt_last': ids,offs = ids[:b],offs[:b]                          # what follows is not read
     return Tokens(ids, a, b, offs, t.text)
+
+# %% ../nbs/08_prompts.ipynb #e21c2aa9
+def unanswered(fmt, system, question)->Text:
+    "The text up to an answer, and a word in its place: for the span 'prompt_last', which is the same whatever the answer is"
+    return fmt.full(system, question, _mark('ANSWER'))
 
 # %% ../nbs/08_prompts.ipynb #db0d5186
 def context_length(config)->int: return getattr(config, 'max_position_embeddings', None) # of a text model

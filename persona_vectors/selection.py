@@ -270,6 +270,37 @@ def select(
     s.meta,s.path = rs.meta,rs.path
     return s
 
+# %% ../nbs/04_selection.ipynb #69d0e9c2
+@patch
+def numbered(self:Selection)->list: # of (persona, number of its prompt, text), in the order of the grid
+    "All system prompts, with the numbers that the answers give them"
+    number = {(p,s): i for (p,i),s in self.systems.items()}
+    return [(p, number.get((p,s), k), s) for p,ss in self.prompts.items() for k,s in enumerate(ss)]
+
+# %% ../nbs/04_selection.ipynb #ee92bce6
+@patch
+def over_text_of(self:Selection, persona:str)->list: # of `Response`, in the order of the grid
+    "The answers of one persona under the first of its prompts, once for every prompt of every persona; ValueError if it has none"
+    if persona not in self.prompts:
+        raise ValueError(f"read_text={persona!r} is not a persona with answers here: there are {', '.join(self.prompts)}")
+    first = self.prompts[persona][0]
+    said = [r for r in self.responses.rows if (r.persona,r.system)==(persona,first)]
+    if not said: raise ValueError(f"read_text={persona!r} has no answer under the first of its prompts")
+    if lacking := [q for q in self.questions if q not in {r.question for r in said}]: log.warning(
+        f"{len(lacking)} of {len(self.questions)} questions are not read: {persona!r} has no answer to them, the first is {lacking[0]!r}")
+    return [Response(p, r.question, r.text, s, i, r.sample) for p,i,s in self.numbered() for r in said]
+
+# %% ../nbs/04_selection.ipynb #ba52150e
+class Unanswered(Selection):
+    "Every prompt with every question, and no answers"
+    def __init__(self, personas, questions): # As `load_personas` and `load_questions` take them
+        if personas is None or questions is None: raise ValueError("without answers, name the personas and the questions")
+        prompts,questions = as_prompts(personas),load_questions(questions)
+        super().__init__([Response(p, q, '', s, i) for p,ss in prompts.items() for i,s in enumerate(ss) for q in questions], prompts, questions)
+    def hash(self): return None # there are no answers to tell apart
+    @property
+    def outcomes(self): return {}
+
 # %% ../nbs/04_selection.ipynb #badfa028
 class AnswerFiles:
     "A store of answers that stay in their files"

@@ -47,7 +47,8 @@ def project(
     v:PersonaVectors, # At the direction's layer
     direction:Direction
 )->pd.Series: # Persona to projection, in units of the residual stream
-    "Projection of each persona on the unit direction, from the role mean; in-sample if the direction was made from `v`"
+    """Projection of each persona on the unit direction, in-sample if the direction was made from `v`.
+    From the role mean, so a move of the whole model, as by finetuning, is not seen: see `shift`"""
     if v.layers!=[direction.layer]: raise ValueError(f"the direction is of layer {direction.layer}, the vectors have {v.layers}")
     return pd.Series(centred(v).values @ direction.unit.double().numpy(), index=list(v))
 
@@ -67,7 +68,8 @@ def leave_one_out_axes(half, ns, rs):
 # %% ../../nbs/analysis/30_axis.ipynb #f09139bb
 def cross_fitted(x, o, ns, rs, splits, rng): # 'persona question d_model' each; gives 'persona question'
     "Projection of every answer in `o` on axes from `x` without its persona and its question, averaged over the splits"
-    if x.shape[1]<2: raise ValueError("one question cannot be split in halves: a cross-fitted ranking needs at least two")
+    if x.shape[1]<2: raise ValueError("one question cannot be split in halves: a cross-fitted ranking needs at least two questions. "
+        "Of means only, project(v, assistant_axis(v)) gives the places on an axis that they are in")
     total,n = np.zeros(x.shape[:2]),np.zeros(x.shape[1])
     for _ in range(splits):
         order = rng.permutation(x.shape[1])
@@ -100,26 +102,35 @@ def rank_personas(
     df = pd.DataFrame(dict(category=[category_of(p) for p in y.index], projection=y.mean(axis=1), se=y.sem(axis=1)), index=y.index)
     return df.sort_values('projection', ascending=False).rename_axis('persona')
 
+# %% ../../nbs/analysis/30_axis.ipynb #e7f9e3f7
+def left_out(v:PersonaVectors)->pd.Series:
+    "Projection of each persona's vector on the axis made without it (a single neutral is in its own), from the role mean"
+    ns,rs = ([list(v).index(p) for p in o] for o in v.split())
+    x = centred(v)
+    return pd.Series((x.values*leave_one_out_axes(x.values, ns, rs)).sum(1), index=x.index)
+
 # %% ../../nbs/analysis/30_axis.ipynb #f85a4a8c
 @dataclass(frozen=True)
 class RolePCA:
-    "Principal components of the roles, neutrals projected in"
+    "Principal components of the roles, neutrals projected in; or of all personas"
     scores:pd.DataFrame # Persona × component, all personas
-    variance_ratio:np.ndarray # Share of the roles' variance of each component
+    variance_ratio:np.ndarray # Share of the variance of each component, of those it is fitted to
     components:np.ndarray # 'component d_model', unit length, signs agreeing with the axis
     axis_cosine:np.ndarray # Cosine of each component with the assistant axis, never negative
 
 # %% ../../nbs/analysis/30_axis.ipynb #81b77b8f
 def role_pca(
-    v:PersonaVectors # At one layer
+    v:PersonaVectors, # At one layer
+    over:str='roles' # Whose vectors it is fitted to: 'roles', or 'all' personas, as some published numbers are
 )->RolePCA:
-    "PCA of the roles' vectors (scikit-learn), signs agreeing with the assistant axis"
+    "PCA of the vectors (scikit-learn), signs agreeing with the assistant axis; scores are from the mean of those it is fitted to"
     from sklearn.decomposition import PCA
-    x,a,roles = centred(v),assistant_axis(v).unit.double().numpy(),v.roles
-    n = min(len(roles)-1, x.shape[1])
-    pca = PCA(n, svd_solver='full').fit(x.loc[roles].values)
+    if over not in ('roles','all'): raise ValueError(f"over={over!r}: give 'roles' or 'all'")
+    x,a,who = centred(v),assistant_axis(v).unit.double().numpy(),v.roles if over=='roles' else list(v)
+    n = min(len(who)-1, x.shape[1])
+    pca = PCA(n, svd_solver='full').fit(x.loc[who].values)
     comps = pca.components_*np.where(pca.components_@a<0, -1, 1)[:,None]
-    scores = pd.DataFrame(x.values@comps.T, index=x.index, columns=[f'PC{i+1}' for i in range(n)])
+    scores = pd.DataFrame((x.values-pca.mean_)@comps.T, index=x.index, columns=[f'PC{i+1}' for i in range(n)])
     return RolePCA(scores, pca.explained_variance_ratio_, comps, comps@a)
 
 # %% ../../nbs/analysis/30_axis.ipynb #75d15d5f

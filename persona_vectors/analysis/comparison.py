@@ -11,25 +11,34 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from fastcore.basics import patch
 from ..responses import Responses
-from ..extraction.vectors import PersonaVectors, Row
+from ..extraction.vectors import PersonaVectors, Row, need_questions
 from .axis import held_out, tfidf_vectors
 from .uncertainty import Interval, cross_products, half_width, isometric_coordinates, jackknife_se, p_value, permute_roles
 import numpy as np, pandas as pd, torch
 
 # %% ../../nbs/analysis/41_comparison.ipynb #63744dca
-def aligned(models)->dict:
-    "Name to vectors with only the personas and questions that all models have, one row for each in the same order; ValueError if too few"
+def _common(models)->tuple:
+    "Personas that all models have, and those of them that are neutral in the first; ValueError if others are neutral in another"
     first = next(iter(models.values()))
-    for v in models.values(): v.layer # ValueError for several layers
     ps = [p for p in first if all(p in v for v in models.values())]
-    full,ns = {k: v.only(ps).complete() for k,v in models.items()},[p for p in ps if p in first.neutral]
-    for k,v in full.items():
-        if 'neutral' in v.meta and set(v.neutral)!=set(ns):
-            raise ValueError(f"{k} has the neutral personas {', '.join(v.neutral)}, the first {', '.join(ns)}: name the same with as_neutral([...])")
-    qs = [q for q in first.questions if all(q in v.questions for v in full.values())]
-    n = len(ps)-len(ns)
-    if n<5 or len(qs)<6:
-        raise ValueError(f"{', '.join(models)} have {n} roles and {len(qs)} questions in common: a comparison takes at least 5 and 6")
+    ns = [p for p in ps if p in first.neutral]
+    for k,v in models.items():
+        own = v.only(ps).neutral
+        if 'neutral' in v.meta and set(own)!=set(ns):
+            raise ValueError(f"{k} has the neutral personas {', '.join(own)}, the first {', '.join(ns)}: name the same with as_neutral([...])")
+    return ps,ns
+
+# %% ../../nbs/analysis/41_comparison.ipynb #0ded1439
+def aligned(models, roles=5, questions=6)->dict:
+    "Name to vectors with only the personas and questions that all models have, one row for each in the same order; ValueError if too few"
+    for k,v in models.items():
+        v.layer # ValueError for several layers
+        if questions>1: need_questions(v, 'a comparison without noise', f'{k!r} goes into cross_cosine and joint_pca only')
+    (ps,ns),first = _common(models),next(iter(models.values()))
+    full = {k: v.only(ps).complete() for k,v in models.items()}
+    qs,n = [q for q in first.questions if all(q in v.questions for v in full.values())],len(ps)-len(ns)
+    if n<roles or len(qs)<questions:
+        raise ValueError(f"{', '.join(models)} have {n} roles and {len(qs)} questions in common: a comparison takes at least {roles} and {questions}")
     first.only(ps).split()
     def one(v):
         x = v.grid().x[np.ix_([v.personas.index(p) for p in ps], [v.questions.index(q) for q in qs])]
@@ -327,34 +336,43 @@ def procrustes_agreement(
 CENTRES = dict(model='each model centred on its own role mean', joint='all models centred on one common mean: offsets between models are in it')
 
 # %% ../../nbs/analysis/41_comparison.ipynb #b3bbbfdd
+def _own_means(v):
+    "One row a persona, its mean over its own questions"
+    return PersonaVectors(v.stacked()[:,None], [Row(p, '(mean)') for p in v], [v.layer], v.meta)
+
 def _one_space(models, centre):
-    "Name to answers 'persona question d', centred as `centre` says; and the grid of the first model"
+    "Name to answers 'persona question d', centred as `centre` says; and the grid of the first model. Without a common question: the means"
     if centre not in CENTRES: raise ValueError(f"centre={centre!r}: give 'model' (each by itself) or 'joint'")
     d = {k: v.means.shape[-1] for k,v in models.items()}
     if len(set(d.values()))>1:
         said = ', '.join(f'{k}: {n}' for k,n in d.items())
         raise ValueError(f"models of different width have no space in common ({said}): compare them with `compare`")
-    gs = {k: v.grid() for k,v in aligned(models).items()}
+    if any(v.means_only for v in models.values()) or not set.intersection(*(set(v.questions) for v in models.values())):
+        models = {k: _own_means(v) for k,v in models.items()}
+    gs = {k: v.grid() for k,v in aligned(models, 2, 1).items()}
     mean = {k: g.x[g.rs].mean(0) for k,g in gs.items()}
     joint = sum(mean.values())/len(mean)
     return {k: g.x-(mean[k] if centre=='model' else joint) for k,g in gs.items()},next(iter(gs.values()))
 
 # %% ../../nbs/analysis/41_comparison.ipynb #78113b4f
 def cross_cosine(
-    a:PersonaVectors, # At one layer
+    a:PersonaVectors, # At one layer; may be means only
     b:PersonaVectors, # Of the same width
     centre:str='model', # 'model': each by itself; 'joint': one origin for both
     crossvalidated:bool=False # Across different questions: without noise, including noise shared through the same answer
-)->pd.DataFrame: # Personas of `a` × personas of `b`; attrs['centre'] says how it was centred
+)->pd.DataFrame: # Personas of `a` × personas of `b`; attrs: 'centre' (how it was centred), 'axes' (cosine of the assistant axes), 'noise'
     "Cosine of every persona in one model with every persona in another"
+    if crossvalidated:
+        for v in (a,b): need_questions(v, 'a cosine without noise', 'leave crossvalidated out')
     spaces,g = _one_space(dict(a=a, b=b), centre)
-    x,y = spaces.values()
     inner = cross_products if crossvalidated else lambda x,y: x.mean(1)@y.mean(1).T
+    x,y = (np.concatenate([o, o[g.ns].mean(0, keepdims=True)-o[g.rs].mean(0)]) for o in spaces.values())        # the axis as one more persona
     def length(x):
         n = np.diag(inner(x, x))
         return np.sqrt(np.where(n>0, n, np.nan))
-    out = pd.DataFrame(inner(x, y)/length(x)[:,None]/length(y), g.personas, g.personas)
-    out.attrs['centre'] = CENTRES[centre]
+    c = inner(x, y)/length(x)[:,None]/length(y)
+    out = pd.DataFrame(c[:-1,:-1], g.personas, g.personas)
+    out.attrs = dict(centre=CENTRES[centre], axes=float(c[-1,-1]), noise='taken out' if crossvalidated else 'in it: cosines are nearer to 0 than without')
     return out
 
 # %% ../../nbs/analysis/41_comparison.ipynb #4e4ef221
@@ -371,7 +389,7 @@ class JointPCA:
 
 # %% ../../nbs/analysis/41_comparison.ipynb #3bafa83f
 def joint_pca(
-    models:dict, # Name to PersonaVectors at one layer, all of one width
+    models:dict, # Name to PersonaVectors at one layer, all of one width; may be means only
     centre:str='model' # 'model': each by itself; 'joint': one origin for all
 )->JointPCA:
     "PCA of the roles of all models together (scikit-learn), signs agreeing with the mean assistant axis"

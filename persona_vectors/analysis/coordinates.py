@@ -7,8 +7,8 @@ __all__ = ['massive_activations', 'outlier_dimensions', 'transform', 'probe_dire
 
 # %% ../../nbs/analysis/34_coordinates.ipynb #6aa2bc5e
 import torch
-from .axis import assistant_axis, centred, cosine_matrix, rank_personas, role_pca
-from ..extraction.vectors import Direction, PersonaVectors
+from .axis import assistant_axis, centred, cosine_matrix, left_out, rank_personas, role_pca
+from ..extraction.vectors import Direction, PersonaVectors, need_questions
 import numpy as np, pandas as pd
 
 # %% ../../nbs/analysis/34_coordinates.ipynb #c245ea5d
@@ -33,6 +33,7 @@ def massive_activations(
 # %% ../../nbs/analysis/34_coordinates.ipynb #2d4fd8bd
 def _residuals(v):
     "Answers without their persona's and their question's mean, 'answer d_model', and the degrees of freedom"
+    need_questions(v, 'whitening', "use transform(v, 'standardised') or transform(v, 'masked')")
     x = v.complete().grid().x
     r = x-x.mean(1, keepdims=True)-x.mean(0)+x.mean((0,1))
     if x.shape[1]<2: raise ValueError("one question shows no scatter within a persona: give at least two")
@@ -89,7 +90,8 @@ def transform(
     v.layer # ValueError for several layers
     x = v.means[:,0].double().numpy()
     if how=='none': y,said = x,'as they are'
-    elif how=='standardised': y,said = x/np.where(x.std(0)>0, x.std(0), 1.),'standardised: divided by the standard deviation over answers'
+    elif how=='standardised':
+        y,said = x/np.where(x.std(0)>0, x.std(0), 1.),f"standardised: divided by the standard deviation over {'personas' if v.means_only else 'answers'}"
     elif how=='masked': y,said = _masked(v, x, top)
     else: y,said = _whitened(v, x, shrink)
     return PersonaVectors(torch.tensor(y, dtype=torch.float32)[:,None], v.rows, v.layers, {**v.meta, 'coordinates': said})
@@ -147,6 +149,7 @@ def separation(
 )->pd.DataFrame: # Kind × auc (held-out answers), cosine with the mean difference, reliability (cosine between two halves of the questions)
     "How well each kind of direction separates neutral from role answers, on personas and questions not used to fit it"
     from sklearn.metrics import roc_auc_score
+    need_questions(v, 'a test on answers held out', "sensitivity(v) works, and probe_direction(v), in-sample")
     (x,y,p,q),rng = _groups(v),np.random.default_rng(seed)
     fq,fp = _folds(y, p, q, folds, rng)
     even,rows = rng.permutation(q.max()+1)%2,{}
@@ -167,27 +170,35 @@ def _verdict(df, held, masked):
     matters = bool(max(two['variance'], two['axis'])>.3 or worst.min()<.8)
     said = (f"Two of {held['width']} coordinates hold {two['norm']:.0%} of the squared norm, {two['variance']:.0%} of the roles' variance "
             f"and {two['axis']:.0%} of the axis ({masked}). Masked or standardised, the ranking agrees to {worst['ranking']:.2f} at worst "
-            f"and the similarities to {worst['similarities']:.2f}; whitened, the ranking to {white:.2f}. ")
+            f"and the similarities to {worst['similarities']:.2f}{'' if np.isnan(white) else f'; whitened, the ranking to {white:.2f}'}. ")
     if matters: said += ("It matters: report centred cosines, components and projections with the scaling named, "
-                         "and masked or whitened too.")
+                         f"and masked{' or whitened' if white==white else ''} too.")
     elif two['norm']>.5: said += "It does not matter for centred results; raw cosines mostly compare those two coordinates."
     else: said += "It does not matter for centred results."
     return dict(matters=matters, words=said)
+
+# %% ../../nbs/analysis/34_coordinates.ipynb #f288a907
+def _numbers(t):
+    "Each persona's place on the axis, cross-fitted (of means only: on the axis without the persona), and the cosines of all pairs"
+    y = left_out(t) if t.means_only else rank_personas(t).projection[list(t)]
+    return y.values,cosine_matrix(t).values[np.triu_indices(len(t), 1)]
+
+def _agreeing(t, ranking, similarities):
+    "A row of `sensitivity`: the vectors `t`, beside the places and cosines of the vectors as they are"
+    from scipy.stats import spearmanr
+    e,pca,(y,c) = massive_activations(t).attrs['effective'],role_pca(t),_numbers(t)
+    return {'effective, variance': e['variance'], 'effective, axis': e['axis'], 'PC1': pca.variance_ratio[0], 'cos(PC1, axis)': pca.axis_cosine[0],
+            'ranking': spearmanr(ranking, y).statistic, 'similarities': np.corrcoef(similarities, c)[0,1]}
 
 # %% ../../nbs/analysis/34_coordinates.ipynb #9840e290
 def sensitivity(
     v:PersonaVectors # At one layer
 )->pd.DataFrame: # Scaling × effective number of coordinates, first component, agreement with 'none'; attrs: 'matters' and 'words', the verdict
-    "The analysis repeated with each scaling, and whether the scaling matters"
-    from scipy.stats import spearmanr
-    ts,rows = {how: transform(v, how) for how in _SCALINGS},{}
-    ranks = {how: rank_personas(t).projection[list(v)] for how,t in ts.items()}
-    pairs = {how: cosine_matrix(t).values[np.triu_indices(len(v), 1)] for how,t in ts.items()}
-    for how,t in ts.items():
-        e,pca = massive_activations(t).attrs['effective'],role_pca(t)
-        rows[how] = {'effective, variance': e['variance'], 'effective, axis': e['axis'],
-                     'PC1': pca.variance_ratio[0], 'cos(PC1, axis)': pca.axis_cosine[0],
-                     'ranking': spearmanr(ranks['none'], ranks[how]).statistic, 'similarities': np.corrcoef(pairs['none'], pairs[how])[0,1]}
-    df = pd.DataFrame(rows).T.rename_axis('coordinates')
+    "The analysis repeated with each scaling, and whether the scaling matters; of means only, 'whitened' is NaN and attrs has the reason"
+    ts = {how: transform(v, how) for how in _SCALINGS if how!='whitened' or not v.means_only}
+    rows,first = {},_numbers(ts['none'])
+    for how,t in ts.items(): rows[how] = _agreeing(t, *first)
+    df = pd.DataFrame(rows).T.reindex(list(_SCALINGS)).rename_axis('coordinates')
     df.attrs = _verdict(df, massive_activations(v).attrs, ts['masked'].meta['coordinates'])
+    if v.means_only: df.attrs['whitened'] = 'whitening needs at least two questions, and these vectors have one mean a persona'
     return df

@@ -430,6 +430,48 @@ def plot_dominant(
     fig.update_yaxes(title_text='coordinate', type='category', autorange='reversed', showgrid=False)
     return styled(fig, title, subtitle, (580,26*len(shares)+20), b=95, bargap=.25)
 
+# %% ../../nbs/analysis/37_figures.ipynb #ee7e9043
+def _forest(t):
+    "Rank correlations with their intervals, those of controls hollow; `t` as `plot_held` takes it"
+    for control,name,colour in ((False,'the model','#1234df'),(True,'a control','#777')):
+        g = t[(t.of!='')==control].astype({k: float for k in ('rho','low','high','p')})
+        error = dict(symmetric=False, array=g.high-g.rho, arrayminus=g.rho-g.low, color=colour, thickness=1.6, width=0)
+        look = dict(color='white' if control else colour, size=10, line=dict(color=colour, width=1.8))
+        yield go.Scatter(x=g.rho, y=list(map(_safe, g.index)), error_x=error, mode='markers', marker=look, name=name, showlegend=len(g)>0,
+            customdata=g[['low','high','p']].values,
+            hovertemplate='%{y}: %{x:.2f} (%{customdata[0]:.2f} to %{customdata[1]:.2f}), p = %{customdata[2]:.3f}<extra></extra>')
+
+# %% ../../nbs/analysis/37_figures.ipynb #957c0d35
+def _stacked(parts):
+    "Shares of prompt and text in %, and the interval between them; `parts` as `contributions` makes them"
+    t = 100*parts.xs('share of the prompt', level='part')
+    for name,x,colour in (('only with the prompt', t.value, '#9db4d6'), ('with the text', 100-t.value, '#e4e4e4')):
+        yield go.Bar(x=x, y=list(t.index), orientation='h', name=name, marker_color=colour, hovertemplate='%{y}: %{x:.0f} % '+name+'<extra></extra>')
+    error = dict(symmetric=False, array=t.high-t.value, arrayminus=t.value-t.low, color='#0d0d0d', thickness=1.6, width=6)
+    yield go.Scatter(x=t.value, y=list(t.index), mode='markers', marker=dict(size=1, color='#0d0d0d'), error_x=error, showlegend=False, hoverinfo='skip')
+
+# %% ../../nbs/analysis/37_figures.ipynb #464e1723
+def plot_held(
+    text_held:pd.DataFrame=None, # Indexed by reading: of ('' for the model, else what it is a control of), rho, low, high, p
+    prompt_held:pd.DataFrame=None, # From `contributions`
+    title:str='With the prompt, or with the text?',
+    subtitle:str=''
+)->go.Figure:
+    "Above: does the order come where only the prompt changes? Below: how much of it goes where only the text changes?"
+    given = [k for k,o in (('text',text_held), ('prompt',prompt_held)) if o is not None and len(o)]
+    high = [24*len(text_held)+16 if k=='text' else 70 for k in given]
+    room,gap = _room([*(text_held.index if 'text' in given else []), 'order']),95
+    fig = make_subplots(rows=len(given), row_heights=high, vertical_spacing=gap/(sum(high)+gap) if len(given)>1 else 0)
+    for r,k in enumerate(given, 1):
+        names,text = ([*map(_safe, text_held.index)],'the prompt') if k=='text' else (['gap','order'],'the text')
+        fig.add_traces(list(_forest(text_held) if k=='text' else _stacked(prompt_held)), rows=r, cols=1)
+        if k=='text': fig.update_xaxes(title_text='rank correlation with the order along the axis', range=[-1,1.02], zerolinecolor='#777', row=r)
+        else: fig.update_xaxes(title_text='share (%)', range=[0,102], row=r).add_vline(50, line=dict(color='#0d0d0d', width=1, dash='dot'), row=r, col=1)
+        fig.update_yaxes(categoryorder='array', categoryarray=names, autorange='reversed', showgrid=False, row=r)
+        fig.add_annotation(text=f'<b>Only {text} changes</b>', x=0, xref='paper', xanchor='left', xshift=-room, y=1, showarrow=False, font_size=13,
+            yref=f'y{r} domain' if r>1 else 'y domain', yanchor='bottom', yshift=6)
+    return styled(fig, title, subtitle, (430,sum(high)+gap*(len(high)-1)), l=room, b=105, top=26, barmode='stack', bargap=.3)
+
 # %% ../../nbs/analysis/37_figures.ipynb #a967b3b8
 def plot_cross_cosine(
     cosines:pd.DataFrame, # Personas of one model × personas of the other

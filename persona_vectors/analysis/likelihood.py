@@ -228,6 +228,9 @@ def extreme_answers(
 )->pd.DataFrame: # end ('top' or 'bottom'), persona, question, prompt, sample, projection, text; farthest first
     "The answers that lie farthest along the direction either way"
     text = {r.key: r.text for r in responses.rows}
+    if lacking := [r for r in v.rows if (r.persona,r.prompt,r.question,r.sample) not in text]:
+        raise ValueError(f"{len(lacking)} of {len(v.rows)} vectors are not of these answers: give those that they were made from. "
+                         "Vectors that are means only have no single answers")
     df = _addresses(v.rows).assign(projection=_answer_projections(v, direction, splits, seed),
         text=[text[r.persona,r.prompt,r.question,r.sample] for r in v.rows]).sort_values('projection', ascending=False)
     return pd.concat(dict(top=df.head(n), bottom=df[::-1].head(n)), names=['end','row']).reset_index('end').reset_index(drop=True)

@@ -11,9 +11,9 @@ from jinja2 import DictLoader, Environment, StrictUndefined
 from ..config import atomic_write
 from ..personas import category_of
 from .uncertainty import crossvalidated_cosine
-from .figures import plot_cosine, plot_dominant, plot_nulls, plot_pca, plot_ranking, plot_sweep, plot_variance
+from .figures import plot_cosine, plot_dominant, plot_held, plot_nulls, plot_pca, plot_ranking, plot_sweep, plot_variance
 from .readings import along, kind_of, same_space
-from .report import Report, num, span
+from .report import Report, num, percent, span
 import numpy as np, pandas as pd
 
 # %% ../../nbs/analysis/40_page.ipynb #139c082a
@@ -21,7 +21,7 @@ def _columns(e):
     "Name to ranking: that of the report, and of one reading of each kind"
     v,first = e.vectors,'here' if e.vectors.layer is None else f'layer {e.vectors.layer}'
     kinds,out = {kind_of(o): k for k,o in reversed(e.readings.items())},{first: e.tables['ranking']}
-    for k in (kinds[o] for o in ('prompt','words','text','untrained') if o in kinds):
+    for k in (kinds[o] for o in ('one_text','prompt_last','prompt','text') if o in kinds):
         o = e.readings[k]
         if e.direction is not None and not same_space(v, o): continue
         try: o = o.only(list(v), v.questions).as_neutral(v.neutral)
@@ -49,6 +49,22 @@ def _nulls(e):
     roles,real = (t[o].gap for o in (t.kind=='role', t.kind!='role'))
     return {first: (float(real.get('neutral, together', real.iloc[0])), roles.values)} | {f'{k}; random directions': o for k,o in e.nulls.items()}
 
+# %% ../../nbs/analysis/40_page.ipynb #7cb3d03d
+def _said_by(e): return f'{e.model} · {len(e.vectors.roles)} roles, {len(e.vectors.questions)} questions · 95 % intervals'
+
+def _two_way(e):
+    "The first table: readings in which only the prompt changes, their controls, and what goes with the text where only the text changes"
+    rows,held = {},e.tables.get('text_held', pd.DataFrame())
+    for k,r in held.iterrows():
+        length = '–' if pd.isna(r.get('length')) else f'{num(r.length)} long ({span(r.length_low, r.length_high)})'
+        rows[('a control' if r.of else 'only the prompt changes',k)] = length,f'ρ = {num(r.rho)} ({span(r.low, r.high)})'
+    if 'prompt_held' in e.tables:
+        shares = (e.tables['prompt_held'].loc[(k,'share of the text')] for k in ('gap','order'))
+        rows['only the text changes','the answers under one prompt'] = tuple(f'{percent(o.value)} is there ({percent(o.low)} to {percent(o.high)})' for o in shares)
+    columns = ['gap between neutrals and roles','order of the roles']
+    at = pd.MultiIndex.from_tuples(rows, names=['what changes','reading']) if rows else []
+    return pd.DataFrame(list(rows.values()), at, columns)
+
 # %% ../../nbs/analysis/40_page.ipynb #6f1c463a
 def report_figures(
     e:Report # From `evidence`
@@ -60,6 +76,7 @@ def report_figures(
     out = dict(ranking=plot_ranking(_columns(e), v=v, title=title, how=how), similarity=plot_cosine(v, cosines=crossvalidated_cosine(v)),
         nulls=plot_nulls(_nulls(e), subtitle='Full line: the real value. Dotted: 95 % of what came by chance.'),
         variance=plot_variance(v), coordinates=plot_dominant(t['coordinates'].iloc[:10].rename(columns=_HEADS['shares'])))
+    if 'text_held' in t or 'prompt_held' in t: out['held'] = plot_held(t.get('text_held'), t.get('prompt_held'), subtitle=_said_by(e))
     if len(v.roles)>2: out['pca'] = plot_pca(v)
     if (s := t.get('over_layers')) is not None:
         drawn = [k for k in ('effect','reliability','cos_pc1') if k in s]
@@ -112,7 +129,7 @@ def _made_from(e):
     v,m = e.vectors,e.vectors.meta
     def shown(o): return ', '.join(f'{a} {b}' for a,b in o.items()) if isinstance(o, dict) else str(o)
     t = {'in question': e.name, 'model': e.model, 'personas': f'{len(v.neutral)} neutral ({", ".join(v.neutral)}), {len(v.roles)} roles',
-         'questions': str(len(v.questions)), 'answers': f'{len(v.rows)}, {sum(r.n_tokens for r in v.rows):,} tokens averaged'}
+         'questions': str(len(v.questions)), 'answers': v.describe()['answers']}
     return pd.DataFrame({'': t | {name: shown(m[k]) for k,name in _META.items() if k in m}})
 
 # %% ../../nbs/analysis/40_page.ipynb #b2c7882c
@@ -149,21 +166,21 @@ def _templates(**pieces):
 _EVIDENCE = '''
 {% call section('along', 'Along the ' ~ this) %}
 <p>{% if axis %}Each persona was measured on answers that had no part in making the axis. {% endif %}The bars are 95 % intervals over
-questions. Beside them are the same personas read under another prompt, at layer 0, as text alone, or by an untrained model. If the
-columns look alike, the first shows nothing that is not in the text.</p>
+questions. Beside them are the same personas read in other ways.</p>
 {{ table(t.gap.rename(index=heads.gap).rename_axis('in units of the residual stream'), 'The intervals are over ' ~ t.gap.attrs.get('over', like) ~ '.') }}
 {{ fig('ranking') }}
 {% endcall %}
-{% call section('text', 'Other readings') %}
-<p>Does the same order of the {{ roles }} roles come from something simpler? ρ is the rank correlation with the order here; its interval
+{% call section('text', 'The same order elsewhere') %}
+<p>How well does each reading give the order of the {{ roles }} roles? The answers were written in character, so their words should show
+it: that describes them, and speaks neither for nor against the model. ρ is the rank correlation with the order here; its interval
 is over roles like these. The noise ceiling is what two identical orders would reach, measured with this noise (from the upper ends of
 their reliabilities). “Left” is the share of the order that does not follow linearly from the reading, without the noise of either.</p>
 {% if t.readings.empty %}<p>No reading was given.</p>
 {% else %}{{ table(t.readings, names=heads.reading) }}{% endif %}
 {% for k,parts in t.items() if k.startswith('prompt_and_text') %}
 <h3>What the prompt adds, and what the text{{ k.removeprefix('prompt_and_text') }}</h3>
-<p>The same answers, along the same {{ this }}; the difference is the prompt. The order is that of the roles.</p>
-{{ table(parts, 'Intervals over questions (jackknife)') }}
+<p>The same answers, along the same {{ this }}; the difference is the prompt.</p>
+{{ table(parts, 'Intervals over questions and roles (jackknife)') }}
 {% endfor %}
 {% endcall %}
 {% call section('holds', 'Does it hold?') %}
@@ -238,7 +255,7 @@ h2{font-size:1.25rem;margin:2.6rem 0 .4rem;padding-top:.6rem;border-top:2px soli
 p{margin:.4rem 0 .7rem;max-width:46rem} p.soft{margin:.9rem 0 0} .soft,footer{color:var(--soft);font-size:.88rem}
 nav{font-size:.88rem;margin:.8rem 0 0} nav a{margin-right:.9rem;white-space:nowrap} a{color:#1234df}
 .verdict{border-left:5px solid var(--ink);background:#f6f6f4;padding:.7rem 1.1rem .5rem;margin:1.2rem 0}
-.verdict h2{border:0;margin:0 0 .3rem;padding:0;font-size:1.2rem} .wide{overflow-x:auto}
+.verdict+.wide{margin-top:1rem} .verdict h2{border:0;margin:0 0 .3rem;padding:0;font-size:1.2rem} .wide{overflow-x:auto}
 table{border-collapse:collapse;font-size:.88rem;line-height:1.35;font-variant-numeric:tabular-nums;margin:.5rem 0 1rem}
 th,td{text-align:left;vertical-align:top;padding:.28rem .9rem .28rem 0;border-bottom:1px solid var(--line)}
 thead th{border-bottom:1.5px solid var(--ink);font-weight:600} tbody th{font-weight:400} td.n,th.n{text-align:right;white-space:nowrap}
@@ -257,8 +274,12 @@ _PAGE = '''
 <!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>Is it real? {{ e.model }}</title><style>{% include 'style' %}</style><script>{{ plotly|safe }}</script></head><body><main>
 <p class="soft">Evidence report · {{ e.model }}</p><h1>Is it real? {{ e.name[0]|upper }}{{ e.name[1:] }}</h1>
-<div class="verdict"><h2>{{ e.headline }}</h2>{% for s in e.sentences %}<p>{{ s }}</p>{% endfor %}</div>
+<div class="verdict"><h2>{{ e.headline }}</h2></div>
+{% if not two_way.empty %}<p>If the order of the roles is in the model, it should come where only the prompt changes, the text being the same.
+What is there where only the text changes may be how the answers are written.</p>
+{{ table(two_way) }}{{ fig('held') }}{% endif %}
 <nav>{% for id,title in nav %}<a href="#{{ id }}">{{ title }}</a> {% endfor %}</nav>
+<section><h2>In words</h2>{% for s in e.sentences %}<p>{{ s }}</p>{% endfor %}</section>
 <section><h2>Questions and answers</h2>{{ findings(e.findings) }}</section>{{ body }}
 <footer><p>Every number is in {{ table_file }}. Made by persona_vectors.</p></footer></main></body></html>
 '''.replace('SECTIONS', _EVIDENCE+_MEASUREMENT+_MORE)
@@ -270,7 +291,7 @@ def _render(e, figs, plotly, table_file):
     return _templates(page=_PAGE, style=_STYLE).get_template('page').render(
         e=e, t=e.tables, figs=figs, plotly=plotly, table_file=table_file, nav=[], heads=_HEADS, compared=['measured','rho','low','high'],
         axis=axis, this='axis' if axis else 'direction', like='questions like these', roles=len(e.vectors.roles),
-        questions=len(e.vectors.questions), reliability=_reliabilities(e), made=_made_from(e))
+        questions=len(e.vectors.questions), reliability=_reliabilities(e), made=_made_from(e), two_way=_two_way(e))
 
 # %% ../../nbs/analysis/40_page.ipynb #03a279ab
 def save_page(

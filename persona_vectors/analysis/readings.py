@@ -25,7 +25,10 @@ def _aligned(v, other=None):
     return g,o.x[np.ix_([o.personas.index(p) for p in g.personas], [o.questions.index(q) for q in g.questions])]
 
 # %% ../../nbs/analysis/38_readings.ipynb #e95a50a7
-def _unit(direction, v):
+def unit_along(
+    direction:Direction,
+    v:PersonaVectors
+): # float64
     "The direction with length 1, in float64; ValueError if it does not fit `v`"
     d,width = direction.vector.shape[-1],v.means.shape[-1]
     if d!=width: raise ValueError(f"the direction has width {d} and the vectors have {width}: it is of another model")
@@ -40,12 +43,12 @@ def along(
     splits:int=20, # Random halvings of the questions
     seed:int=0
 )->pd.DataFrame: # Persona × question; 0 is the mean of the roles on that question
-    "Position of every answer along a direction"
+    "Position of every answer along a direction; centred, so that a move of the whole model is not seen: see `shift`"
     v.split()
     g,o = _aligned(v, other)
     o = o - o[g.rs].mean(0)
     if direction is None: y = cross_fitted(g.x, o, g.ns, g.rs, splits, np.random.default_rng(seed))
-    else: y = o @ _unit(direction, v)
+    else: y = o @ unit_along(direction, v)
     return pd.DataFrame(y, index=g.personas, columns=g.questions)
 
 # %% ../../nbs/analysis/38_readings.ipynb #337c901c
@@ -97,18 +100,24 @@ def order_of(
     return Order(float(real), *cronbach_alpha(y), float(p_value(real-1e-12, null)))
 
 # %% ../../nbs/analysis/38_readings.ipynb #0f29f057
-def jackknife_both(
+def without_each(
     f, # Called with the indices of the roles and of the questions kept; returns a number or an array
     k:int, # Roles
     q:int, # Questions
     groups:int=20 # Units are left out in at most this many groups
-)->tuple: # Value, low, high
-    "A statistic with its 95 % jackknife interval over roles and questions"
+)->tuple: # The statistic; without each role 'k …'; without each question 'q …'
+    "A statistic, and its values without each role and without each question"
     def kept(n): return [np.delete(np.arange(n), o) for o in np.array_split(np.arange(n), min(n, groups))]
     r,c = np.arange(k),np.arange(q)
-    out = [f(o, c) for o in kept(k)],[f(r, o) for o in kept(q)]
-    value,half = np.asarray(f(r, c)),half_width(jackknife_se(*out), min(map(len, out))-1)
+    return np.asarray(f(r, c)),np.array([f(o, c) for o in kept(k)]),np.array([f(r, o) for o in kept(q)])
+
+# %% ../../nbs/analysis/38_readings.ipynb #f955d276
+def jackknifed(value, *out): # As `without_each` returns them
+    "Value, low, high: the 95 % jackknife interval over roles and questions"
+    half = half_width(jackknife_se(*out), min(map(len, out))-1)
     return value,value-half,value+half
+
+def jackknife_both(f, k, q): return jackknifed(*without_each(f, k, q))
 
 # %% ../../nbs/analysis/38_readings.ipynb #41c9e838
 def spearman(a, b)->tuple: # rho, low, high; with fewer than five values low and high are NaN
@@ -297,16 +306,28 @@ def gaps(
 # %% ../../nbs/analysis/38_readings.ipynb #2b1e841d
 def _one_out(x, o, ns, rs):
     "Positions of `o`, 'persona question': along the axis that the other questions and personas of `x` give"
+    if x.shape[1]<2: raise ValueError("one question cannot be left out: what comes with the text takes at least two. Vectors that are means only have one")
     others = (x.sum(1, keepdims=True)-x)/(x.shape[1]-1)
     return np.einsum('pqd,pqd->pq', o, leave_one_out_axes(others, ns, rs))
 
 # %% ../../nbs/analysis/38_readings.ipynb #9e6cf69c
 def _split_parts(a, b, ns, rs, u=None):
-    "A list. Gap: total, text, prompt, shares of text and prompt; order: total, shares of text and prompt. Along `u`, or the axis of `a`"
+    "Gap and the text's part in it (without `u` as squares: the axis with itself, and with the text's); the same of the order"
     t,y = (_one_out(a, z, ns, rs) if u is None else z@u for z in (a,b))
-    gap = gaps(a, b, ns, rs) if u is None else [z[ns].mean()-z[rs].mean() for z in (t,y)]
-    whole,share = cross_covariance(t[rs]),cross_covariance(y[rs], t[rs])/cross_covariance(t[rs])
-    return [*gap, gap[0]-gap[1], gap[1]/gap[0], 1-gap[1]/gap[0], whole, share, 1-share]
+    if u is None:
+        c = [(z[ns].mean(0)-z[rs].mean(0))[None] for z in (a,b)]
+        gap = [cross_products(c[0], o)[0,0] for o in c]
+    else: gap = [z[ns].mean()-z[rs].mean() for z in (t,y)]
+    return [*gap, cross_covariance(t[rs]), cross_covariance(y[rs], t[rs])]
+
+# %% ../../nbs/analysis/38_readings.ipynb #263f0e0b
+def _with_shares(p, whole, squared):
+    "From what `_split_parts` returns '… 4': gap total, text, prompt, shares of text and prompt; order total, both shares. Shares are linear around `whole`"
+    (g,s,v,c),(G,S,V,C) = np.moveaxis(p, -1, 0),whole
+    root = np.sign(g)*np.sqrt(abs(g))
+    total,text = (root,s/root) if squared else (g,s)
+    gap,order = S/G+(s-S/G*g)/G,C/V+(c-C/V*v)/V
+    return np.stack([total, text, total-text, gap, 1-gap, v, order, 1-order], -1)
 
 # %% ../../nbs/analysis/38_readings.ipynb #c84474ec
 def contributions(
@@ -318,17 +339,19 @@ def contributions(
     v.split()
     g,o = _aligned(v, bare)
     x,u,k = np.concatenate([g.x, o]),None,len(g.personas)
-    if direction is not None: x,u = (x@_unit(direction, v))[...,None],np.ones(1)
+    if direction is not None: x,u = (x@unit_along(direction, v))[...,None],np.ones(1)
     x = isometric_coordinates(x)
     def parts(roles, keep):
         at,n = [*g.ns, *np.array(g.rs)[roles]],len(g.ns)
         ns,rs = list(range(n)),list(range(n, len(at)))
         a,b = (z[at][:,keep]-z[at][:,keep][rs].mean(0) for z in (x[:k],x[k:]))
         return _split_parts(a, b, ns, rs, u)
-    value,low,high = jackknife_both(parts, len(g.rs), len(g.questions))
+    whole,*out = without_each(parts, len(g.rs), len(g.questions))
+    value,*out = (_with_shares(o, whole, direction is None) for o in (whole,*out))
+    half = np.maximum(*(half_width(jackknife_se(o), len(o)-1) for o in out))
     parts = ['total','text','prompt','share of the text','share of the prompt']
     names = [('gap',p) for p in parts] + [('order',p) for p in parts if p not in ('text','prompt')]
-    return pd.DataFrame(dict(value=value, low=low, high=high), index=pd.MultiIndex.from_tuples(names, names=['of','part']))
+    return pd.DataFrame(dict(value=value, low=value-half, high=value+half), index=pd.MultiIndex.from_tuples(names, names=['of','part']))
 
 # %% ../../nbs/analysis/38_readings.ipynb #37080d79
 def _of_cells(x, v, personas, questions, **meta):

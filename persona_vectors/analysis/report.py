@@ -6,27 +6,28 @@
 __all__ = ['Finding', 'Report', 'evidence', 'gather']
 
 # %% ../../nbs/analysis/39_report.ipynb #6577502b
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from fastcore.basics import patch
 from ..config import atomic_write, content_hash, slug
 from ..personas import category_of
-from ..selection import Selection, select
+from ..selection import Selection, Unanswered, select
 from ..extraction.extractor import ActivationExtractor, cached_vectors, on_shared_questions
 from ..extraction.vectors import Direction, PersonaVectors
 from .axis import assistant_axis, centred, rank_personas
 from .uncertainty import axis_strength, cross_products, d_study, half_width, jackknife, p_value, permute_roles
 from .uncertainty import rank_intervals, reliability, variance_components
 from .controls import against_nulls, matched_length, pseudo_defaults, random_directions, text_baselines
-from .controls import first_tokens, untrained_twin
-from .coordinates import massive_activations, sensitivity, separation
+from .controls import first_tokens, last_prompt_token, prompt_baselines, untrained_twin
+from .coordinates import massive_activations, sensitivity, separation, transform
 from .likelihood import extreme_answers, log_likelihood_ratio, logit_lens
 from .layers import choose_layer, layer_sweep
 from .readings import KINDS, SAME_ORDER, along, compare_orders, compare_readings, contributions
 from .readings import cronbach_alpha, gaps, kind_of, made_as, order_of, pooled, predicted_from, prompt_part, rank_p
 from .readings import read_along, same_space, spearman
 import numpy as np, pandas as pd
+from scipy.stats import norm
 
 # %% ../../nbs/analysis/39_report.ipynb #f355125a
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ class Report:
     readings:dict=field(default_factory=dict) # Name to PersonaVectors: the same personas, read in another way
     variants:dict=field(default_factory=dict) # Name to PersonaVectors: where it should still be there
     adherence:pd.DataFrame=None # From `log_likelihood_ratio`
+    steering:pd.DataFrame=None # From `SteeringEvaluation.against_controls`
     extras:dict=field(default_factory=dict) # Name to DataFrame: further tables
     n:int=1000 # Resamples, permutations, random directions
     seed:int=0
@@ -90,10 +92,28 @@ class Report:
     def order(self): return order_of(self.positions.loc[self.vectors.roles], self.n, self.seed)
     @cached_property
     def compared(self): return _compared(self)
+    @cached_property
+    def dominating(self): return _dominating(self.vectors)
+    @cached_property
+    def without(self): return _without(self)
     def __getitem__(self, key): return {o.key: o for o in self.findings}[key]
     @property
     def verdict(self): return f'{self.headline}. ' + ' '.join(self.sentences)
     def __repr__(self): return f'{self.headline}\n' + '\n'.join(f'  {s}' for s in self.sentences)
+
+# %% ../../nbs/analysis/39_report.ipynb #c0d75b22
+def _sums(v):
+    "Each coordinate's share of the squared norm, of the roles' variance, of the squared axis, and of the scatter over questions"
+    t,x = massive_activations(v, v.means.shape[-1]).sort_index(),v.grid().x
+    noise = ((x-x.mean(1, keepdims=True)-x.mean(0)+x.mean((0,1)))**2).sum((0,1))
+    return t.assign(noise=noise/max(noise.sum(), 1e-30))
+
+# %% ../../nbs/analysis/39_report.ipynb #5ab61594
+def _dominating(v):
+    "Coordinates with over 100 times the median of norm, variance or noise, or 30 % of variance, axis or noise; [] if over a tenth of all have"
+    t = _sums(v)
+    big = (t>100*t.median()).drop(columns='axis').any(axis=1) | (t.drop(columns='norm')>.3).any(axis=1)
+    return [int(i) for i in t.index[big]] if big.sum()<=len(t)/10 else []
 
 # %% ../../nbs/analysis/39_report.ipynb #d2c93901
 def _length(v):
@@ -118,7 +138,8 @@ def _difference(e):
         who,because = 'the neutrals and the roles differ',f'Squared length without noise {num(s.value)}, 95 % interval {span(s.low, s.high)}.'
     else:
         p = order_of(e.positions, e.n, e.seed).p
-        ok,rule = p<=.05,'p ≤ 0.05'
+        level = .025 if e.dominating else .05                # asked twice: with these coordinates, and without
+        ok,rule = p<=level,f'p ≤ {level}'
         who,because = 'the personas differ along this direction',f'Permutation of the personas within each question: p = {num(p, 3)}.'
     return _found('difference', f'Do {who}, in other questions too?', 'yes' if ok else 'no', because, rule, yes='for', no='against')
 
@@ -264,6 +285,13 @@ def _gives(t, n):
     return ok & ~(t.length_low.astype(float)<=0) & ~(t.own.astype(float)>.05)
 
 # %% ../../nbs/analysis/39_report.ipynb #206a4582
+def _free(gives, controls):
+    "Of the readings in `gives`, those that no control takes away; and the controls that give the order"
+    hit = controls[_gives(controls, len(controls))] if len(controls) else controls
+    def kept(k): return not hit.of.isin([k,'all']).any() and (not len(hit) or controls.of.isin([k,'all']).any())
+    return [k for k in gives if kept(k)],list(hit.index)
+
+# %% ../../nbs/analysis/39_report.ipynb #c19c21ab
 def _prompt(e):
     "Do the prompts alone give the order of the roles?"
     q,rule = 'With the text held, do the prompts alone give this order?',('yes if one of these readings has a difference, an order that is the same in '
@@ -274,10 +302,9 @@ def _prompt(e):
         return _found('prompt', q, 'not tested', why, rule)
     t = e.tables['text_held'] = _text_held(e)
     own,controls = t[t.of==''],t[t.of!='']
-    gives = own[_gives(own, len(own))]
-    hit = controls[_gives(controls, len(controls))] if len(controls) else controls
-    free = [k for k in gives.index if not hit.of.isin([k,'all']).any()]
-    answer = 'yes' if free else 'a control too' if len(gives) else 'no'
+    gives = list(own.index[_gives(own, len(own))])
+    free,hit = _free(gives, controls)
+    answer = 'yes' if free else 'a control too' if gives else 'no'
     return _found('prompt', q, answer, _prompt_because(e, own, controls, hit), rule, yes='for')
 
 # %% ../../nbs/analysis/39_report.ipynb #7ba03534
@@ -290,7 +317,7 @@ def _least_rho(n):
 def _prompt_because(e, own, controls, hit):
     def said(t): return '; '.join(f'{k}: ρ = {num(r.rho)} ({span(r.low, r.high)}), p = {num(r.p, 3)}' for k,r in t.iterrows())
     beside = f' Controls: {said(controls)}.' if len(controls) else ' No control was given.'
-    if len(hit): beside += f' The same order comes from {listed(list(hit.index))}.'
+    if len(hit): beside += f' The same order comes from {listed(hit)}.'
     return f'{said(own)}.{beside} With {len(e.vectors.roles)} roles, a correlation under {num(_least_rho(len(e.vectors.roles)))} is not seen.'
 
 # %% ../../nbs/analysis/39_report.ipynb #c4908aea
@@ -402,12 +429,48 @@ def _variants(e):
     because = f'Least alike{of}: {worst}, ρ = {num(r.rho)} ({span(r.low, r.high)}).'
     return _found('variants', q, answer, because, rule, yes='for', no='against')
 
-# %% ../../nbs/analysis/39_report.ipynb #c0d75b22
+# %% ../../nbs/analysis/39_report.ipynb #1e94dd49
+def _blank(v, at):
+    "The vectors, or a direction, with the coordinates `at` at 0"
+    x = (v.vector if isinstance(v, Direction) else v.means).clone()
+    x[...,at] = 0
+    return replace(v, vector=x) if isinstance(v, Direction) else PersonaVectors(x, v.rows, v.layers, v.meta)
+
+# %% ../../nbs/analysis/39_report.ipynb #75c6e409
+def _without(e):
+    "The report on the main questions without the coordinates that dominate; None if none does"
+    at,v = e.dominating,e.vectors
+    if not at: return None
+    w = Report(_blank(v, at), e.direction and _blank(e.direction, at), {k: _blank(o, at) if same_space(v, o) else o for k,o in e.readings.items()},
+               n=e.n, seed=e.seed)
+    w.without,w.dominating = None,at
+    _shares(w)
+    w.findings = [f(w) for f in (_difference, _order, _prompt, _share)]
+    return w
+
+# %% ../../nbs/analysis/39_report.ipynb #9aca5827
+def _named(at):
+    "Coordinates in words"
+    if len(at)>3: return f'{len(at)} coordinates'
+    return f'coordinate{"s" if len(at)>1 else ""} {listed([str(o) for o in at])}'
+
 def _masked(e):
+    "The analysis without the coordinates that dominate, or the two largest, and whitened, beside the plain one"
+    at,y = e.dominating or list(_sums(e.vectors).max(axis=1).nlargest(2).index),e.positions.loc[e.vectors.roles]
+    made = {'as they are': (e.vectors,e.direction), f'without {_named(at)}': (_blank(e.vectors, at), e.direction and _blank(e.direction, at))}
+    if e.direction is None: made['whitened'] = transform(e.vectors, 'whitened'),None
+    def row(v, u):
+        z = along(v, u, seed=e.seed)
+        o,gap = order_of(z.loc[v.roles], e.n, e.seed),_gap(Report(v, u, seed=e.seed)).iloc[0]
+        rho,low,high = spearman(y.mean(axis=1), z.loc[v.roles].mean(axis=1))
+        return dict(length=gap.value, length_low=gap.low, length_high=gap.high, reliability=o.reliability, own=o.p, rho=rho, low=low, high=high)
+    return pd.DataFrame({k: row(*o) for k,o in made.items()}).T.rename_axis('coordinates')
+
+# %% ../../nbs/analysis/39_report.ipynb #673bc364
+def _ten_largest(e):
     "Of a given direction: the order of the roles without its ten largest coordinates"
-    u = e.direction.vector.clone()
-    u[u.abs().argsort(descending=True)[:10]] = 0
-    y,masked = (along(e.vectors, o).loc[e.vectors.roles] for o in (e.direction, Direction(u, '', e.direction.layer)))
+    at = e.direction.vector.abs().argsort(descending=True)[:10]
+    y,masked = (along(e.vectors, o).loc[e.vectors.roles] for o in (e.direction, _blank(e.direction, at)))
     return pd.DataFrame([compare_orders(y, masked, 'without its ten largest coordinates')], index=['masked']).rename_axis('reading')
 
 # %% ../../nbs/analysis/39_report.ipynb #9e09e31b
@@ -423,7 +486,7 @@ def _of_axis(e):
 # %% ../../nbs/analysis/39_report.ipynb #496575c3
 def _of_direction(e):
     "The same for a given direction"
-    t = e.tables['coordinates_scaled'] = _masked(e)
+    t = e.tables['coordinates_scaled'] = _ten_largest(e)
     share,rho = float(e.direction.unit.double().square().sort().values[-10:].sum()),t.rho.iloc[0]
     because = f'Its ten largest coordinates hold {percent(share)} of it; without them the order agrees to {num(rho)}.'
     rule = 'half of the squared length in ten coordinates; against it where the order without them is another (ρ < 0.7)'
@@ -431,7 +494,7 @@ def _of_direction(e):
 
 # %% ../../nbs/analysis/39_report.ipynb #73730b86
 def _coordinates(e):
-    e.tables['coordinates'] = massive_activations(e.vectors)
+    e.tables['coordinates'],e.tables['masked'] = massive_activations(e.vectors),_masked(e)
     yes,against,because,rule = _of_axis(e) if e.direction is None else _of_direction(e)
     counts = 'against' if against else 'open' if yes else 'for'
     return Finding('coordinates', 'Does it depend on a few coordinates?', 'yes' if yes else 'no', counts, because, rule)
@@ -464,6 +527,34 @@ def _behaviour(e):
                f'among {int(t.n["random directions"])} random directions p = {num(p, 3)}.')
     return _found(key, q, 'yes' if max(p, shuffled)<=.05 else 'no', because, rule, yes='for')
 
+# %% ../../nbs/analysis/39_report.ipynb #df4c419b
+_ALONG = {1: 'along it', -1: 'against it'}
+
+def _moved(t):
+    "The comparisons in a table of steering that are beyond all controls"
+    wider = norm.isf(.025/len(t))/norm.isf(.025)
+    return t[(t.difference>t['±']*wider) & (t.p*(1+t.tries)<1.5)]
+
+def _steered(t):
+    "What was moved, in words"
+    return '; '.join(f'{listed(list(dict.fromkeys(o.index.get_level_values("measure"))))} ({_ALONG[s]})' for s,o in _moved(t).groupby(level='sign', sort=False))
+
+# %% ../../nbs/analysis/39_report.ipynb #60df5fa2
+def _steering(e):
+    "Does the direction move a measure beyond all its controls?"
+    q,t = 'Does steering with it move what is measured, beyond its controls?',e.steering
+    rule = 'yes where the difference from the mean control is outside its interval, widened for the number of comparisons, and no control does as much'
+    if t is None: return _found('steering', q, 'not tested', 'No steering was given: the direction may be there and do nothing.', rule)
+    e.tables['steering'],said = t,_steered(t)
+    because = f'Beyond all controls: {said or "nothing"}, of {len(t)} comparisons.'
+    return _found('steering', q, 'yes' if said else 'no', because, rule, yes='for')
+
+def _steering_clause(e):
+    "What the headline says of steering"
+    if e.steering is None: return ''
+    said = _steered(e.steering)
+    return f'; steering moves {said} beyond its controls' if said else '; steering is not seen to move anything beyond its controls'
+
 # %% ../../nbs/analysis/39_report.ipynb #b813ab2a
 def _lower(s): return s[0].lower()+s[1:]
 
@@ -494,22 +585,42 @@ def _sources(f):
         yield 'Neither the text nor the prompt was held: it may be how the answers are written, or how the model represents who it is being.'
 
 # %% ../../nbs/analysis/39_report.ipynb #86b23b99
+def _headline(e):
+    "The conclusion in one line, without what coordinates and steering add"
+    f,this = {o.key: o for o in e.findings},'axis' if e.direction is None else 'direction'
+    if f['difference'].answer=='no': return 'Nothing but noise to be seen'
+    if f['order'].answer=='no': return 'A difference, but no order of the roles'
+    return f'A {"" if f["order"].answer=="yes" else "weakly "}reproducible {this}'+_about(e, f)
+
+# %% ../../nbs/analysis/39_report.ipynb #96220039
+def _coordinate_clause(e, found):
+    "What the headline says of the coordinates that dominate, if there is a difference and an order (`found`) or not"
+    w,at,this = e.without,_named(e.dominating),'axis' if e.direction is None else 'direction'
+    if w is None: return ''
+    there = w['difference'].answer=='yes' and w['order'].answer!='no'
+    if not found: return f' in these coordinates; without {at} there is {"an" if this=="axis" else "a"} {this}'*there
+    u = (e.direction or assistant_axis(e.vectors)).unit.double().numpy()
+    share,rho = float((u[e.dominating]**2).sum()),spearman(*(o.positions.loc[e.vectors.roles].mean(axis=1) for o in (e,w)))[0]
+    if there and share<.5 and rho>=SAME_ORDER: return ''
+    so = f'the roles have {"the same" if rho>=SAME_ORDER else "another"} order (ρ = {num(rho)})' if there else 'there is none'
+    return f'; {at} hold{"s"*(len(e.dominating)==1)} {percent(share)} of it, and without {"it" if len(e.dominating)==1 else "them"} {so}'
+
+# %% ../../nbs/analysis/39_report.ipynb #a2a72e56
 def conclude(
     e:Report # With its findings
 )->tuple[str,list]: # A headline; sentences
     "What follows from the findings, in plain words"
     f,this = {o.key: o for o in e.findings},'axis' if e.direction is None else 'direction'
-    differ,order = f['difference'].because,_lower(f['order'].because)
-    if f['difference'].answer=='no':
-        return 'Nothing but noise to be seen',[f'The difference is not more than chance. {differ} So far, a ranking of the personas along this {this} '
-            'means nothing. If there is a weak difference, more questions would show it.']
-    if f['order'].answer=='no':
-        return 'A difference, but no order of the roles',[f'{differ} But along it the roles have no order that is the same in other questions: '
-            f'{order} A ranking of the roles means nothing.']
-    strong = f['order'].answer=='yes'
-    same = 'The roles have the same order in other questions' if strong else 'The order of the roles is not chance, but weak'
-    head = f'A {"" if strong else "weakly "}reproducible {this}'+_about(e, f)
-    return head,[f'It is no accident: {_lower(differ)} {same}: {order}', *_sources(f), *_qualified(e, f)]
+    found = f['difference'].answer=='yes' and f['order'].answer!='no'
+    head,differ,order = _headline(e)+_coordinate_clause(e, found)+_steering_clause(e),f['difference'].because,_lower(f['order'].because)
+    if f['difference'].answer=='no': said = [f'The difference is not more than chance. {differ} So far, a ranking of the personas along this {this} '
+        'means nothing. If there is a weak difference, more questions would show it.']
+    elif not found: said = [f'{differ} But along it the roles have no order that is the same in other questions: {order} A ranking of the roles means nothing.']
+    else:
+        same = 'The roles have the same order in other questions' if f['order'].answer=='yes' else 'The order of the roles is not chance, but weak'
+        said = [f'It is no accident: {_lower(differ)} {same}: {order}', *_sources(f), *_qualified(e, f)]
+    if e.without: said.append(f'Without {_named(e.dominating)}: {_lower(_headline(e.without))}.')
+    return head,said
 
 # %% ../../nbs/analysis/39_report.ipynb #9041f9d9
 def _made_here(direction, v):
@@ -522,8 +633,8 @@ def _reach(v):
     "What the numbers generalise over, in words"
     n = min(len({r.prompt for r in v.rows if r.persona==p}) for p in v.roles)
     of = f'{n} wordings' if n>1 else 'one wording, so nothing tells the persona from the words of its prompt'
-    return (f'Intervals of lengths, gaps and shares speak of other questions like these {len(v.questions)}; those of rank correlations and of the '
-            f'reliability of the order, of other roles like these {len(v.roles)}. All speak of this model; each role had {of}.')
+    return (f'Intervals of lengths and gaps speak of other questions like these {len(v.questions)}; those of rank correlations and of the reliability of '
+            f'the order, of other roles like these {len(v.roles)}; those of shares, of both. All speak of this model; each role had {of}.')
 
 # %% ../../nbs/analysis/39_report.ipynb #a8b35c81
 def _qualified(e, f):
@@ -557,10 +668,11 @@ def _ranked(e):
     return df.sort_values('projection', ascending=False).rename_axis('persona')
 
 # %% ../../nbs/analysis/39_report.ipynb #72fcdcfb
-def _checked(v, direction, n):
+def _checked(v, direction, steering, n):
     "The vectors that a report is about; ValueError or TypeError if it cannot be made"
     if not isinstance(direction, Direction|None):
         raise TypeError(f"direction is a {type(direction).__name__}: give a Direction, as load_direction makes one")
+    if steering is not None and 'tries' not in steering: raise ValueError("steering has no column 'tries': give the table of against_controls()")
     if n<20: raise ValueError(f"n={n}: with fewer than 20 resamples no p can be 0.05")
     v = v.complete()
     if _made_here(direction, v): v = v.only([p for p in v if p not in direction.made_of['plus']+direction.made_of['minus']])
@@ -577,25 +689,26 @@ def evidence(
     variants:dict=None, # Name to PersonaVectors: where it should still be there, as the first tokens of each answer
     responses=None, # Responses: the texts, for what words and lengths alone can say
     adherence:pd.DataFrame=None, # From `log_likelihood_ratio`: does it go with what the model does?
+    steering:pd.DataFrame=None, # From `SteeringEvaluation.against_controls`: does steering with it do what its controls do not?
     sweep:pd.DataFrame=None, # From `layer_sweep`, with attrs: layer and reason, as `choose_layer` gives them
     extras:dict=None, # Name to DataFrame: further tables to show, as the logit lens
     n:int=1000, # Resamples, permutations, random directions
     seed:int=0
 )->Report:
     "Is it real? Everything that vectors and texts can say about a direction"
-    v = _checked(v, direction, n)
+    v = _checked(v, direction, steering, n)
     texts = {} if responses is None else text_baselines(responses)
-    e = Report(v, direction, texts | (readings or {}), _matched(v) | (variants or {}), adherence, extras or {}, n, seed)
+    e = Report(v, direction, texts | (readings or {}), _matched(v) | (variants or {}), adherence, steering, extras or {}, n, seed)
     e.tables |= dict(ranking=_ranked(e), readings=e.compared)
     if sweep is not None: e.tables['over_layers'] = sweep
     for f in (_variance, _random, _shares): f(e)
-    e.findings = [f(e) for f in (_difference, _measured, _special, _order, _prompt, _share, _words, _other, _variants, _coordinates, _behaviour)]
+    e.findings = [f(e) for f in (_difference, _measured, _special, _order, _prompt, _share, _words, _other, _variants, _coordinates, _behaviour, _steering)]
     e.headline,e.sentences = conclude(e)
     return e
 
 # %% ../../nbs/analysis/39_report.ipynb #ece1a63c
-_SECTIONS = ['ranking','text_held','prompt_held','readings','variants','coordinates_scaled','coordinates','probes','pseudo_defaults','reliability',
-             'variance_parts','needed','adherence','over_layers']
+_SECTIONS = ['ranking','text_held','prompt_held','readings','variants','masked','coordinates_scaled','coordinates','probes','pseudo_defaults','reliability',
+             'variance_parts','needed','adherence','steering','over_layers']
 
 def _frames(e):
     "The tables that go into `Report.table`, by name"
@@ -630,12 +743,21 @@ def model(self:Report):
     return m.get('model', 'model not recorded') + where
 
 # %% ../../nbs/analysis/39_report.ipynb #2916ba4d
+def _held(read, e, layer, texts, under=()):
+    "The readings of the extractor `e` that hold the prompt or the text constant: under these prompts, over these texts, and without text"
+    last = last_prompt_token(e)
+    return {**{f'read under {p!r}': read(e, [layer], p) for p in under}, 
+            **{f"every prompt over {p}'s answers": read(e, [layer], None, p) for p in texts}, 'the last prompt token': read(last, [layer])}
+
+# %% ../../nbs/analysis/39_report.ipynb #f0d08672
 def _read_again(read, extractor, both, v, under):
-    "The readings that could explain the order away"
+    "The readings that say what the order comes with"
     k,default,twin = v.layer,v.neutral[0],untrained_twin(extractor)
+    words = prompt_baselines(v.meta['prompts'])
+    if extractor.config.span=='prompt_last': return {'an untrained twin': read(twin, [k]), **words}      # no text, so none can be held
     far = under or rank_personas(v).projection.loc[v.roles].idxmin()
-    return {'layer 0': both.at(0), **{f'read under {p!r}': read(extractor, [k], p) for p in (default,far)},
-            'an untrained twin': read(twin, [k]), f'an untrained twin, read under {default!r}': read(twin, [k], default)}
+    return {'layer 0': both.at(0), **_held(read, extractor, k, (default,far), (default,far)), 'an untrained twin': read(twin, [k]),
+            **{f'an untrained twin, {n}': o for n,o in _held(read, twin, k, [default]).items()}, **words}
 
 # %% ../../nbs/analysis/39_report.ipynb #85de0c6b
 def _likelihoods(extractor, selection, default, folder):
@@ -670,7 +792,7 @@ def gather(
     layer=None, # An index or a fraction; None: the configuration's fraction
     neutral:list=None, # Names of the neutral personas; None: the built-in ones
     direction=None, # A Direction, or a function from the vectors to one; None: the assistant axis
-    under:str=None, # A second persona whose prompt the answers are read under; None: the role furthest from the neutrals
+    under:str=None, # A second persona whose prompt, and whose answers, all are read with; None: the role furthest from the neutrals
     first:int=32, # Read the first so many tokens of each answer by themselves
     quick:bool=False, # Without what needs the whole model: likelihoods of the answers, the words of the direction
     sweep:bool=False, # All layers, and which of them predicts the likelihoods best
@@ -679,7 +801,10 @@ def gather(
     "Everything that a report takes from a model: `evidence(**gather(...))`"
     selection,span,k,data = select(responses, personas, questions),extractor.config.span,extractor.one_layer(layer),Path(out)/'data'
     if sweep and (quick or span!='answer'): raise ValueError("sweep takes the likelihoods of whole answers: leave quick and span out")
-    def read(e, layers, read_under=None): return on_shared_questions(cached_vectors(e, selection, layers, data/'persona_vectors', read_under)[0])
+    asked = Unanswered(selection.prompts, selection.questions)
+    def read(e, layers, *held):
+        which = asked if e.config.span=='prompt_last' else selection
+        return on_shared_questions(cached_vectors(e, which, layers, data/'persona_vectors', *held)[0])
     both = read(extractor, list(range(extractor.num_layers+1)) if sweep else sorted({0,k}))
     if neutral: both = both.as_neutral(neutral)
     v = both.at(k)

@@ -23,7 +23,8 @@ def cross_products(
     "Inner products of the items in `a` with those in `b`, averaged over all pairs of different questions"
     b = a if b is None else b
     q = a.shape[-2]
-    if q<2: raise ValueError("one question cannot be set against another: give at least two")
+    if q<2: raise ValueError("one question cannot be set against another: give at least two. "
+                         "Of means only there are the axis, cosine_matrix and role_pca")
     def flat(x): return x.reshape(*x.shape[:-2], -1)
     same = flat(a)@np.swapaxes(flat(b), -1, -2)
     return (a.sum(-2)@np.swapaxes(b.sum(-2), -1, -2) - same)/(q*(q-1))
@@ -54,6 +55,8 @@ def jackknife(
     level:float=.95
 )->tuple: # Value, low, high
     "A statistic with its jackknife interval"
+    if k<2:
+        raise ValueError("an interval leaves out one of at least two questions or roles, and there is one. Vectors that are means only have one question")
     out = np.array_split(np.arange(k), min(k, groups))
     value,se = np.asarray(f(np.arange(k))),jackknife_se([f(np.delete(np.arange(k), o)) for o in out])
     half = half_width(se, len(out)-1, level)
@@ -89,7 +92,8 @@ class Gram:
         if centre not in ('roles','all',None): raise ValueError(f"centre is {centre!r}: give 'roles', 'all' or None")
         if v.neutral: v.split()
         g = v.complete().grid()
-        if len(g.questions)<2: raise ValueError("one question cannot be set against another: give at least two")
+        if len(g.questions)<2:
+            raise ValueError("one question cannot be set against another: give at least two. Of means only there are the axis, cosine_matrix and role_pca")
         self.personas,self.questions,self.ns,self.rs = g.personas,g.questions,g.ns,g.rs
         y = g.centred if centre=='roles' else g.x-g.x.mean(0) if centre else g.x
         self.y = np.ascontiguousarray(isometric_coordinates(y).transpose(1,0,2))   # question persona d

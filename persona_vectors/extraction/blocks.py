@@ -125,6 +125,7 @@ def residual_hooks(
     blocks:str=None # As `find_blocks` takes it
 ):
     "Context in which every forward of `model` calls `f` with the residual stream at `layers`"
+    if None in layers: raise ValueError(f"layers={list(layers)}: give the index of each layer")
     found = find_blocks(model, blocks)
     def after(k): return lambda m,args,out: f(k, block_output(out))
     def before(m, args, kwargs): f(0, block_input(args, kwargs))

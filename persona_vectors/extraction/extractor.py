@@ -15,9 +15,9 @@ from .blocks import load_blocks
 from .engine import Means, read
 from ..models import default_dtype, find_device, find_model, load_causal
 from ..personas import PERSONAS, as_prompts
-from ..prompts import context_length, get_format, preview, rendered_system, tokenize
+from ..prompts import context_length, get_format, preview, rendered_system, tokenize, unanswered
 from ..responses import Response
-from ..selection import Selection, select
+from ..selection import Selection, Unanswered, select
 from .planning import Plan, free_memory, plan_reading
 from .probe import blocks_to_compare, not_compared, probe, stand_ins
 from .streaming import read_streamed
@@ -88,14 +88,18 @@ def conversations(self:ActivationExtractor,
     rows, # Iterable of `Response`, as a selection has them
     under:str=None # A system prompt that takes the place of every row's own; None: their own
 )->list: # One `Tokens` a row
-    "The exact tokens of each conversation; ValueError names one that cannot be read"
+    "The exact tokens of each conversation, with the span 'prompt_last' of its prompt alone; ValueError names one that cannot be read"
     out,limit = [],context_length(self.model_config)
     for r in rows:
-        where = f"persona {r.persona!r}, question {r.question!r}"
-        try: t = tokenize(self.tokenizer, self.format.full(r.system if under is None else under, r.question, r.text), self.config.span, limit)
+        where,system = f"persona {r.persona!r}, question {r.question!r}",r.system if under is None else under
+        try: t = tokenize(self.tokenizer, self._text(system, r), self.config.span, limit)
         except ValueError as e: raise ValueError(f"{where}: {e}") from None
         out.append(replace(t, label=where))
     return out
+
+@patch
+def _text(self:ActivationExtractor, system, r):
+    return unanswered(self.format, system, r.question) if self.config.span=='prompt_last' else self.format.full(system, r.question, r.text)
 
 # %% ../../nbs/extraction/27_extractor.ipynb #d6ac89f4
 @patch
@@ -173,47 +177,65 @@ RULES = 3 # Raised when what is read or averaged changes, so that older files ar
 def cache_key(self:ActivationExtractor,
     selection:Selection,
     layers:list, # Layer indices
-    read_under:str=None # Name of the persona whose prompt takes the place of every persona's own
+    read_under:str=None, # Name of the persona whose prompt takes the place of every persona's own
+    read_text:str=None # Name of the persona whose answers take the place of every persona's own
 )->dict:
     "All that decides the content of an extraction"
     c = self.config
     return dict(rules=RULES, model=self.source.label, fingerprint=self.source.fingerprint, prompt_format=c.prompt_format, layers=layers,
         span=c.span, dtype=self.dtype, read_under=read_under, personas=content_hash(selection.prompts), responses=selection.hash(),
-        **(dict(blocks=c.blocks) if c.blocks else {}))
+        **(dict(blocks=c.blocks) if c.blocks else {}), **(dict(read_text=read_text) if read_text else {}))
 
 # %% ../../nbs/extraction/27_extractor.ipynb #55aa5604
 @patch
 def provenance(self:ActivationExtractor,
     selection:Selection,
     layers:list, # Layer indices
-    read_under:str=None # As `cache_key` takes it
+    read_under:str=None, # As `cache_key` takes it
+    read_text:str=None # As `cache_key` takes it
 )->dict:
     "The cache key and whatever else is stored with the vectors"
     from importlib.metadata import version
     prompts,under = selection.prompts,prompt_of(read_under, selection.prompts)
-    return dict(**self.cache_key(selection, layers, read_under), num_layers=self.num_layers, d_model=self.model_config.hidden_size,
+    return dict(**self.cache_key(selection, layers, read_under, read_text), num_layers=self.num_layers, d_model=self.model_config.hidden_size,
         template=content_hash(self.tokenizer.chat_template) if self.config.prompt_format=='chat' else None,
         device=self.config.device or self.device, folds_system=self.format.folds_system, prompts=prompts,
         rendered={p: [rendered_system(self.format, s if under is None else under) for s in ss] for p,ss in prompts.items()},
         outcomes=selection.outcomes, versions={o: version(o) for o in ('persona-vectors-lab', 'torch', 'transformers')})
+
+# %% ../../nbs/extraction/27_extractor.ipynb #cf96caed
+def _rows(extractor, selection, read_under, read_text):
+    "The `Response`s that are read; ValueError for a `read_text` that leaves nothing to read or to compare"
+    if read_text is None: return selection.responses.rows
+    if read_under is not None: raise ValueError(f"read_under={read_under!r} and read_text={read_text!r}: then nothing differs between personas, so give one")
+    if extractor.config.span=='prompt_last': raise ValueError(f"read_text={read_text!r}: with span='prompt_last' no answer is read, so leave it out")
+    return selection.over_text_of(read_text)
+
+# %% ../../nbs/extraction/27_extractor.ipynb #18b54a88
+def _selected(extractor, responses, personas, questions, rule):
+    "The answers to read; with the span 'prompt_last' there need be none"
+    if responses is not None or extractor.config.span!='prompt_last': return select(responses, personas, questions, **rule)
+    if rule: raise ValueError(f"there are no answers to select from: leave {', '.join(rule)} out")
+    return Unanswered(personas, questions)
 
 # %% ../../nbs/extraction/27_extractor.ipynb #b5b050ca
 def extract_persona_vectors(
     extractor:ActivationExtractor,
     personas=None, # Name to system prompt (or several), or anything `load_personas` takes; None: those of the responses
     questions=None, # Questions, or anything `load_questions` takes; None: those that every persona was asked
-    responses=None, # From `load_responses`, a mapping of (persona, question) to text, or a `Selection`
+    responses=None, # From `load_responses`, a mapping of (persona, question) to text, or a `Selection`; with the span 'prompt_last' not needed
     layer=None, # An index, a fraction, a list of those, or 'all'; None: the configuration's fraction
     read_under:str=None, # Name of a persona, one of these or built in, whose prompt takes the place of every persona's own
     progress:bool=True, # Show a bar
     partial=None, # A file that keeps the means while they are made; after a run that was stopped, the next goes on from it
+    read_text:str=None, # Name of one of these personas, whose answers take the place of every persona's own
     **rule # keep, min_score, max_score, min_answers: as `select` takes them
 )->PersonaVectors: # Behaves as a dict of name to tensor ('d_model', or 'layer d_model' for several layers)
     "One vector a persona: the mean residual stream over its answers' tokens. ValueError names an answer that cannot be used"
-    selection,layers = select(responses, personas, questions, **rule),extractor.layers(layer)
-    rows,about = selection.responses.rows,extractor.provenance(selection, layers, read_under)
+    selection,layers = _selected(extractor, responses, personas, questions, rule),extractor.layers(layer)
+    rows,about = _rows(extractor, selection, read_under, read_text),extractor.provenance(selection, layers, read_under, read_text)
     seqs = extractor.conversations(rows, prompt_of(read_under, selection.prompts))
-    key = dict(extractor.cache_key(selection, layers, read_under), order=content_hash([r.key for r in rows]))
+    key = dict(extractor.cache_key(selection, layers, read_under, read_text), order=content_hash([r.key for r in rows]))
     means = extractor.means(seqs, layers, progress, partial, key)
     about |= {'probe': o for (ks,_),o in extractor.probed.items() if list(ks)==layers}
     return PersonaVectors(means, [Row(r.persona, r.question, r.prompt, r.sample, t.end-t.start) for r,t in zip(rows, seqs)], layers, about)
@@ -230,7 +252,7 @@ def _differs(want, path):
     for p in path.parent.glob(f"{slug(want['model'])}-*.safetensors"):
         try: meta = load_vectors(p).meta
         except ValueError: continue
-        diff = [k for k in want if meta.get(k)!=want[k]]
+        diff = [k for k in dict.fromkeys([*want, 'blocks', 'read_text']) if meta.get(k)!=want.get(k)]   # the last two are there only if given
         if near is None or len(diff)<len(near[1]): near = p,diff
     return f'{near[0].name} differs in ' + ', '.join(near[1]) if near else 'none of this model is there yet'
 
@@ -240,15 +262,16 @@ def cached_vectors(
     selection:Selection,
     layers:list, # Layer indices
     folder, # Where vectors files are
-    read_under:str=None # Name of the persona whose prompt takes the place of every persona's own
+    read_under:str=None, # Name of the persona whose prompt takes the place of every persona's own
+    read_text:str=None # Name of the persona whose answers take the place of every persona's own
 )->tuple: # PersonaVectors, and the path of their file
     "The vectors from their file if its cache key is the same, else extracted and saved"
-    want = extractor.cache_key(selection, layers, read_under)
+    want = extractor.cache_key(selection, layers, read_under, read_text)
     path = vectors_file(folder, want)
     if path.exists() and all((v := load_vectors(path)).meta.get(k)==o for k,o in want.items()): return v,path
     log.info(f"extracting {path.name}: {_differs(want, path)}")
     partial = path.with_suffix('.partial')
-    v = extract_persona_vectors(extractor, responses=selection, layer=layers, read_under=read_under, partial=partial)
+    v = extract_persona_vectors(extractor, responses=selection, layer=layers, read_under=read_under, read_text=read_text, partial=partial)
     v.save(path)
     partial.unlink(missing_ok=True)   # the same run beside this one may have ended before
     return v,path

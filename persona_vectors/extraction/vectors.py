@@ -13,7 +13,7 @@ from io import BytesIO
 from pathlib import Path
 from fastcore.basics import patch
 from jaxtyping import Float
-from ..config import atomic_write, check_kind, data_dir
+from ..config import atomic_write, check_kind, data_dir, file_kind
 from ..personas import NEUTRAL, category_of
 import numpy as np, torch
 from torch import Tensor
@@ -121,10 +121,21 @@ def as_neutral(self:PersonaVectors, names:list)->PersonaVectors:
 def split(self:PersonaVectors)->tuple[list,list]:
     "`neutral` and `roles`; ValueError without a neutral persona or with fewer than two roles"
     ns,rs = self.neutral,self.roles
-    if not ns: raise ValueError(f"there is no neutral persona in {', '.join(self)}: "
+    who = ', '.join(self) if len(self)<30 else f"{', '.join(list(self)[:5])} and {len(self)-5} more"
+    if not ns: raise ValueError(f"there is no neutral persona in {who}: "
         "add 'default', or name yours with as_neutral([...]) (`persona-vectors report --neutral`)")
     if len(rs)<2: raise ValueError(f"there are {len(rs)} roles beside the neutral {', '.join(ns)}: an axis needs at least two")
     return ns,rs
+
+# %% ../../nbs/extraction/20_vectors.ipynb #3c31ab74
+@patch(as_prop=True)
+def means_only(self:PersonaVectors)->bool:
+    "Whether every persona has one row, its mean or its one answer"
+    return len(self.rows)==len(self)
+
+def need_questions(v, what, instead):
+    "ValueError if `v` is means only, for `what` needs several questions; `instead` says what works"
+    if v.means_only: raise ValueError(f"{what} needs at least two questions, and these vectors have one mean a persona: {instead}")
 
 # %% ../../nbs/extraction/20_vectors.ipynb #cdf291c3
 @patch(as_prop=True)
@@ -214,13 +225,13 @@ def load_pt(path):
                          "that could run code, and nothing is unpickled here") from None
 
 # %% ../../nbs/extraction/20_vectors.ipynb #6293b2df
-def _from_pt(path):
-    "`PersonaVectors` of a .pt dict of one vector per persona, at an unknown layer; ValueError if it is another kind"
-    d = load_pt(path)
+def _plain(d, name):
+    "`PersonaVectors` of a dict of one vector per persona, at an unknown layer; ValueError if it is another kind"
     if not isinstance(d, dict) or not d or not all(isinstance(t, Tensor) for t in d.values()): raise ValueError('it is not a dict of tensors')
-    if any(t.dim()!=1 for t in d.values()): raise ValueError('its tensors are not one vector per persona, and it does not record layers')
+    if any(t.dim()!=1 for t in d.values()):
+        raise ValueError('its tensors are not one vector per persona, and it does not record layers: `import_file(path, model)` finds them')
     rows = [Row(p, '(not recorded)') for p in d]
-    return PersonaVectors(torch.stack([t.float() for t in d.values()])[:,None], rows, [None], {'read from': path.name})
+    return PersonaVectors(torch.stack([t.float() for t in d.values()])[:,None], rows, [None], {'read from': name})
 
 # %% ../../nbs/extraction/20_vectors.ipynb #a320c9ed
 def _checked(v):
@@ -232,22 +243,41 @@ def _checked(v):
     if not v.means.isfinite().all(): raise ValueError('its means hold numbers that are not finite')
     return v
 
-# %% ../../nbs/extraction/20_vectors.ipynb #e32fdee0
-def load_vectors(
-    path # `.safetensors` from `save`, or a `.pt` dict of tensors
-)->PersonaVectors:
-    "The vectors in `path`; FileNotFoundError, or ValueError that says what is wrong with the file"
-    path = Path(path)
-    if not path.is_file(): raise FileNotFoundError(f"no vectors file at {path}: make one with `persona-vectors extract`, or check the path")
-    check_kind(path, 'persona vectors')
+# %% ../../nbs/extraction/20_vectors.ipynb #0bb8e9e8
+def at_given(v, layer, path):
+    "`v` at the layer `layer`, which a file without a recorded layer takes as given; ValueError if the file has others"
+    if type(layer) is not int or layer<0: raise ValueError(f"layer={layer!r}: give the index of one layer, 0 for the embeddings")
+    if v.layers==[None]: return PersonaVectors(v.means, v.rows, [layer], {**v.meta, 'layers': [layer]})
+    if layer not in v.layers: raise ValueError(f"layer={layer}: {path} has {', '.join(map(str, v.layers))}")
+    return v.at(layer)
+
+# %% ../../nbs/extraction/20_vectors.ipynb #03240c2f
+def _from_any(path):
+    "`PersonaVectors` of a file of any kind; ValueError that says what is wrong with it"
+    from safetensors.torch import load_file
     try:
-        if path.suffix=='.pt': return _checked(_from_pt(path))
+        if path.suffix=='.pt': return _checked(_plain(load_pt(path), path.name))
+        if file_kind(path)=='other tensors':
+            if len(d := load_file(path))==1: raise ValueError('it holds one tensor: `load_direction` reads a single vector')
+            return _checked(_plain(d, path.name))
         means,head = load_tensors(path, VECTORS_FORMAT, 'responses.means')
         return _checked(PersonaVectors(means, [Row(**o) for o in head['rows']], head['layers'], dict(head['meta'])))
     except OSError: raise
     except Exception as e:
         raise ValueError(f"{path} does not hold persona vectors ({' '.join(str(e).split())}): check the path, "
                          "or extract again if the file is damaged") from None
+
+# %% ../../nbs/extraction/20_vectors.ipynb #e32fdee0
+def load_vectors(
+    path, # `.safetensors` from `save`; or `.pt` or `.safetensors` with one vector a persona under its name
+    layer:int=None # Index of their layer, where the file does not record it; where it does, the one to take
+)->PersonaVectors:
+    "The vectors in `path`; FileNotFoundError, or ValueError that says what is wrong with the file or the layer"
+    path = Path(path)
+    if not path.is_file(): raise FileNotFoundError(f"no vectors file at {path}: make one with `persona-vectors extract`, or check the path")
+    check_kind(path, 'persona vectors')
+    v = _from_any(path)
+    return v if layer is None else at_given(v, layer, path)
 
 # %% ../../nbs/extraction/20_vectors.ipynb #e0161cca
 def shipped_vectors(
@@ -263,14 +293,20 @@ class Direction:
     "A direction in the residual stream, with its orientation"
     vector:Float[Tensor, 'd_model'] # As computed, not normalised
     orientation:str # What positive means
-    layer:int
+    layer:int # None where the vectors' file does not record it
     model:str='not recorded'
     made_of:dict=None # kind ('axis', 'difference', …); plus, minus (names of personas); responses (hash of the answers)
     @property
     def unit(self): return self.vector/self.vector.norm()
     def __repr__(self):
-        of = f"layer {self.layer} of {self.model}, {len(self.vector)} wide, norm {self.vector.norm():.4g}"
+        of = f"layer {'not recorded' if self.layer is None else self.layer} of {self.model}, {len(self.vector)} wide, norm {self.vector.norm():.4g}"
         return f"Direction\n  positive  {self.orientation}\n  of        {of}"
+
+# %% ../../nbs/extraction/20_vectors.ipynb #d83b6def
+def need_layer(d):
+    "ValueError if the `Direction` `d` does not say its layer"
+    if d.layer is None:
+        raise ValueError(f"the direction '{d.orientation}' does not say its layer: make it from load_vectors(path, layer=...)")
 
 # %% ../../nbs/extraction/20_vectors.ipynb #82095568
 @patch
@@ -278,6 +314,7 @@ def save(self:Direction, path):
     "Write everything to `path`, a .safetensors file"
     if Path(path).suffix!='.safetensors':
         raise ValueError(f"{path}: a direction is saved as .safetensors; `export_direction` writes other projects' formats")
+    need_layer(self)
     head = dict(orientation=self.orientation, layer=self.layer, model=self.model, made_of=self.made_of)
     save_tensors(path, {'direction': self.vector.detach().cpu().float().contiguous()}, DIRECTION_FORMAT, head)
 
@@ -299,7 +336,7 @@ def describe(self:PersonaVectors)->dict:
     "Text for each of: model, layers, vectors, answers, made"
     m,n = self.meta,sum(r.n_tokens for r in self.rows)
     tokens = f'{n:,} tokens averaged' if n else 'number of tokens not recorded'
-    k = m.get('answers', None if self.questions==['(not recorded)'] else len(self.rows))
+    k = m.get('answers', None if self.means_only and not n else len(self.rows))
     answers = 'answers not recorded' if k is None else f'{k} answers'
     layers = ', '.join('not recorded' if k is None else str(k) for k in self.layers)
     if 'num_layers' in m: layers += f" of {m['num_layers']}"
@@ -322,6 +359,6 @@ def _table(rows, head=None):
 def _repr_html_(self:PersonaVectors):
     def row(p):
         n,v = [r.n_tokens for r in self.rows if r.persona==p],self[p].reshape(len(self.layers), -1)[-1]
-        return p, category_of(p), len(n), f'{sum(n):,}', f'{v.norm():.1f}'
+        return p, category_of(p), '–' if self.means_only and not sum(n) else len(n), f'{sum(n):,}' if sum(n) else '–', f'{v.norm():.1f}'
     personas = _table(map(row, self), ['persona','category','answers','tokens','norm'])
     return f'{_table(self.describe().items())}<details><summary>{len(self)} personas</summary>{personas}</details>'

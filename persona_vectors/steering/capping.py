@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from fastcore.basics import patch
 from ..config import log
 from ..extraction.blocks import residual_hooks
-from ..extraction.vectors import Direction, load_pt
+from ..extraction.vectors import Direction, load_pt, need_layer
 from .steer import Steer
 import numpy as np, torch
 
@@ -22,6 +22,7 @@ def token_projections(
     blocks:str=None # As `find_blocks` takes it, in the decoder
 )->list: # Of each sequence: 'token direction', float32, on the CPU, in units of the residual stream
     "Projections of the tokens of each span on the directions"
+    for d in directions: need_layer(d)
     decoder,out = model.get_decoder(),[]
     us = [d.unit.to(decoder.device) for d in directions]
     for s in seqs:
@@ -41,6 +42,7 @@ class Capping:
     distribution:str # What the thresholds are percentiles of, in words
     op:str='floor' # 'floor' or 'ceiling'
     def __post_init__(self):
+        for d in self.directions: need_layer(d)
         n,m = len(self.directions),len(self.thresholds)
         if n!=m: raise ValueError(f"{n} directions and {m} thresholds: give one threshold for each direction")
     @property

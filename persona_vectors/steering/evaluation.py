@@ -333,7 +333,7 @@ def table(self:SteeringEvaluation
 
 # %% ../../nbs/steering/54_evaluation.ipynb #9e01104a
 @patch
-def against_controls(self:SteeringEvaluation)->pd.DataFrame: # By measure, sign, dose: direction, controls, difference, ± (95 %), p, beyond
+def against_controls(self:SteeringEvaluation)->pd.DataFrame: # By measure, sign, dose: direction, controls, difference, ± (95 %), p, beyond, tries (controls)
     "The direction's effects beside its controls' at the same KL, times `sign`, so that more is better"
     df,out = self.effects(),{}
     for m in self.measures:
@@ -342,7 +342,7 @@ def against_controls(self:SteeringEvaluation)->pd.DataFrame: # By measure, sign,
             own,theirs,each = (s*o[m].mean() for o in (g.groupby('question'), c.groupby('question'), c.groupby(['name','sign'])))
             diff,w = (own-theirs).mean(),half_interval(own-theirs)
             out[m,s,dose] = {'direction': own.mean(), 'controls': theirs.mean(), 'difference': diff, '±': w,
-                             'p': p_value(own.mean(), each), 'beyond': bool(diff>w)}
+                             'p': p_value(own.mean(), each), 'beyond': bool(diff>w), 'tries': len(each)}
     return pd.DataFrame(out.values(), pd.MultiIndex.from_tuples(out, names=['measure','sign','dose']))
 
 # %% ../../nbs/steering/54_evaluation.ipynb #7a467708

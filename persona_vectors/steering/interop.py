@@ -13,7 +13,7 @@ from ..analysis.readings import difference
 from ..config import atomic_write, check_file, check_kind, file_kind
 from ..personas import split_names
 from ..models import find_model, same_model
-from ..extraction.vectors import Direction, PersonaVectors, Row, load_pt, save_pt
+from ..extraction.vectors import Direction, PersonaVectors, Row, load_pt, need_layer, save_pt
 import numpy as np, torch
 from torch import Tensor
 
@@ -74,6 +74,7 @@ def sorted_directions(directions)->list:
         if wrong: raise ValueError(f"the direction under {wrong[0]} says it is of layer {directions[wrong[0]].layer}")
     ds = [directions] if isinstance(directions, Direction) else list(directions.values() if isinstance(directions, dict) else directions)
     if not ds: raise ValueError('there is no direction to write')
+    for d in ds: need_layer(d)
     return sorted(ds, key=lambda d: d.layer)
 
 # %% ../../nbs/steering/55_interop.ipynb #f3978d99
@@ -101,7 +102,8 @@ def write_gguf(ds, path, m):
         w = GGUFWriter(Path(tmp)/'v.gguf', 'controlvector')
         w.add_string('controlvector.model_hint', m.kinds[0])
         w.add_uint32('controlvector.layer_count', len(ds))
-        own = dict(orientation=ds[0].orientation, model=ds[0].model, unit=UNIT) | (dict(made_of=json.dumps(ds[0].made_of)) if ds[0].made_of else {})
+        by = m.label if ds[0].model=='not recorded' else ds[0].model
+        own = dict(orientation=ds[0].orientation, model=by, unit=UNIT) | (dict(made_of=json.dumps(ds[0].made_of)) if ds[0].made_of else {})
         for k,o in own.items(): w.add_string(f'persona_vectors.{k}', o)
         w.add_array('persona_vectors.layers', [d.layer for d in ds])
         for d in ds: w.add_tensor(f"direction.{their_index(d.layer, 'gguf', m.num_layers)}", plain_float(d.vector).numpy())
@@ -214,6 +216,16 @@ def from_rows(x, path, m, format):
     at = {k: their_index(k, rows, m.num_layers, m.kinds) for k in fitting(range(m.num_layers+1), rows, m.num_layers, m.kinds)}
     return {k: checked_direction(x[i], said, k, m, made_of) for k,i in at.items() if not x[i].isnan().all()}
 
+# %% ../../nbs/steering/55_interop.ipynb #dc211387
+def from_persona_rows(found, path, m, format):
+    "`PersonaVectors` from a dict of persona to its tensor 'row d_model', with the rows of a file of directions; they are means only"
+    by = {p: from_rows(x, path, m, format) for p,x in found.items()}
+    ks = [k for k in next(iter(by.values())) if all(k in o for o in by.values())]
+    if not ks: raise ValueError('no layer is without NaN for all personas')
+    x = torch.stack([torch.stack([o[k].vector for k in ks]) for o in by.values()])
+    meta = {'model': m.label, 'num_layers': m.num_layers, 'd_model': m.width, 'layers': ks, 'read from': path.name}
+    return PersonaVectors(x, [Row(p, '(not recorded)') for p in by], ks, meta)
+
 # %% ../../nbs/steering/55_interop.ipynb #5858ecc6
 def from_role_files(files, m):
     "`PersonaVectors` from the contents of assistant-axis' role files, by path"
@@ -233,6 +245,14 @@ def from_role_files(files, m):
     meta['read from'] = f'{len(files)} role files of assistant-axis'
     return PersonaVectors(x[:,at], [Row(r, '(not recorded)') for r in roles], layers, meta)
 
+# %% ../../nbs/steering/55_interop.ipynb #73103d4c
+def from_folder(path, m, format):
+    "`PersonaVectors` of a folder of role files: assistant-axis' dicts, or bare tensors named by their files"
+    files = {p: load_pt(p) for p in sorted(path.glob('*.pt'))}
+    if not files or not all(isinstance(o, Tensor) for o in files.values()): return from_role_files(files, m)
+    if axis := [p.name for p in files if p.stem.endswith('axis')]: raise ValueError(f"{axis[0]} is by its name an axis and no persona: import it by itself")
+    return from_persona_rows({'default' if p.stem=='default_vector' else p.stem: o for p,o in files.items()}, path, m, format)
+
 # %% ../../nbs/steering/55_interop.ipynb #e7b486fb
 def from_pt(path, m, format):
     "Directions by layer, or the `PersonaVectors` of one role file"
@@ -242,18 +262,20 @@ def from_pt(path, m, format):
         if format not in (None, 'assistant-axis'): raise ValueError(f"it holds an assistant axis, not format={format!r}")
         o,format = o['axis'],'assistant-axis'
     if isinstance(o, Tensor): return from_rows(o, path, m, format)
-    if isinstance(o, dict) and o and all(isinstance(t, Tensor) and t.dim()==1 for t in o.values()):
-        raise ValueError('it holds one vector a persona: `load_vectors` reads it')
+    if isinstance(o, dict) and o and all(isinstance(t, Tensor) for t in o.values()):
+        if all(t.dim()==1 for t in o.values()):
+            raise ValueError('it holds one vector a persona, at one layer: `load_vectors` reads it, and the commands take it as it is, with --layer')
+        return from_persona_rows(o, path, m, format)
     what = ', '.join(map(str, list(o)[:5])) if isinstance(o, dict) else type(o).__name__
     raise ValueError(f"it holds {what}: that is none of {', '.join(CONVENTIONS)}")
 
 # %% ../../nbs/steering/55_interop.ipynb #d9d8b51e
 def import_file(
-    path, # A GGUF control vector, a .pt of assistant-axis or persona_vectors, or a folder of assistant-axis' role files
+    path, # A GGUF control vector, a .pt of assistant-axis or persona_vectors, a .pt of persona to 'layer d_model', or a folder of role files
     model, # The model that the file is for: a name, a folder or a `ModelSource`
     format:str=None, # 'gguf', 'cvector-generator', 'assistant-axis' or 'persona_vectors'; None: recognised
     orientation:str=None # What positive means, for a GGUF file that does not say
-): # Dict of layer to `Direction`; from role files, `PersonaVectors`
+): # Dict of layer to `Direction`; of personas, `PersonaVectors`
     "The directions or persona vectors in another project's file, at our layers; ValueError says what does not fit"
     path,m = Path(path),find_model(model)
     if format: fitting([], format, 0)                                # ValueError for an unknown name
@@ -264,7 +286,7 @@ def import_file(
         if gguf: return from_gguf(path, m, format, orientation)
         if orientation: raise ValueError(f"orientation={orientation!r} is for a GGUF file that does not say it; here the format does: leave it out")
         if path.suffix=='.gguf' and path.is_file(): raise ValueError('it does not begin as a GGUF file does: download it again')
-        if path.is_dir(): return from_role_files({p: load_pt(p) for p in sorted(path.glob('*.pt'))}, m)
+        if path.is_dir(): return from_folder(path, m, format)
         if path.suffix in ('.json','.jsonl','.safetensors'):
             by = 'load_vectors` or `load_direction' if path.suffix=='.safetensors' else 'load_responses'
             raise ValueError(f"it is not another project's: `{by}` reads it")

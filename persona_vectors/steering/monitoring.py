@@ -17,7 +17,7 @@ from ..analysis.figures import LINE_COLOURS, styled
 from ..config import PersonaVectorConfig, check_kind, log, parse_json, read_text, read_utf8, resolve_layers
 from ..extraction.blocks import find_blocks, residual_hooks
 from ..extraction.extractor import ActivationExtractor
-from ..extraction.vectors import Direction, load_vectors, shipped_vectors
+from ..extraction.vectors import Direction, at_given, load_vectors, need_layer, shipped_vectors
 from ..generation.local import LocalModel
 from ..models import EMBEDDED, same_model
 from ..personas import NEUTRAL
@@ -156,6 +156,7 @@ class Monitor:
         self.units,self.calibration = {k: o.unit.float() for k,o in self.directions.items()},None
         n,d = len(find_blocks(model, blocks)),model.config.get_text_config().hidden_size
         for k,o in self.directions.items():
+            need_layer(o)
             if 0<=o.layer<=n and len(o.vector)==d: continue
             raise ValueError(f"direction {k!r} is of layer {o.layer} and width {len(o.vector)}, and this model has {n} blocks of "
                              f"width {d}: give a direction of this model")
@@ -394,7 +395,11 @@ def _axes(ex, vectors, layer):
     v = load_vectors(vectors) if vectors else shipped_vectors()
     if not same_model(v.meta.get('model', ex.source.label), ex.source.label):
         raise ValueError(f"{vectors} has vectors of {v.model}, and the model is {ex.source.label}: give a file made with this model")
-    return {f'axis, layer {k}': assistant_axis(v.at(k)) for k in resolve_layers(layer, ex.num_layers, ex.config.layer_fraction)}
+    ks = resolve_layers(layer, ex.num_layers, ex.config.layer_fraction)
+    if None in v.layers:
+        if layer is None or len(ks)>1: raise ValueError(f"{vectors} does not record its layer: say the one with --layer")
+        v = at_given(v, ks[0], vectors)
+    return {f'axis, layer {k}': assistant_axis(v.at(k)) for k in ks}
 
 # %% ../../nbs/steering/53_monitoring.ipynb #d4d85a5d
 def _usual(path, ex):

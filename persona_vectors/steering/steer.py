@@ -77,7 +77,8 @@ def size(self:Steer, d, k)->float:
 def check_layers(s):
     "ValueError if the layer of a direction, or that layer's norm, is missing"
     for k,d in s.targets:
-        if k is None: raise ValueError(f"the direction '{d.orientation}' does not say its layer: give layers=[...]")
+        if k is None:
+            raise ValueError(f"the direction '{d.orientation}' does not say its layer: give layers=[...], or make it from load_vectors(path, layer=...)")
         if s.unit=='norm' and k not in (s.norm or {}):
             raise ValueError(f"unit='norm' needs the mean norm of layer {k}: norm=residual_norm(model, inputs, [{k}])")
 
