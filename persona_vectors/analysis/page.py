@@ -34,7 +34,8 @@ def _columns(e):
 _HEADS = dict(
     reading=dict(measured='measured on', rho='ρ', ceiling='noise ceiling', own='p of its own order', left_low='left, from', left_high='to'),
     place=dict(gap='distance', kind=''),
-    layers=dict(reliability='reliability of the axis', cos_pc1='cosine of axis and PC1', effect='held-out effect', se='± se',
+    layers=dict(reliability='reliability of the axis', low='reliability, low', high='reliability, high', cos_pc1='cosine of axis and PC1',
+                cos_low='cosine, low', cos_high='cosine, high', effect='held-out effect', se='± se',
                 answers='of single answers', behind='behind the best', behind_se='± se of that'),
     shares=dict(norm='of the squared norm', variance='of the roles’ variance', axis='of the axis'),
     gap={'length without noise': 'length of the axis, without noise', 'squared length without noise': 'its square',
