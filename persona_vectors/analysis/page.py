@@ -276,7 +276,7 @@ _PAGE = '''
 <div class="verdict"><h2>{{ e.headline }}</h2></div>
 {% if not two_way.empty %}<p>A persona that is in the model shows where only its prompt changes, the text being the same. What shows where only the text changes
 may be how the answers are written. ρ: rank correlation with the order of the roles along the {{ this }}.</p>
-{{ table(two_way.rename_axis(['what changes','reading'])) }}{{ fig('held') }}{% endif %}
+{{ table(two_way) }}{{ fig('held') }}{% endif %}
 <nav>{% for id,title in nav %}<a href="#{{ id }}">{{ title }}</a> {% endfor %}</nav>
 <section><h2>In words</h2>{% for s in e.sentences %}<p>{{ s }}</p>{% endfor %}</section>
 <section><h2>Questions and answers</h2>{{ findings(e.findings) }}</section>{{ body }}
