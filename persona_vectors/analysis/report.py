@@ -737,20 +737,19 @@ def model(self:Report):
 
 # %% ../../nbs/analysis/39_report.ipynb #2916ba4d
 def _held(read, e, layer, texts, under=()):
-    "The readings of the extractor `e` that hold the prompt or the text constant: under these prompts, over these texts, and without text"
-    last = last_prompt_token(e)
-    return {**{f'read under {p!r}': read(e, [layer], p) for p in under}, 
-            **{f"every prompt over {p}'s answers": read(e, [layer], None, p) for p in texts}, 'the last prompt token': read(last, [layer])}
+    "The readings of the extractor `e` that hold something constant: one of these prompts, one of these texts, or no text at all"
+    return {**{f'read under {p!r}': read(e, [layer], p) for p in under},
+            **{f"every prompt over {p}'s answers": read(e, [layer], None, p) for p in texts},
+            'the last prompt token': read(last_prompt_token(e), [layer])}
 
 # %% ../../nbs/analysis/39_report.ipynb #f0d08672
 def _read_again(read, extractor, both, v, under):
     "The readings that say what the order comes with"
     k,default,twin = v.layer,v.neutral[0],untrained_twin(extractor)
-    words = prompt_baselines(v.meta['prompts'])
-    if extractor.config.span=='prompt_last': return {'an untrained twin': read(twin, [k]), **words}      # no text, so none can be held
     far = under or rank_personas(v).projection.loc[v.roles].idxmin()
-    return {'layer 0': both.at(0), **_held(read, extractor, k, (default,far), (default,far)), 'an untrained twin': read(twin, [k]),
-            **{f'an untrained twin, {n}': o for n,o in _held(read, twin, k, [default]).items()}, **words}
+    texts = [p for p in (default,far) if p in v]                                 # a persona that is built in may have no answers
+    return {'layer 0': both.at(0), **_held(read, extractor, k, texts, (default,far)), 'an untrained twin': read(twin, [k]),
+            **{f'an untrained twin, {n}': o for n,o in _held(read, twin, k, [default]).items()}, **prompt_baselines(v.meta['prompts'])}
 
 # %% ../../nbs/analysis/39_report.ipynb #85de0c6b
 def _likelihoods(extractor, selection, default, folder):
@@ -793,6 +792,7 @@ def gather(
 )->dict: # For `evidence`
     "Everything that a report takes from a model: `evidence(**gather(...))`"
     selection,span,k,data = select(responses, personas, questions),extractor.config.span,extractor.one_layer(layer),Path(out)/'data'
+    if span=='prompt_last': raise ValueError("span='prompt_last': a report is about answers, and has the last prompt token among its readings: leave it out")
     if sweep and (quick or span!='answer'): raise ValueError("sweep takes the likelihoods of whole answers: leave quick and span out")
     asked = Unanswered(selection.prompts, selection.questions)
     def read(e, layers, *held):
