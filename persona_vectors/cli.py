@@ -396,6 +396,7 @@ def _only_for_a_model(**given):
 # %% ../nbs/92_cli.ipynb #4ae5a479
 def _from_file(path, layer, neutral, rs, given, direction):
     "Like `gather`, from a vectors file; `responses` is None if the vectors were made from other answers"
+    from persona_vectors.analysis.controls import prompt_baselines
     from persona_vectors.extraction.vectors import load_vectors
     from persona_vectors.personas import split_names
     from persona_vectors.responses import shipped_responses
@@ -405,8 +406,9 @@ def _from_file(path, layer, neutral, rs, given, direction):
     rs = next((o for o in ([rs] if given else [rs, shipped_responses(wordings=2)]) if o.hash()==made_from), None)
     if given and rs is None: raise ValueError(f"--responses: these are not the answers that {path} was made from")
     v = at_layer(whole, layer, path)
-    return dict(v=v, readings={'layer 0': whole.at(0)} if 0 in whole.layers and v.layer!=0 else {}, responses=rs,
-                direction=direction and direction(v))
+    readings = {'layer 0': whole.at(0)} if 0 in whole.layers and v.layer!=0 else {}
+    if 'prompts' in whole.meta: readings |= prompt_baselines(whole.meta['prompts'])
+    return dict(v=v, readings=readings, responses=rs, direction=direction and direction(v))
 
 # %% ../nbs/92_cli.ipynb #d668c80b
 def _further(paths, v, direction):
