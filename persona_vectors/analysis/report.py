@@ -146,11 +146,13 @@ def _difference(e):
 # %% ../../nbs/analysis/39_report.ipynb #e578f5be
 def _measured(e):
     t = e.tables['reliability'] = reliability(e.vectors)
-    if e.direction is None: of,r = 'of the axis',float(t.reliability['axis'])
-    else: of,r = 'of the positions',max(0, cronbach_alpha(e.positions)[0])
+    if e.direction is None: of,(r,low,high,*roles) = 'of the axis',t.loc['axis'].drop('split_half')
+    else: of,(r,low,high),roles = 'of the positions',cronbach_alpha(e.positions),(np.nan,)*3
     answer = 'not tested' if np.isnan(r) else 'yes' if r>=.8 else 'partly' if r>=.5 else 'no'
-    because = 'Too few questions to split.' if np.isnan(r) else f'Reliability {of} {num(r)} (halves of the questions; 1 is best).'
-    return _found('measured', 'Is it measured well?', answer, because, '≥ 0.8 well, ≥ 0.5 roughly', yes='for', no='against')
+    r,low,high = np.maximum([r,low,high], 0)
+    because = 'Too few questions to split.' if np.isnan(r) else f'Reliability {of} over questions {num(r)} ({span(low, high)}; 1 is best).'
+    if not np.isnan(roles[0]): because += f' Over other roles {num(roles[0])} ({span(*roles[1:])}).'
+    return _found('measured', 'Is it measured well?', answer, because, '≥ 0.8 well, ≥ 0.5 roughly, over questions', yes='for', no='against')
 
 # %% ../../nbs/analysis/39_report.ipynb #dbb66fa3
 def _variance(e):
