@@ -372,7 +372,8 @@ def cross_cosine(
         return np.sqrt(np.where(n>0, n, np.nan))
     c = inner(x, y)/length(x)[:,None]/length(y)
     out = pd.DataFrame(c[:-1,:-1], g.personas, g.personas)
-    out.attrs = dict(centre=CENTRES[centre], axes=float(c[-1,-1]), noise='taken out' if crossvalidated else 'in it: cosines are nearer to 0 than without')
+    noise = 'taken out' if crossvalidated else 'in it: it draws cosines towards 0, and up where both models read the same answers'
+    out.attrs = dict(centre=CENTRES[centre], axes=float(c[-1,-1]), noise=noise)
     return out
 
 # %% ../../nbs/analysis/41_comparison.ipynb #4e4ef221

@@ -446,7 +446,7 @@ def _without(e):
     w = Report(_blank(v, at), e.direction and _blank(e.direction, at), {k: _blank(o, at) if same_space(v, o) else o for k,o in e.readings.items()},
                n=e.n, seed=e.seed)
     w.without,w.dominating = None,at
-    _shares(w)
+    if 'prompt_held' in e.tables: w.tables['prompt_held'] = contributions(w.vectors, w.bare, w.direction)
     w.findings = [f(w) for f in (_difference, _order, _prompt, _share)]
     return w
 
