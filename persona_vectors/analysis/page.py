@@ -34,6 +34,7 @@ def _columns(e):
 _HEADS = dict(
     reading=dict(measured='measured on', rho='ρ', ceiling='noise ceiling', own='p of its own order', left_low='left, from', left_high='to'),
     place=dict(gap='distance', kind=''),
+    reliability=dict(low='from', high='to', over_roles='over other roles', roles_low='from ', roles_high='to '),
     layers=dict(reliability='reliability of the axis', low='reliability, low', high='reliability, high', cos_pc1='cosine of axis and PC1',
                 cos_low='cosine, low', cos_high='cosine, high', effect='held-out effect', se='± se',
                 answers='of single answers', behind='behind the best', behind_se='± se of that'),
@@ -112,12 +113,14 @@ def _rows(df, names=None):
 
 # %% ../../nbs/analysis/40_page.ipynb #76ec8784
 def _reliabilities(e):
-    "Reliability of the axis, of the personas and of the order of the roles"
-    r = e.tables['reliability'].reliability
-    low = r.drop('axis', errors='ignore')
-    values = {'axis': r.get('axis', np.nan), 'personas, median': low.median(), f'personas, least ({low.idxmin()})': low.min(),
-              'order of the roles': e.order.reliability}
-    return pd.DataFrame(dict(reliability=values))
+    "Reliability of the axis, of the personas and of the order of the roles, with intervals; over questions, and over other roles"
+    t = e.tables['reliability'].drop(columns='split_half')
+    of = t.drop('axis', errors='ignore')
+    least = of.reliability.idxmin()
+    rows = ({'axis': t.loc['axis']} if 'axis' in t.index else {}) | {'personas, median': of[['reliability','over_roles']].median(),
+        f'personas, least ({least})': of.loc[least],
+        'order of the roles': pd.Series(dict(reliability=e.order.reliability, low=e.order.low, high=e.order.high))}
+    return pd.DataFrame(rows).T.reindex(columns=t.columns)
 
 # %% ../../nbs/analysis/40_page.ipynb #84a0f0e6
 _META = dict(prompt_format='prompt format', span='span', dtype='precision', fingerprint='hash of the model', personas='hash of the prompts',
@@ -201,7 +204,7 @@ _MEASUREMENT = '''
 {% call section('measured', 'How well is it measured, and what would measure it better?') %}
 <p>Would the same come out again? Reliability is not validity: SmolLM2 135M with random weights, reading answers under the personas’
 prompts, reaches 0.98.</p>
-{{ table(reliability, 'Halves of ' ~ questions ~ ' questions, Spearman–Brown; order of the roles: Cronbach’s α, 95 % ' ~ span(e.order.low, e.order.high)) }}
+{{ table(reliability, 'Halves of ' ~ questions ~ ' questions, Spearman–Brown; order of the roles: Cronbach’s α; 95 % intervals.', heads.reliability) }}
 {% if 'variance_parts' in t %}{% set of = t.needed.attrs %}
 <h3>Where the variance comes from</h3>{{ table(t.variance_parts, 'Whole vectors, and along the axis') }}
 <h3>How many questions and wordings?</h3>
