@@ -23,8 +23,8 @@ def pc1_interval(x, k, level=.95)->tuple: # As `_pc1_cosine`
     p,q,_ = x.shape
     def z(x): return np.arctanh(min(_pc1_cosine(x, k), 1-1e-9))
     groups = np.array_split(np.arange(q), min(q, 20))
+    if min(p-k, q)<3: return float(_pc1_cosine(x, k)),np.nan,np.nan
     without = [z(np.delete(x, i, 0)) for i in range(k, p)],[z(np.delete(x, o, 1)) for o in groups]
-    if min(map(len, without))<3: return _pc1_cosine(x, k),np.nan,np.nan
     half = half_width(jackknife_se(*without), min(map(len, without))-1, level)
     return float(_pc1_cosine(x, k)),*(float(np.clip(np.tanh(z(x)+o), 0, 1)) for o in (-half,half))
 
