@@ -146,11 +146,13 @@ def _difference(e):
 # %% ../../nbs/analysis/39_report.ipynb #e578f5be
 def _measured(e):
     t = e.tables['reliability'] = reliability(e.vectors)
-    if e.direction is None: of,r = 'of the axis',float(t.reliability['axis'])
-    else: of,r = 'of the positions',max(0, cronbach_alpha(e.positions)[0])
+    if e.direction is None: of,(r,low,high,*roles) = 'of the axis',t.loc['axis'].drop('split_half')
+    else: of,(r,low,high),roles = 'of the positions',cronbach_alpha(e.positions),(np.nan,)*3
     answer = 'not tested' if np.isnan(r) else 'yes' if r>=.8 else 'partly' if r>=.5 else 'no'
-    because = 'Too few questions to split.' if np.isnan(r) else f'Reliability {of} {num(r)} (halves of the questions; 1 is best).'
-    return _found('measured', 'Is it measured well?', answer, because, '≥ 0.8 well, ≥ 0.5 roughly', yes='for', no='against')
+    r,low,high = np.maximum([r,low,high], 0)
+    because = 'Too few questions to split.' if np.isnan(r) else f'Reliability {of} over questions {num(r)} ({span(low, high)}; 1 is best).'
+    if not np.isnan(roles[0]): because += f' Over other roles {num(roles[0])} ({span(*roles[1:])}).'
+    return _found('measured', 'Is it measured well?', answer, because, '≥ 0.8 well, ≥ 0.5 roughly, over questions', yes='for', no='against')
 
 # %% ../../nbs/analysis/39_report.ipynb #dbb66fa3
 def _variance(e):
@@ -444,7 +446,7 @@ def _without(e):
     w = Report(_blank(v, at), e.direction and _blank(e.direction, at), {k: _blank(o, at) if same_space(v, o) else o for k,o in e.readings.items()},
                n=e.n, seed=e.seed)
     w.without,w.dominating = None,at
-    _shares(w)
+    if 'prompt_held' in e.tables: w.tables['prompt_held'] = contributions(w.vectors, w.bare, w.direction)
     w.findings = [f(w) for f in (_difference, _order, _prompt, _share)]
     return w
 
@@ -744,20 +746,19 @@ def model(self:Report):
 
 # %% ../../nbs/analysis/39_report.ipynb #2916ba4d
 def _held(read, e, layer, texts, under=()):
-    "The readings of the extractor `e` that hold the prompt or the text constant: under these prompts, over these texts, and without text"
-    last = last_prompt_token(e)
-    return {**{f'read under {p!r}': read(e, [layer], p) for p in under}, 
-            **{f"every prompt over {p}'s answers": read(e, [layer], None, p) for p in texts}, 'the last prompt token': read(last, [layer])}
+    "The readings of the extractor `e` that hold something constant: one of these prompts, one of these texts, or no text at all"
+    return {**{f'read under {p!r}': read(e, [layer], p) for p in under},
+            **{f"every prompt over {p}'s answers": read(e, [layer], None, p) for p in texts},
+            'the last prompt token': read(last_prompt_token(e), [layer])}
 
 # %% ../../nbs/analysis/39_report.ipynb #f0d08672
 def _read_again(read, extractor, both, v, under):
     "The readings that say what the order comes with"
     k,default,twin = v.layer,v.neutral[0],untrained_twin(extractor)
-    words = prompt_baselines(v.meta['prompts'])
-    if extractor.config.span=='prompt_last': return {'an untrained twin': read(twin, [k]), **words}      # no text, so none can be held
     far = under or rank_personas(v).projection.loc[v.roles].idxmin()
-    return {'layer 0': both.at(0), **_held(read, extractor, k, (default,far), (default,far)), 'an untrained twin': read(twin, [k]),
-            **{f'an untrained twin, {n}': o for n,o in _held(read, twin, k, [default]).items()}, **words}
+    texts = [p for p in (default,far) if p in v]                                 # a persona that is built in may have no answers
+    return {'layer 0': both.at(0), **_held(read, extractor, k, texts, (default,far)), 'an untrained twin': read(twin, [k]),
+            **{f'an untrained twin, {n}': o for n,o in _held(read, twin, k, [default]).items()}, **prompt_baselines(v.meta['prompts'])}
 
 # %% ../../nbs/analysis/39_report.ipynb #85de0c6b
 def _likelihoods(extractor, selection, default, folder):
@@ -800,6 +801,7 @@ def gather(
 )->dict: # For `evidence`
     "Everything that a report takes from a model: `evidence(**gather(...))`"
     selection,span,k,data = select(responses, personas, questions),extractor.config.span,extractor.one_layer(layer),Path(out)/'data'
+    if span=='prompt_last': raise ValueError("span='prompt_last': a report is about answers, and has the last prompt token among its readings: leave it out")
     if sweep and (quick or span!='answer'): raise ValueError("sweep takes the likelihoods of whole answers: leave quick and span out")
     asked = Unanswered(selection.prompts, selection.questions)
     def read(e, layers, *held):
