@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from textwrap import shorten
 from ..extraction.vectors import Direction, PersonaVectors, Row
 from .axis import centred, cross_fitted, leave_one_out_axes
-from .uncertainty import cross_covariance, cross_products, half_width, isometric_coordinates, jackknife_se, p_value, permute_roles
+from .uncertainty import cross_covariance, cross_products, half_width, isometric_coordinates, jackknife
+from .uncertainty import jackknife_se, p_value, permute_roles
 import numpy as np, pandas as pd, torch
 
 # %% ../../nbs/analysis/38_readings.ipynb #fde5dc21
@@ -168,6 +169,14 @@ def rank_p(a, b, n=2000):
     from scipy.stats import rankdata
     a,b = rankdata(a),rankdata(b)-(len(b)+1)/2
     return float(p_value(a@b-1e-9, a[permute_roles(n, len(a))]@b))
+
+# %% ../../nbs/analysis/38_readings.ipynb #3c6bc2cf
+def rho_difference(a, b, c)->tuple: # Value, low, high
+    "Rank correlation of `a` with `b` minus that with `c`, with its 95 % jackknife interval over roles"
+    from scipy.stats import spearmanr
+    a,b,c = (np.asarray(o, float) for o in (a,b,c))
+    def difference(keep): return spearmanr(a[keep], b[keep]).statistic-spearmanr(a[keep], c[keep]).statistic
+    return tuple(map(float, jackknife(difference, len(a), len(a))))
 
 # %% ../../nbs/analysis/38_readings.ipynb #6f94893b
 def same_space(v, other):

@@ -25,7 +25,7 @@ from .likelihood import extreme_answers, log_likelihood_ratio, logit_lens
 from .layers import choose_layer, layer_sweep
 from .readings import KINDS, SAME_ORDER, along, compare_orders, compare_readings, contributions
 from .readings import cronbach_alpha, gaps, kind_of, made_as, order_of, pooled, predicted_from, prompt_part, rank_p
-from .readings import read_along, same_space, spearman
+from .readings import read_along, rho_difference, same_space, spearman
 import numpy as np, pandas as pd
 from scipy.stats import norm
 
@@ -56,6 +56,8 @@ def span(low, high, digits=2): return f'{num(low, digits)} to {num(high, digits)
 def percent(x): return f'{100*x:.0f} %'.replace('-', '−')
 
 def listed(names): return ', '.join(names[:-1])+' and '+names[-1] if len(names)>1 else ''.join(names)
+
+def p_said(p): return 'p < 0.001' if p<.001 else f'p = {num(p, 3)}'
 
 # %% ../../nbs/analysis/39_report.ipynb #88a3c782
 def _compared(e):
@@ -148,7 +150,7 @@ def _difference(e):
         p = order_of(e.positions, e.n, e.seed).p
         level = .025 if e.dominating else .05                # asked twice: with these coordinates, and without
         ok,rule = p<=level,f'p ≤ {level}'
-        who,because = 'the personas differ along this direction',f'Permutation of the personas within each question: p = {num(p, 3)}.'
+        who,because = 'the personas differ along this direction',f'Permutation of the personas within each question: {p_said(p)}.'
     return _found('difference', f'Do {who}, in other questions too?', 'yes' if ok else 'no', because, rule, yes='for', no='against')
 
 # %% ../../nbs/analysis/39_report.ipynb #e578f5be
@@ -210,7 +212,7 @@ def _order(e):
     answer = 'no' if o.p>.05 else 'yes' if o.reliability>=.5 else 'partly'
     unknown = ' These answers cannot tell how reliable it is.' if o.low<=0 and o.high>=1 else ''
     return _found('order', 'Does it order the roles the same way in other questions?', answer,
-        f'Reliability of the order {num(max(0, o.reliability))} ({span(max(0, o.low), o.high)}), p = {num(o.p, 3)}.{unknown}',
+        f'Reliability of the order {num(max(0, o.reliability))} ({span(max(0, o.low), o.high)}), {p_said(o.p)}.{unknown}',
         'p ≤ 0.05 by permutation within questions, and a reliability of at least 0.5; partly without that', yes='for', no='against')
 
 # %% ../../nbs/analysis/39_report.ipynb #980b628f
@@ -271,25 +273,40 @@ def _cross_p(y, o, n=2000):
 
 # %% ../../nbs/analysis/39_report.ipynb #e8576926
 def _held_row(e, o, shares_answers=False):
-    "A reading in which only the prompt changes, beside the vectors"
+    "A reading in which only the prompt changes, beside the vectors: its row, and the place of each role"
     y,(z,_) = e.positions.loc[e.vectors.roles],read_along(e.vectors, o, e.direction)
-    rho,low,high = spearman(y.mean(axis=1), z.mean(axis=1))
+    m = z.mean(axis=1)
+    rho,low,high = spearman(y.mean(axis=1), m)
     same = [q for q in y if q in z]
-    p = _cross_p(y[same], z) if shares_answers else rank_p(y.mean(axis=1), z.mean(axis=1))
+    p = _cross_p(y[same], z) if shares_answers else rank_p(y.mean(axis=1), m)
     one = z.shape[1]==1
     own = None if one else order_of(z, e.n, e.seed)
     length = (np.nan,)*3 if one or e.direction is not None else _length(o.only(list(e.vectors)).as_neutral(e.vectors.neutral))
     return dict(zip(('length','length_low','length_high'), length)) | dict(reliability=own.reliability if own else np.nan,
-        own=own.p if own else np.nan, rho=rho, low=low, high=high, p=p)
+        own=own.p if own else np.nan, rho=rho, low=low, high=high, p=p), m
+
+# %% ../../nbs/analysis/39_report.ipynb #6b4de2d4
+def _beyond(e, k, at):
+    "How much more of the order reading `k` has than the control that comes nearest; `at`: name to the roles' places"
+    twins,words = ([c for c,(of,_) in e.controls.items() if c in at and (of=='all')==o] for o in (False,True))
+    beside = ([c for c in twins if e.controls[c][0]==k] or twins)+words
+    if k not in at or not beside: return {}
+    found = {c: rho_difference(e.positions.loc[e.vectors.roles].mean(axis=1), at[k], at[c]) for c in beside}
+    least = min(beside, key=lambda c: found[c][1])
+    return dict(zip(('beyond','beyond_low','beyond_high'), found[least]), beside=least)
 
 # %% ../../nbs/analysis/39_report.ipynb #60f986c1
+_OWN = 'own minus re-read'
+
 def _text_held(e):
     "The readings in which only the prompt changes, and their controls"
-    given,rows = {k: ('', o) for k,o in e.held.items()} | e.controls,{}
+    given,rows,at = {k: ('', o) for k,o in e.held.items()} | e.controls,{},{}
     for k,(of,o) in given.items():
-        try: rows[k] = dict(of=of, **_held_row(e, o, k=='own minus re-read'))
-        except ValueError: rows[k] = dict(of=of)               # no axis in it at all, or too few answers: it gives nothing
-    columns = ['of','length','length_low','length_high','reliability','own','rho','low','high','p']
+        try: row,at[k] = _held_row(e, o, k==_OWN)
+        except ValueError: row = {}                            # no axis in it at all, or too few answers: it gives nothing
+        rows[k] = dict(of=of, **row)
+    for k in e.held: rows[k] |= _beyond(e, k, at)
+    columns = ['of','length','length_low','length_high','reliability','own','rho','low','high','p','beside','beyond','beyond_low','beyond_high']
     return pd.DataFrame(rows, index=columns).T.infer_objects().rename_axis('what changes is the prompt')
 
 # %% ../../nbs/analysis/39_report.ipynb #7d7953e0
@@ -299,26 +316,29 @@ def _gives(t, n):
     return ok & ~(t.length_low.astype(float)<=0) & ~(t.own.astype(float)>.05)
 
 # %% ../../nbs/analysis/39_report.ipynb #206a4582
-def _free(gives, controls):
-    "Of the readings in `gives`, those that no control takes away; and the controls that give the order"
-    hit = controls[_gives(controls, len(controls))] if len(controls) else controls
-    def kept(k): return not hit.of.isin([k,'all']).any() and (not len(hit) or controls.of.isin([k,'all']).any())
-    return [k for k in gives if kept(k)],list(hit.index)
+def _alone(claims, controls):
+    "Answer; the readings that decide it; the controls that give the order"
+    gives = claims[_gives(claims, len(claims))]
+    hit = list(controls.index[(controls.p.astype(float)*len(controls)<=.05)])
+    free = list(gives.index[gives.beyond_low.astype(float)>0])
+    if not len(gives): return 'no',[],hit
+    if not len(controls): return 'no control',list(gives.index),hit
+    return ('yes',free,hit) if free else ('a control too' if hit else 'unclear',list(gives.index),hit)
 
 # %% ../../nbs/analysis/39_report.ipynb #c19c21ab
 def _prompt(e):
     "Do the prompts alone give the order of the roles?"
-    q,rule = 'With the text held, do the prompts alone give this order?',('yes if one of these readings has a difference, an order that is the same in '
-        'other questions (p ≤ 0.05), and that of the axis (interval above 0, p ≤ 0.05 over their number), '
-        'and no control of it has (p ≤ 0.05 over their number)')
+    q,rule = 'With no difference in the text, do the prompts alone give this order?',('yes if one text under every prompt, or the last token of the prompt, '
+        'has a difference, an order that is the same in other questions (p ≤ 0.05), and that of the axis (interval above 0, p ≤ 0.05 over their number), '
+        'and more of it than each of its controls (interval above 0)')
     if e.order.p>.05 or not e.held:
-        why = 'There is no order of the roles.' if e.held else 'Nothing was read in which only the prompt changes.'
+        why = 'No order of the roles is seen.' if e.held else 'Nothing was read in which only the prompt changes.'
         return _found('prompt', q, 'not tested', why, rule)
     t = e.tables['text_held'] = _text_held(e)
     own,controls = t[t.of==''],t[t.of!='']
-    gives = list(own.index[_gives(own, len(own))])
-    free,hit = _free(gives, controls)
-    answer = 'yes' if free else 'a control too' if gives else 'no'
+    claims = own.drop(_OWN, errors='ignore')
+    answer,free,hit = _alone(claims, controls) if len(claims) else ('not tested',[],[])
+    t.attrs['alone'] = free
     return _found('prompt', q, answer, _prompt_because(e, own, controls, hit), rule, yes='for')
 
 # %% ../../nbs/analysis/39_report.ipynb #7ba03534
@@ -329,9 +349,11 @@ def _least_rho(n):
     return float(np.tanh(z[low>0].min()))
 
 def _prompt_because(e, own, controls, hit):
-    def said(t): return '; '.join(f'{k}: ρ = {num(r.rho)} ({span(r.low, r.high)}), p = {num(r.p, 3)}' for k,r in t.iterrows())
-    beside = f' Controls: {said(controls)}.' if len(controls) else ' No control was given.'
+    def more(r): return '' if pd.isna(r.beyond) else f', {num(r.beyond)} ({span(r.beyond_low, r.beyond_high)}) more than {r.beside}'
+    def said(t): return '; '.join(f'{k}: ρ = {num(r.rho)} ({span(r.low, r.high)}), {p_said(r.p)}{more(r)}' for k,r in t.iterrows())
+    beside = f' Controls: {said(controls)}.' if len(controls) else ' No control was read.'
     if len(hit): beside += f' The same order comes from {listed(hit)}.'
+    if list(own.index)==[_OWN]: beside += ' That alone decides nothing: a prompt that makes the text louder would give this too.'
     return f'{said(own)}.{beside} With {len(e.vectors.roles)} roles, a correlation under {num(_least_rho(len(e.vectors.roles)))} is not seen.'
 
 # %% ../../nbs/analysis/39_report.ipynb #c4908aea
@@ -367,7 +389,7 @@ def _share(e):
     if (k := made_as(e.vectors)) in _PROMPT_ALONE and e.order.p<=.05:
         return _found('share', q, 'with the prompt', f'No text differs: these vectors are of {KINDS[k]}.', rule)
     if 'prompt_held' not in e.tables or e.order.p>.05:
-        why = 'There is no order of the roles.' if e.order.p>.05 else 'No answers were read under one prompt.'
+        why = 'No order of the roles is seen.' if e.order.p>.05 else 'No answers were read under one prompt.'
         return _found('share', q, 'not tested', why, rule)
     o,gap = (e.tables['prompt_held'].loc[(k,'share of the prompt')] for k in ('order','gap'))
     because = (f'Of the order {percent(o.value)} ({percent(o.low)} to {percent(o.high)}) comes only with the prompt, of the gap {percent(gap.value)} '
@@ -383,14 +405,14 @@ def _rows_of(e, *kinds):
 def _said_of(t):
     "The rows of a table of readings, in words"
     def left(r): return '' if pd.isna(r.left) else f', {percent(r.left)} of the order is left ({percent(r.left_low)} to {percent(r.left_high)})'
-    return '; '.join(f'{k}: ρ = {num(r.rho)} ({span(r.low, r.high)}), p = {num(r.p, 3)}{left(r)}' for k,r in t.iterrows())
+    return '; '.join(f'{k}: ρ = {num(r.rho)} ({span(r.low, r.high)}), {p_said(r.p)}{left(r)}' for k,r in t.iterrows())
 
 # %% ../../nbs/analysis/39_report.ipynb #15f36840
 def _words(e):
     "Do the words of the answers have this order?"
     q,rule = 'Do the answers’ words show this order?','yes if all texts together predict it (p ≤ 0.05); it is a description, and stays open'
     t = _rows_of(e, 'text')
-    if not len(t) or e.order.p>.05: return _found('words', q, 'not tested', 'No text was given.' if not len(t) else 'There is no order of the roles.', rule)
+    if not len(t) or e.order.p>.05: return _found('words', q, 'not tested', 'No text was given.' if not len(t) else 'No order of the roles is seen.', rule)
     whole = e.compared.loc[[_ALL_TEXTS]] if _ALL_TEXTS in e.compared.index else t
     none = list(t.index[t.own.astype(float)>.05])
     because = f'{_said_of(whole)}.' + (f' No order of their own: {listed(none)}.' if none else '')
@@ -402,7 +424,7 @@ def _other(e):
     q,rule = 'Do other readings have this order?','yes if one has (interval above 0, p ≤ 0.05 over their number); what that means is open'
     t = _rows_of(e, 'other')
     if not len(t) or e.order.p>.05:
-        return _found('other', q, 'not tested', 'There is no order of the roles.' if len(t) else 'No further reading was given.', rule)
+        return _found('other', q, 'not tested', 'No order of the roles is seen.' if len(t) else 'No further reading was given.', rule)
     agrees = (t.p.astype(float)*len(t)<=.05) & (t.low.astype(float)>0)
     return _found('other', q, 'yes' if agrees.any() else 'no', f'{_said_of(t)}.', rule)
 
@@ -437,7 +459,7 @@ def _variants(e):
     q = 'Is it still there with length matched, in parts of the answers, in other wordings?'
     rule = 'yes if the rank correlation over the roles is at least 0.7 in all, no if an interval ends below it'
     t = t[t.rho.notna()]
-    lacking = 'No variant was given.' if not len(t) else 'There is no order of the roles that could still be there.' if e.order.p>.05 else ''
+    lacking = 'No variant was given.' if not len(t) else 'No order of the roles is seen that could still be there.' if e.order.p>.05 else ''
     if lacking: return _found('variants', q, 'not tested', lacking, rule)
     worst = t.high.idxmin() if (t.high<SAME_ORDER).any() else t.rho.idxmin()
     r,of = t.loc[worst],f' of {len(t)}' if len(t)>1 else ''
@@ -539,8 +561,8 @@ def _behaviour(e):
         return _found(key, q, 'not tested', 'No adherence of at least five roles was given: the axis may be there and do nothing.', rule)
     t = e.tables[key] = _against_chance(e, roles)
     e.tables['adherence'],value,p,shuffled = m.rename('adherence').to_frame(),*(t.attrs[k] for k in ('value','p','shuffled'))
-    because = (f'Correlation with adherence over the roles {num(value)}; with the adherence shuffled over the roles p = {num(shuffled, 3)}, '
-               f'among {int(t.n["random directions"])} random directions p = {num(p, 3)}.')
+    because = (f'Correlation with adherence over the roles {num(value)}; with the adherence shuffled over the roles {p_said(shuffled)}, '
+               f'among {int(t.n["random directions"])} random directions {p_said(p)}.')
     return _found(key, q, 'yes' if max(p, shuffled)<=.05 else 'no', because, rule, yes='for')
 
 # %% ../../nbs/analysis/39_report.ipynb #df4c419b
@@ -575,28 +597,33 @@ def _steering_clause(e):
 def _lower(s): return s[0].lower()+s[1:]
 
 # %% ../../nbs/analysis/39_report.ipynb #708b9c69
-_WHERE = {'with the prompt': ', with the prompt', 'mostly with the text': ', mostly with the text', 'with the text': ', with the text',
-          'both': ', with prompt and text', 'undecided': '; whether it comes with the prompt or with the text is undecided',
+_WHERE = {'with the prompt': ', which comes with the prompt', 'mostly with the text': ', which comes mostly with the text',
+          'with the text': ', which comes with the text', 'both': ', which comes with prompt and text',
+          'undecided': '; whether it comes with the prompt or with the text is undecided',
           'not tested': '; whether it comes with the prompt or with the text is open'}
-_ALONE = {'yes': '; with the text held, the prompts alone give the same order', 'not tested': '',
-          'a control too': '; with the text held, the prompts alone give the same order, but so does a control',
-          'no': '; with the text held, the prompts alone are not seen to give it'}
+_ALONE = {'yes': '', 'no control': ' (no control was read)', 'a control too': ', but so does a control',
+          'unclear': ', but not clearly more than what a control gives'}
+_HELD = {'one_text': 'with one text under every prompt', 'prompt_last': 'before a word is written'}
 
 def _about(e, f):
     "What the headline says of prompt and text"
-    share,of = f['share'].answer,''
+    share,where,of,alone = f['share'].answer,_WHERE[f['share'].answer],'',f['prompt'].answer
     if share!='not tested' and 'prompt_held' in e.tables:
         o = e.tables['prompt_held'].loc[('order','share of the prompt')]
         low,high = (percent(min(1, max(0, x))).removesuffix(' %') for x in (o.low, o.high))
-        of = f' (of its order {percent(min(1, max(0, o.value)))} come only with the prompt, {low} to {high})'
-    return _WHERE[share]+of+_ALONE[f['prompt'].answer]
+        of = f' ({percent(min(1, max(0, o.value)))} of its order only with the prompt, {low} to {high})'
+        if share=='both' and o.high>=1: where = ', which comes at least in part with the prompt'
+    if alone=='not tested': return where+of
+    if alone=='no': return f'{where}{of}; where no text differs, the prompts alone are not seen to give its order'
+    held = ' and '.join(_HELD[k] for k,name in KINDS.items() if name in e.tables['text_held'].attrs['alone'])
+    return f'{where}{of}; {held}, the prompts alone give its order{_ALONE[alone]}'
 
 # %% ../../nbs/analysis/39_report.ipynb #0ada6e1c
 def _sources(f):
     "Sentences on prompt and text"
     if f['prompt'].answer!='not tested': yield f'With the text held: {f["prompt"].because}'
     if f['share'].answer!='not tested':
-        yield f'With the prompt held: {f["share"].because} This is a lower bound of what is in the model, which may also read the persona off the text.'
+        yield f'With the prompt held: {f["share"].because} A model may also read the persona off the text, so that more may be in it; and a prompt that makes the text louder counts as prompt here.'
     if f['share'].answer==f['prompt'].answer=='not tested':
         yield 'Neither the text nor the prompt was held: it may be how the answers are written, or how the model represents who it is being.'
 
@@ -605,7 +632,7 @@ def _headline(e):
     "The conclusion in one line, without what coordinates and steering add"
     f,this = {o.key: o for o in e.findings},'axis' if e.direction is None else 'direction'
     if f['difference'].answer=='no': return 'Nothing but noise to be seen'
-    if f['order'].answer=='no': return 'A difference, but no order of the roles'
+    if f['order'].answer=='no': return 'A difference; no order of the roles is seen'
     return f'A {"" if f["order"].answer=="yes" else "weakly "}reproducible {this}'+_about(e, f)
 
 # %% ../../nbs/analysis/39_report.ipynb #96220039
@@ -629,9 +656,9 @@ def conclude(
     f,this = {o.key: o for o in e.findings},'axis' if e.direction is None else 'direction'
     found = f['difference'].answer=='yes' and f['order'].answer!='no'
     head,differ,order = _headline(e)+_coordinate_clause(e, found)+_steering_clause(e),f['difference'].because,_lower(f['order'].because)
-    if f['difference'].answer=='no': said = [f'The difference is not more than chance. {differ} So far, a ranking of the personas along this {this} '
+    if f['difference'].answer=='no': said = [f'The difference is not seen to be more than chance. {differ} So far, a ranking of the personas along this {this} '
         'means nothing. If there is a weak difference, more questions would show it.']
-    elif not found: said = [f'{differ} But along it the roles have no order that is the same in other questions: {order} A ranking of the roles means nothing.']
+    elif not found: said = [f'{differ} But along it no order of the roles is seen that is the same in other questions: {order} So far, a ranking of the roles means nothing.']
     else:
         same = 'The roles have the same order in other questions' if f['order'].answer=='yes' else 'The order of the roles is not chance, but weak'
         said = [f'It is no accident: {_lower(differ)} {same}: {order}', *_sources(f), *_qualified(e, f)]
