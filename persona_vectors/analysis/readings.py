@@ -285,9 +285,9 @@ def reading_name(
     "What a reading is called, from what made it"
     m = v.meta
     twin = 'an untrained twin, ' if 'untrained' in m else ''
-    if m.get('read_text'): return f"{twin}the text of {m['read_text']!r} under every prompt"
+    if m.get('read_text'): return f"{twin}every prompt over {m['read_text']}'s answers"
     if m.get('read_under'): return f"{twin}read under {m['read_under']!r}"
-    if m.get('span')=='prompt_last': return f'{twin}the last token of the prompt'
+    if m.get('span')=='prompt_last': return f'{twin}the last prompt token'
     return f"{twin}{m['model']}, layer {v.layers[0]}" if 'model' in m else name
 
 # %% ../../nbs/analysis/38_readings.ipynb #07ca8c3d
@@ -347,11 +347,10 @@ def contributions(
         a,b = (z[at][:,keep]-z[at][:,keep][rs].mean(0) for z in (x[:k],x[k:]))
         return _split_parts(a, b, ns, rs, u)
     whole,*out = without_each(parts, len(g.rs), len(g.questions))
-    value,*out = (_with_shares(o, whole, direction is None) for o in (whole,*out))
-    half = np.maximum(*(half_width(jackknife_se(o), len(o)-1) for o in out))
+    value,low,high = jackknifed(*(_with_shares(o, whole, direction is None) for o in (whole,*out)))
     parts = ['total','text','prompt','share of the text','share of the prompt']
     names = [('gap',p) for p in parts] + [('order',p) for p in parts if p not in ('text','prompt')]
-    return pd.DataFrame(dict(value=value, low=value-half, high=value+half), index=pd.MultiIndex.from_tuples(names, names=['of','part']))
+    return pd.DataFrame(dict(value=value, low=low, high=high), index=pd.MultiIndex.from_tuples(names, names=['of','part']))
 
 # %% ../../nbs/analysis/38_readings.ipynb #37080d79
 def _of_cells(x, v, personas, questions, **meta):
