@@ -19,12 +19,12 @@ def _pc1_cosine(x, k): # 'persona question d_model', the first `k` neutral
     return abs(np.linalg.svd(roles, full_matrices=False)[2][0]@axis)/np.linalg.norm(axis)
 
 def pc1_interval(x, k, level=.95)->tuple: # As `_pc1_cosine`
-    "cos(axis, PC1) with low and high, over other roles and questions"
+    "cos(axis, PC1) with low and high, over other roles and questions; with under three questions over roles alone, with under four roles NaN"
     p,q,_ = x.shape
     def z(x): return np.arctanh(min(_pc1_cosine(x, k), 1-1e-9))
-    groups = np.array_split(np.arange(q), min(q, 20))
-    without = [z(np.delete(x, i, 0)) for i in range(k, p)],[z(np.delete(x, o, 1)) for o in groups]
-    if min(map(len, without))<3: return _pc1_cosine(x, k),np.nan,np.nan
+    if p-k<4: return float(_pc1_cosine(x, k)),np.nan,np.nan
+    groups = np.array_split(np.arange(q), min(q, 20)) if q>2 else []
+    without = [o for o in ([z(np.delete(x, i, 0)) for i in range(k, p)], [z(np.delete(x, o, 1)) for o in groups]) if o]
     half = half_width(jackknife_se(*without), min(map(len, without))-1, level)
     return float(_pc1_cosine(x, k)),*(float(np.clip(np.tanh(z(x)+o), 0, 1)) for o in (-half,half))
 

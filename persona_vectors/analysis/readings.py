@@ -285,9 +285,9 @@ def reading_name(
     "What a reading is called, from what made it"
     m = v.meta
     twin = 'an untrained twin, ' if 'untrained' in m else ''
-    if m.get('read_text'): return f"{twin}the text of {m['read_text']!r} under every prompt"
+    if m.get('read_text'): return f"{twin}every prompt over {m['read_text']}'s answers"
     if m.get('read_under'): return f"{twin}read under {m['read_under']!r}"
-    if m.get('span')=='prompt_last': return f'{twin}the last token of the prompt'
+    if m.get('span')=='prompt_last': return f'{twin}the last prompt token'
     return f"{twin}{m['model']}, layer {v.layers[0]}" if 'model' in m else name
 
 # %% ../../nbs/analysis/38_readings.ipynb #07ca8c3d

@@ -24,7 +24,7 @@ def cross_products(
     b = a if b is None else b
     q = a.shape[-2]
     if q<2: raise ValueError("one question cannot be set against another: give at least two. "
-                         "Of means only there are the axis, cosine_matrix and role_pca")
+                         "Of means only there are assistant_axis, role_pca, cosine_matrix, reliability")
     def flat(x): return x.reshape(*x.shape[:-2], -1)
     same = flat(a)@np.swapaxes(flat(b), -1, -2)
     return (a.sum(-2)@np.swapaxes(b.sum(-2), -1, -2) - same)/(q*(q-1))
@@ -93,7 +93,7 @@ class Gram:
         if v.neutral: v.split()
         g = v.complete().grid()
         if len(g.questions)<2:
-            raise ValueError("one question cannot be set against another: give at least two. Of means only there are the axis, cosine_matrix and role_pca")
+            raise ValueError("one question cannot be set against another: give at least two. Of means only there are assistant_axis, role_pca, cosine_matrix, reliability")
         self.personas,self.questions,self.ns,self.rs = g.personas,g.questions,g.ns,g.rs
         y = g.centred if centre=='roles' else g.x-g.x.mean(0) if centre else g.x
         self.y = np.ascontiguousarray(isometric_coordinates(y).transpose(1,0,2))   # question persona d
