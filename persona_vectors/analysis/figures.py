@@ -468,7 +468,7 @@ def plot_held(
         if k=='text': fig.update_xaxes(title_text='rank correlation with the order along the axis', range=[-1,1.02], zerolinecolor='#777', row=r)
         else: fig.update_xaxes(title_text='share (%)', range=[0,102], row=r).add_vline(50, line=dict(color='#0d0d0d', width=1, dash='dot'), row=r, col=1)
         fig.update_yaxes(categoryorder='array', categoryarray=names, autorange='reversed', showgrid=False, row=r)
-        fig.add_annotation(text=f'<b>Only {text} changes</b>', x=0, xref='paper', xanchor='left', xshift=-room, y=1, showarrow=False, font_size=13,
+        fig.add_annotation(text=f'<b>Only {text} changes</b>', x=0, xref='paper', xanchor='left', xshift=18-room, y=1, showarrow=False, font_size=13,
             yref=f'y{r} domain' if r>1 else 'y domain', yanchor='bottom', yshift=6)
     return styled(fig, title, subtitle, (430,sum(high)+gap*(len(high)-1)), l=room, b=105, top=26, barmode='stack', bargap=.3)
 

@@ -285,9 +285,9 @@ def reading_name(
     "What a reading is called, from what made it"
     m = v.meta
     twin = 'an untrained twin, ' if 'untrained' in m else ''
-    if m.get('read_text'): return f"{twin}the text of {m['read_text']!r} under every prompt"
+    if m.get('read_text'): return f"{twin}every prompt over {m['read_text']}'s answers"
     if m.get('read_under'): return f"{twin}read under {m['read_under']!r}"
-    if m.get('span')=='prompt_last': return f'{twin}the last token of the prompt'
+    if m.get('span')=='prompt_last': return f'{twin}the last prompt token'
     return f"{twin}{m['model']}, layer {v.layers[0]}" if 'model' in m else name
 
 # %% ../../nbs/analysis/38_readings.ipynb #07ca8c3d
@@ -306,6 +306,7 @@ def gaps(
 # %% ../../nbs/analysis/38_readings.ipynb #2b1e841d
 def _one_out(x, o, ns, rs):
     "Positions of `o`, 'persona question': along the axis that the other questions and personas of `x` give"
+    if x.shape[1]<2: raise ValueError("one question cannot be left out: what comes with the text takes at least two. Vectors that are means only have one")
     others = (x.sum(1, keepdims=True)-x)/(x.shape[1]-1)
     return np.einsum('pqd,pqd->pq', o, leave_one_out_axes(others, ns, rs))
 

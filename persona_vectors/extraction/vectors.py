@@ -342,7 +342,7 @@ def describe(self:PersonaVectors)->dict:
     if 'num_layers' in m: layers += f" of {m['num_layers']}"
     return dict(model=self.model, layers=layers, vectors=f'{len(self)} personas × {self.means.shape[-1]}',
                 answers=f"{answers}, {tokens}" + (f", read under {m['read_under']!r}" if m.get('read_under') else ''),
-                made=f"{m.get('prompt_format','?')} format, span {m.get('span','?')}, {m.get('dtype','?')}")
+                made=f"{m.get('prompt_format','?')} format, span {m.get('span','?')}, {m.get('dtype','?')}" if 'span' in m else 'not recorded')
 
 # %% ../../nbs/extraction/20_vectors.ipynb #73b1ff14
 @patch

@@ -13,7 +13,7 @@ from ..extraction.vectors import Direction, PersonaVectors
 from ..generation.judging import Rubric, trait_rubric
 from ..responses import Responses
 from ..selection import Selection, select
-import numpy as np, pandas as pd
+import pandas as pd
 
 # %% ../../nbs/steering/52_traits.ipynb #fccb76bf
 @dataclass(frozen=True)
