@@ -22,7 +22,7 @@ def _option(help, *names, **kw): return typer.Option(*names, help=help, **kw)
 Model = Annotated[str, _option('Hub id, folder, or .gguf file. Default: a small model that is fetched from the package index.')]
 Models = Annotated[list[str], _option('Hub id, folder, or .gguf file; several times for several models. Default: a small model.', '--model')]
 Layer = Annotated[str, _option('Index (20), fraction of the depth (0.65), several (0,20), or all. Default: 0.65.')]
-OneLayer = Annotated[str, _option('Index (20) or fraction of the depth (0.65). Default: the highest in the file.')]
+OneLayer = Annotated[str, _option('Index (20) or fraction of the depth (0.65). Default: the highest in the file; needed where it records none.')]
 Format = Annotated[str, _option("'chat' (the chat template) or 'raw' (plain text).")]
 Device = Annotated[str, _option('cpu, cuda, mps. Default: the best there is.')]
 Dtype = Annotated[str, _option('float32, bfloat16, float16. Default: what the device multiplies natively.')]
@@ -159,10 +159,9 @@ def _what_follows(rho, n):
     "A sentence on the correlations `rho` of the ranking with its controls, over `n` personas"
     if n<10: return f'With {n} personas, no correlation says much.'
     high = [n for n,o in rho.items() if o>.7]
-    text = 'The nearer these are to 1, the more of the order is there without the persona in the model'
-    if not high: return text+'.'
-    return (f"{text} ({'; '.join(high)}): so far this axis may measure how the answers are written, "
-            'and need not be about who the model takes itself to be.')
+    there = f"Much of this order is in the text ({'; '.join(high)})" if high else 'Little of this order is in the text'
+    return (f"{there}. A persona that is followed shows there, so by itself this speaks neither for nor against one in the model: "
+            '`persona-vectors report` holds the text constant, and the prompt.')
 
 # %% ../nbs/92_cli.ipynb #4fd190d6
 @app.command(epilog='Example: persona-vectors generate --model google/gemma-3-27b-it --api --personas default,analyst,bard,oracle --dry-run')
@@ -266,7 +265,7 @@ def _unanswered(span, personas, questions, which):
     "The prompts and questions of an extraction without answers; ValueError if it needs some"
     from persona_vectors.selection import Unanswered
     if span!='prompt_last': raise ValueError(f"--span {span}: name a responses file; only --span prompt_last needs none")
-    if any(o for o in which.values()): raise ValueError('--min-score, --max-score, --min-answers and --keep select answers: name a responses file, or leave them out')
+    if given := [f"--{k.replace('_', '-')}" for k,o in which.items() if o]: raise ValueError(f"{', '.join(given)}: there are no answers to select from")
     return Unanswered(*_grid(personas, questions))
 
 # %% ../nbs/92_cli.ipynb #ef0d3c6c
@@ -356,14 +355,15 @@ def report(vectors:Annotated[Path, typer.Argument(help='A vectors file; no model
            personas:FilePersonas=None, questions:FileQuestions=None, layer:Layer=None, prompt_format:Format='chat', device:Device=None, dtype:Dtype=None,
            span:Span='answer', stream:Stream=None, blocks:Blocks=None, batch_tokens:BatchTokens=None, direction:DirectionFrom=None,
            neutral:Annotated[str, _option('Names of the neutral personas, with commas between. Default: those that the file names.')]=None,
-           reading:Annotated[list[Path], _option('A further vectors file that could explain it away, with the same personas and questions. '
+           reading:Annotated[list[Path], _option('A further vectors file, with the same personas and questions; the file says what was held constant. '
                                                  'May be given several times.')]=None,
-           under:Annotated[str, _option('A second persona whose prompt, and whose answers, all are read with. Default: the role furthest from the neutral.')]=None,
+           under:Annotated[str, _option('A second persona whose prompt all answers are read under, and whose answers all prompts are read over. '
+                                        'Default: the role furthest from the neutral.')]=None,
            first:Annotated[int, _option('Read the first so many tokens of each answer by themselves.')]=32,
            quick:Annotated[bool, _option('Without what needs the whole model: likelihoods of the answers and the words of the axis.', '--quick')]=False,
            sweep:Annotated[bool, _option('All layers, and which of them predicts best how far answers follow their personas.', '--sweep')]=False,
            resamples:Annotated[int, _option('Resamples, permutations, random directions.')]=1000, out:Out=Path('.')):
-    "Is my axis real? A page, and a table, of the evidence beside what could explain it away."
+    "Is my axis real? A page, and a table, of the evidence: what comes with the prompt, what with the text, and what controls show."
     from persona_vectors.analysis.page import save_page
     from persona_vectors.analysis.report import evidence, gather
     from persona_vectors.extraction.extractor import ActivationExtractor
@@ -395,6 +395,7 @@ def _only_for_a_model(**given):
 # %% ../nbs/92_cli.ipynb #4ae5a479
 def _from_file(path, layer, neutral, rs, given, direction):
     "Like `gather`, from a vectors file; `responses` is None if the vectors were made from other answers"
+    from persona_vectors.analysis.controls import prompt_baselines
     from persona_vectors.extraction.vectors import load_vectors
     from persona_vectors.personas import split_names
     from persona_vectors.responses import shipped_responses
@@ -404,8 +405,9 @@ def _from_file(path, layer, neutral, rs, given, direction):
     rs = next((o for o in ([rs] if given else [rs, shipped_responses(wordings=2)]) if o.hash()==made_from), None)
     if given and rs is None: raise ValueError(f"--responses: these are not the answers that {path} was made from")
     v = at_layer(whole, layer, path)
-    return dict(v=v, readings={'layer 0': whole.at(0)} if 0 in whole.layers and v.layer!=0 else {}, responses=rs,
-                direction=direction and direction(v))
+    readings = {'layer 0': whole.at(0)} if 0 in whole.layers and v.layer!=0 else {}
+    if 'prompts' in whole.meta: readings |= prompt_baselines(whole.meta['prompts'])
+    return dict(v=v, readings=readings, responses=rs, direction=direction and direction(v))
 
 # %% ../nbs/92_cli.ipynb #d668c80b
 def _further(paths, v, direction):

@@ -20,7 +20,7 @@ def _neutral_of(personas, questions, span)->list:
     if not neutral: raise ValueError("the axis needs a neutral persona: add 'default' to the personas")
     if roles<3: raise ValueError(f"{roles} roles beside {', '.join(neutral)}: a run needs at least three; {any_number}")
     if len(questions)<2: raise ValueError(f"one question: a cross-fitted ranking needs at least two; {any_number}")
-    if span=='prompt_last': raise ValueError("span='prompt_last' has no answer in it, so this ranking's controls cannot be made: use `extract` for its vectors, `report` for its controls")
+    if span=='prompt_last': raise ValueError("span='prompt_last' has no answer in it, so no controls of it: use `extract`; `report` has it among its readings")
     return neutral
 
 # %% ../nbs/90_pipeline.ipynb #7c99185b

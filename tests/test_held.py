@@ -170,7 +170,7 @@ def test_the_command_line(folder, tmp_path):
     assert none.returncode==0 and (list(v), v.questions, v.meta['span'])==(['default','bard'], qs, 'prompt_last'), none.stderr
 
 @pytest.mark.parametrize('args,says', [('extract', 'only --span prompt_last needs none'), ('extract --span prompt_last --shard 1/2', 'go with a responses file'),
-    ('extract --span prompt_last --keep refused', 'select answers'), ('run --span prompt_last', 'no answer in it')])
+    ('extract --span prompt_last --keep refused', '--keep: there are no answers to select from'), ('run --span prompt_last', 'no answer in it')])
 def test_refused_in_one_line(args, says, tmp_path):
     r = cli(*args.split(), cwd=tmp_path)
     assert r.returncode==1 and len(said(r))==1 and says in said(r)[0] and not r.stdout and not list(tmp_path.iterdir())

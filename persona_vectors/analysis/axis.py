@@ -47,7 +47,8 @@ def project(
     v:PersonaVectors, # At the direction's layer
     direction:Direction
 )->pd.Series: # Persona to projection, in units of the residual stream
-    "Projection of each persona on the unit direction, from the role mean; in-sample if the direction was made from `v`"
+    """Projection of each persona on the unit direction, in-sample if the direction was made from `v`.
+    From the role mean, so a move of the whole model, as by finetuning, is not seen: see `shift`"""
     if v.layers!=[direction.layer]: raise ValueError(f"the direction is of layer {direction.layer}, the vectors have {v.layers}")
     return pd.Series(centred(v).values @ direction.unit.double().numpy(), index=list(v))
 
@@ -68,7 +69,7 @@ def leave_one_out_axes(half, ns, rs):
 def cross_fitted(x, o, ns, rs, splits, rng): # 'persona question d_model' each; gives 'persona question'
     "Projection of every answer in `o` on axes from `x` without its persona and its question, averaged over the splits"
     if x.shape[1]<2: raise ValueError("one question cannot be split in halves: a cross-fitted ranking needs at least two questions. "
-        "Of means only, project(v, assistant_axis(v)) gives the places on an axis that they are in")
+        "Of means only, project(v, assistant_axis(v)) gives places on an axis made from the same means")
     total,n = np.zeros(x.shape[:2]),np.zeros(x.shape[1])
     for _ in range(splits):
         order = rng.permutation(x.shape[1])
@@ -103,7 +104,7 @@ def rank_personas(
 
 # %% ../../nbs/analysis/30_axis.ipynb #e7f9e3f7
 def left_out(v:PersonaVectors)->pd.Series:
-    "Projection of each persona's vector on the axis made without it (a single neutral is in its own), from the role mean"
+    "Projection of each vector, from the role mean, on the axis made without its persona; a single neutral stays in the axis"
     ns,rs = ([list(v).index(p) for p in o] for o in v.split())
     x = centred(v)
     return pd.Series((x.values*leave_one_out_axes(x.values, ns, rs)).sum(1), index=x.index)

@@ -73,15 +73,6 @@ def partial_covariance(C, given=()): # '… m m' covariances; gives '… m m' on
     inner = np.linalg.pinv(np.where(known, r[...,g,:][...,g], 0), hermitian=True)
     return np.where(known, r - r[...,g]@inner@r[...,g,:], np.nan)
 
-# %% ../../nbs/analysis/41_comparison.ipynb #330d0014
-def partial_correlation(C, i, j, given=()): # '… m m' covariances; gives '…'
-    """(Partial) correlation of the readings at `i` and `j`;
-    NaN where nothing is left of a reading, or where noise made the correlations inconsistent"""
-    b = partial_covariance(C, given)
-    if not len(given): return b[...,i,j]
-    n = np.where((b[...,i,i]>1e-6)&(b[...,j,j]>1e-6), b[...,i,i]*b[...,j,j], np.nan)
-    return np.where(b[...,i,j]**2<=1.2*n, b[...,i,j]/np.sqrt(n), np.nan)
-
 # %% ../../nbs/analysis/41_comparison.ipynb #561e0ac3
 @dataclass(frozen=True)
 class Agreement:
@@ -123,12 +114,11 @@ def interval(self:Agreement,
     a:str, # One reading
     b:str, # The other
     given=(), # Readings held constant
-    partial:bool=True, # With `given`: the partial correlation; False: the partial covariance
     level:float=.95
 )->Interval: # May lie outside ±1, by noise; NaN if leaving out one role or question leaves no variance
-    "Correlation without noise, or what is left of it given other readings"
+    "Correlation without noise, or the partial covariance that is left of it given other readings"
     i,j,*g = self.at(a, b, *given)
-    def f(C): return partial_correlation(C, i, j, g) if partial else partial_covariance(C, g)[...,i,j]
+    def f(C): return partial_covariance(C, g)[...,i,j]
     x,out = float(f(self.shared)),[f(o) for o in self.leave_one_out]
     se = float(jackknife_se(*out))
     h = float(half_width(se, min(map(len, out))-1, level))
@@ -382,7 +372,8 @@ def cross_cosine(
         return np.sqrt(np.where(n>0, n, np.nan))
     c = inner(x, y)/length(x)[:,None]/length(y)
     out = pd.DataFrame(c[:-1,:-1], g.personas, g.personas)
-    out.attrs = dict(centre=CENTRES[centre], axes=float(c[-1,-1]), noise='taken out' if crossvalidated else 'in it: cosines are nearer to 0 than without')
+    noise = 'taken out' if crossvalidated else 'in it: it draws cosines towards 0, and up where both models read the same answers'
+    out.attrs = dict(centre=CENTRES[centre], axes=float(c[-1,-1]), noise=noise)
     return out
 
 # %% ../../nbs/analysis/41_comparison.ipynb #4e4ef221
@@ -435,7 +426,7 @@ class Comparison:
     baselines:list # Names of the readings of the text
     agreements:dict # Measure to Agreement
     table:pd.DataFrame # Indexed by measure, a, b: value, low, high, seen, ceiling, chance, p
-    increment:pd.DataFrame # Indexed by measure, a, b, given: through (agreement through `given` alone), beyond (what is left), its low and high, partial
+    increment:pd.DataFrame # Indexed by measure, a, b, given: through (agreement through `given` alone), beyond (what is left), its low and high
     projections:pd.DataFrame # Persona × reading: cross-fitted projection on its own axis
     @property
     def pairs(self): return self.table.loc[[i for i in self.table.index if i[2] in self.names]]
@@ -449,8 +440,8 @@ def _increments(A, pairs, baselines):
     "Yields the index and row of `Comparison.increment` for each pair, given each baseline and given all of them"
     for a,b in pairs:
         for given in [[o] for o in baselines] + ([baselines] if len(baselines)>1 else []):
-            i = A.interval(a, b, given, partial=False)
-            row = dict(through=A.interval(a, b).value-i.value, beyond=i.value, low=i.low, high=i.high, partial=A.interval(a, b, given).value)
+            i = A.interval(a, b, given)
+            row = dict(through=A.interval(a, b).value-i.value, beyond=i.value, low=i.low, high=i.high)
             yield (a, b, given[0] if len(given)==1 else 'all of these'), row
 
 # %% ../../nbs/analysis/41_comparison.ipynb #4fbf2115
@@ -469,6 +460,6 @@ def compare(
     table = pd.concat({k: A.table(pairs) for k,A in found.items()}, names=['measure'])
     rows = {(k,*at): o for k in ('along the axis','structure') for at,o in _increments(found[k], inner, list(base))}
     index = pd.MultiIndex.from_tuples(list(rows), names=['measure','a','b','given']) if rows else None
-    increment = pd.DataFrame(list(rows.values()), index, columns=['through','beyond','low','high','partial'])
+    increment = pd.DataFrame(list(rows.values()), index, columns=['through','beyond','low','high'])
     projections = pd.DataFrame({k: held_out(v).mean(axis=1) for k,v in both.items()})
     return Comparison(list(models), list(base), found, table, increment, projections)

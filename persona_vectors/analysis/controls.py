@@ -7,7 +7,7 @@ __all__ = ['pseudo_defaults', 'random_directions', 'contrasts', 'against_nulls',
            'matched_length', 'untrained_twin', 'first_tokens']
 
 # %% ../../nbs/analysis/33_controls.ipynb #76ac473a
-import tempfile
+import re, tempfile
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -95,26 +95,33 @@ def against_nulls(
     return pd.DataFrame({k: row(xs) for k,xs in nulls.items()}).T.astype(dict(n=int)).rename_axis('null')
 
 # %% ../../nbs/analysis/33_controls.ipynb #f1fc1720
+def _text_features(texts, least=2)->dict: # Name to array 'text feature'
+    "Log number of words; character pairs and triples that `least` texts have (at most 2,000); English function words"
+    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, TfidfVectorizer
+    chars = TfidfVectorizer(analyzer='char_wb', ngram_range=(2,3), min_df=least, max_features=2000, sublinear_tf=True)
+    function = TfidfVectorizer(vocabulary=sorted(ENGLISH_STOP_WORDS), token_pattern=r'(?u)\b\w+\b', sublinear_tf=True, use_idf=False)
+    return {'length': np.log1p([[len(t.split())] for t in texts]), 'characters': chars.fit_transform(texts).toarray(),
+            'function words': function.fit_transform(texts).toarray()}
+
+# %% ../../nbs/analysis/33_controls.ipynb #edf98b98
 def text_baselines(
     responses:Responses
 )->dict: # Name to `PersonaVectors` with one layer, None: 'TF-IDF', 'length', 'characters', 'function words'
     "Persona vectors from the text alone: TF-IDF, log number of words, character pairs and triples (at most 2,000), English function words"
-    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, TfidfVectorizer
-    texts = [r.text for r in responses.rows]
-    chars = TfidfVectorizer(analyzer='char_wb', ngram_range=(2,3), min_df=2, max_features=2000, sublinear_tf=True)
-    function = TfidfVectorizer(vocabulary=sorted(ENGLISH_STOP_WORDS), token_pattern=r'(?u)\b\w+\b', sublinear_tf=True, use_idf=False)
-    x = {'length': np.log1p([[len(t.split())] for t in texts]), 'characters': chars.fit_transform(texts).toarray(),
-         'function words': function.fit_transform(texts).toarray()}
+    x = _text_features([r.text for r in responses.rows])
     return {'TF-IDF': tfidf_vectors(responses)} | {k: text_vectors(responses, o, k) for k,o in x.items()}
 
 # %% ../../nbs/analysis/33_controls.ipynb #8da38607
 def prompt_baselines(
     prompts # Name to system prompt or prompts, or anything `load_personas` takes
-)->dict: # Name to `PersonaVectors` with one layer, None, and one question
-    "`text_baselines` of the system prompts themselves; meta['kind'] is 'prompt_text'"
+)->dict: # Name to `PersonaVectors` with one layer, None, and one question; empty if there are no words
+    "The system prompts' own TF-IDF, length, characters and function words; meta['kind'] is 'prompt_text'"
+    from sklearn.feature_extraction.text import TfidfVectorizer
     rows = [Response(p, 'the system prompt', s, s, i) for p,ss in as_prompts(prompts).items() for i,s in enumerate(ss)]
-    def marked(v): return PersonaVectors(v.means, v.rows, v.layers, v.meta|dict(kind='prompt_text'))
-    return {f'{k} of the prompts': marked(o) for k,o in text_baselines(Responses(rows)).items()}
+    if not re.search(r'\w\w', ' '.join(texts := [r.text for r in rows])): return {}
+    x = {'TF-IDF': TfidfVectorizer(sublinear_tf=True).fit_transform(texts).toarray()} | _text_features(texts, 1)
+    found = {f'{k} of the prompts': text_vectors(Responses(rows), o, f'{k} of the prompts') for k,o in x.items()}
+    return {k: PersonaVectors(o.means, o.rows, o.layers, o.meta|dict(kind='prompt_text')) for k,o in found.items()}
 
 # %% ../../nbs/analysis/33_controls.ipynb #ed34c599
 def _within(*factors): # Each has the level of every answer

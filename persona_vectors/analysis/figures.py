@@ -59,7 +59,8 @@ def _about(v):
     "Model, layer, roles and neutrals of `v` in words"
     ns,rs = v.split()
     layer = '' if v.layers==[None] else f', layer {v.layer}' + (f" of {v.meta['num_layers']}" if 'num_layers' in v.meta else '')
-    under = f", read under {v.meta['read_under']!r}" if v.meta.get('read_under') else ''
+    under = ''.join(f', {how} {v.meta[k]!r}' for k,how in (('read_under','read under'), ('read_text','over the text of')) if v.meta.get(k))
+    if v.meta.get('span')=='prompt_last': under += ', last prompt token'
     who = ', '.join(ns) if len(ns)<5 else f'{len(ns)} personas'
     return _safe(f"{v.meta.get('model', 'model not recorded')}{layer}{under} · {len(rs)} roles · neutral: {who}")
 
@@ -468,7 +469,7 @@ def plot_held(
         if k=='text': fig.update_xaxes(title_text='rank correlation with the order along the axis', range=[-1,1.02], zerolinecolor='#777', row=r)
         else: fig.update_xaxes(title_text='share (%)', range=[0,102], row=r).add_vline(50, line=dict(color='#0d0d0d', width=1, dash='dot'), row=r, col=1)
         fig.update_yaxes(categoryorder='array', categoryarray=names, autorange='reversed', showgrid=False, row=r)
-        fig.add_annotation(text=f'<b>Only {text} changes</b>', x=0, xref='paper', xanchor='left', xshift=-room, y=1, showarrow=False, font_size=13,
+        fig.add_annotation(text=f'<b>Only {text} changes</b>', x=0, xref='paper', xanchor='left', xshift=18-room, y=1, showarrow=False, font_size=13,
             yref=f'y{r} domain' if r>1 else 'y domain', yanchor='bottom', yshift=6)
     return styled(fig, title, subtitle, (430,sum(high)+gap*(len(high)-1)), l=room, b=105, top=26, barmode='stack', bargap=.3)
 

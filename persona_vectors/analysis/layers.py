@@ -7,10 +7,26 @@ __all__ = ['layer_sweep', 'choose_layer']
 
 # %% ../../nbs/analysis/36_layers.ipynb #cab9c2da
 from jaxtyping import Float
-from .axis import role_pca
-from .uncertainty import jackknife_se, p_value, reliability
+from .uncertainty import half_width, jackknife_se, p_value, reliability
 from ..extraction.vectors import PersonaVectors
 import numpy as np, pandas as pd
+
+# %% ../../nbs/analysis/36_layers.ipynb #9152329b
+def _pc1_cosine(x, k): # 'persona question d_model', the first `k` neutral
+    "Cosine of the assistant axis and the first component of the roles, at least 0"
+    m = x.mean(1)
+    roles,axis = m[k:]-m[k:].mean(0),m[:k].mean(0)-m[k:].mean(0)
+    return abs(np.linalg.svd(roles, full_matrices=False)[2][0]@axis)/np.linalg.norm(axis)
+
+def pc1_interval(x, k, level=.95)->tuple: # As `_pc1_cosine`
+    "cos(axis, PC1) with low and high, over other roles and questions; with under three questions over roles alone, with under four roles NaN"
+    p,q,_ = x.shape
+    def z(x): return np.arctanh(min(_pc1_cosine(x, k), 1-1e-9))
+    if p-k<4: return float(_pc1_cosine(x, k)),np.nan,np.nan
+    groups = np.array_split(np.arange(q), min(q, 20)) if q>2 else []
+    without = [o for o in ([z(np.delete(x, i, 0)) for i in range(k, p)], [z(np.delete(x, o, 1)) for o in groups]) if o]
+    half = half_width(jackknife_se(*without), min(map(len, without))-1, level)
+    return float(_pc1_cosine(x, k)),*(float(np.clip(np.tanh(z(x)+o), 0, 1)) for o in (-half,half))
 
 # %% ../../nbs/analysis/36_layers.ipynb #5c7c3875
 def _folds(
@@ -67,13 +83,18 @@ def _heldout_correlation(
     return (sign*t*y).sum((1,2,3))/np.sqrt((t*t).sum()*(y*y).sum((1,2,3)))
 
 # %% ../../nbs/analysis/36_layers.ipynb #05fb56a3
+def _by_itself(v):
+    "At the layer of `v`, without an effect: reliability with low and high, cos_pc1 with cos_low and cos_high"
+    g,r = v.grid(),reliability(v).loc['axis']
+    cosine = dict(zip(['cos_pc1','cos_low','cos_high'], pc1_interval(g.x[g.ns+g.rs], len(g.ns))))
+    return r[['reliability','low','high']].to_dict() | cosine
+
 def _one_layer(v, ys, *out):
-    "At the layer of `v`: reliability, cos_pc1, effect, answers; the effects of the permuted `ys[1:]`; the effect without each role"
+    "At the layer of `v`: effect, answers; the effects of the permuted `ys[1:]`; the effect without each role"
     g = v.grid()
     t = _fold_projections(g.x[g.ns+g.rs], len(g.ns), *out)
     e = _heldout_correlation(t, ys, *out)
-    row = dict(reliability=reliability(v).reliability['axis'], cos_pc1=role_pca(v).axis_cosine[0], effect=e[0],
-        answers=_heldout_correlation(t, ys[:1], *out, single=True)[0])
+    row = dict(effect=e[0], answers=_heldout_correlation(t, ys[:1], *out, single=True)[0])
     roles,questions = out
     without = [_heldout_correlation(t[:,o], ys[:1,o], roles[:,o], questions)[0] for o in ~np.eye(len(g.rs), dtype=bool)]
     return row, e[1:], np.array(without)
@@ -91,25 +112,33 @@ def _shared(v, effect, column, groups):
     return v.only(questions=qs),y
 
 # %% ../../nbs/analysis/36_layers.ipynb #72f42205
-def layer_sweep(
-    v:PersonaVectors, # At several layers
-    effect:pd.DataFrame, # As from `log_likelihood_ratio`: persona, question and a column of numbers
-    column:str='difference', # Of `effect`, the one to predict
-    groups:int=4, # Of roles; one at a time is held out
-    splits:int=10, # Random deals of roles and questions
-    permutations:int=499, # Of the roles' values
-    seed:int=0
-)->pd.DataFrame: # Index: layer. reliability, cos_pc1, effect, se, p, answers (the same, of single answers), behind, behind_se
-    "Each layer's reliability and cos(axis, PC1), and how well its axis predicts `effect` for held-out roles and questions"
+def _effects(v, effect, column, groups, splits, permutations, seed):
+    "By layer: effect, answers, se, p, behind, behind_se"
     v,y = _shared(v, effect, column, groups)
     rng = np.random.default_rng(seed)
     ys = np.stack([y.values, *(y.values[rng.permutation(len(y))] for _ in range(permutations))])
     out = _folds(*y.shape, groups, splits, seed)
     rows,chance,without = zip(*(_one_layer(v.at(k), ys, *out) for k in v.layers))
-    df,chance,without = pd.DataFrame(rows, index=pd.Index(v.layers, name='layer')),np.max(chance, 0),np.stack(without, 1)     # 'role layer'
+    df,chance,without = pd.DataFrame(rows, index=v.layers),np.max(chance, 0),np.stack(without, 1)     # 'role layer'
     best = df.effect.argmax()
     return df.assign(se=jackknife_se(without), p=p_value(df.effect.values, chance[:,None]), behind=df.effect.iloc[best]-df.effect,
         behind_se=jackknife_se(without[:,[best]]-without))
+
+# %% ../../nbs/analysis/36_layers.ipynb #41db2641
+def layer_sweep(
+    v:PersonaVectors, # At several layers
+    effect:pd.DataFrame=None, # As from `log_likelihood_ratio`: persona, question and a column of numbers; None: the axes by themselves
+    column:str='difference', # Of `effect`, the one to predict
+    groups:int=4, # Of roles; one at a time is held out
+    splits:int=10, # Random deals of roles and questions
+    permutations:int=499, # Of the roles' values
+    seed:int=0
+)->pd.DataFrame: # Index: layer. reliability, low, high, cos_pc1, cos_low, cos_high; effect, answers (of single answers), se, p, behind, behind_se
+    "Each layer's reliability and cos(axis, PC1) with 95 % intervals, and how well its axis predicts `effect` for held-out roles and questions"
+    v.split()
+    v = v.complete() if effect is None else _shared(v, effect, column, groups)[0].complete()
+    df = pd.DataFrame([_by_itself(v.at(k)) for k in v.layers], index=pd.Index(v.layers, name='layer'))
+    return df if effect is None else df.join(_effects(v, effect, column, groups, splits, permutations, seed))
 
 # %% ../../nbs/analysis/36_layers.ipynb #36a4b5da
 def choose_layer(

@@ -34,7 +34,9 @@ def _columns(e):
 _HEADS = dict(
     reading=dict(measured='measured on', rho='ρ', ceiling='noise ceiling', own='p of its own order', left_low='left, from', left_high='to'),
     place=dict(gap='distance', kind=''),
-    layers=dict(reliability='reliability of the axis', cos_pc1='cosine of axis and PC1', effect='held-out effect', se='± se',
+    reliability=dict(low='from', high='to', over_roles='over other roles', roles_low='from ', roles_high='to '),
+    layers=dict(reliability='reliability of the axis', low='reliability, low', high='reliability, high', cos_pc1='cosine of axis and PC1',
+                cos_low='cosine, low', cos_high='cosine, high', effect='held-out effect', se='± se',
                 answers='of single answers', behind='behind the best', behind_se='± se of that'),
     shares=dict(norm='of the squared norm', variance='of the roles’ variance', axis='of the axis'),
     gap={'length without noise': 'length of the axis, without noise', 'squared length without noise': 'its square',
@@ -51,18 +53,17 @@ def _nulls(e):
 # %% ../../nbs/analysis/40_page.ipynb #7cb3d03d
 def _said_by(e): return f'{e.model} · {len(e.vectors.roles)} roles, {len(e.vectors.questions)} questions · 95 % intervals'
 
-def _two_way(e):
-    "The first table: readings in which only the prompt changes, their controls, and what goes with the text where only the text changes"
-    rows,held = {},e.tables.get('text_held', pd.DataFrame())
-    for k,r in held.iterrows():
-        length = '–' if pd.isna(r.get('length')) else f'{num(r.length)} long ({span(r.length_low, r.length_high)})'
-        rows[('a control' if r.of else 'only the prompt changes',k)] = length,f'ρ = {num(r.rho)} ({span(r.low, r.high)})'
+def two_way(e):
+    "What is there where only the prompt changes, and what where only the text changes: gap and order, with 95 % intervals"
+    rows,held = {},e.tables.get('text_held', pd.DataFrame(columns=['of']))
+    for k,r in held[held.of==''].iterrows():
+        length = '–' if pd.isna(r.length) else f'{num(r.length)} long ({span(r.length_low, r.length_high)})'
+        rows['only the prompt',k] = length,f'ρ = {num(r.rho)} ({span(r.low, r.high)})'
     if 'prompt_held' in e.tables:
         shares = (e.tables['prompt_held'].loc[(k,'share of the text')] for k in ('gap','order'))
-        rows['only the text changes','the answers under one prompt'] = tuple(f'{percent(o.value)} is there ({percent(o.low)} to {percent(o.high)})' for o in shares)
-    columns = ['gap between neutrals and roles','order of the roles']
+        rows['only the text','the answers under one prompt'] = tuple(f'{percent(o.value)} of it ({percent(o.low)} to {percent(o.high)})' for o in shares)
     at = pd.MultiIndex.from_tuples(rows, names=['what changes','reading']) if rows else []
-    return pd.DataFrame(list(rows.values()), at, columns)
+    return pd.DataFrame(list(rows.values()), at, ['gap between neutrals and roles','order of the roles'])
 
 # %% ../../nbs/analysis/40_page.ipynb #6f1c463a
 def report_figures(
@@ -112,12 +113,14 @@ def _rows(df, names=None):
 
 # %% ../../nbs/analysis/40_page.ipynb #76ec8784
 def _reliabilities(e):
-    "Reliability of the axis, of the personas and of the order of the roles"
-    r = e.tables['reliability'].reliability
-    low = r.drop('axis', errors='ignore')
-    values = {'axis': r.get('axis', np.nan), 'personas, median': low.median(), f'personas, least ({low.idxmin()})': low.min(),
-              'order of the roles': e.order.reliability}
-    return pd.DataFrame(dict(reliability=values))
+    "Reliability of the axis, of the personas and of the order of the roles, with intervals; over questions, and over other roles"
+    t = e.tables['reliability'].drop(columns='split_half')
+    of = t.drop('axis', errors='ignore')
+    least = of.reliability.idxmin()
+    rows = ({'axis': t.loc['axis']} if 'axis' in t.index else {}) | {'personas, median': of[['reliability','over_roles']].median(),
+        f'personas, least ({least})': of.loc[least],
+        'order of the roles': pd.Series(dict(reliability=e.order.reliability, low=e.order.low, high=e.order.high))}
+    return pd.DataFrame(rows).T.reindex(columns=t.columns)
 
 # %% ../../nbs/analysis/40_page.ipynb #84a0f0e6
 _META = dict(prompt_format='prompt format', span='span', dtype='precision', fingerprint='hash of the model', personas='hash of the prompts',
@@ -201,7 +204,7 @@ _MEASUREMENT = '''
 {% call section('measured', 'How well is it measured, and what would measure it better?') %}
 <p>Would the same come out again? Reliability is not validity: SmolLM2 135M with random weights, reading answers under the personas’
 prompts, reaches 0.98.</p>
-{{ table(reliability, 'Halves of ' ~ questions ~ ' questions, Spearman–Brown; order of the roles: Cronbach’s α, 95 % ' ~ span(e.order.low, e.order.high)) }}
+{{ table(reliability, 'Halves of ' ~ questions ~ ' questions, Spearman–Brown; order of the roles: Cronbach’s α; 95 % intervals.', heads.reliability) }}
 {% if 'variance_parts' in t %}{% set of = t.needed.attrs %}
 <h3>Where the variance comes from</h3>{{ table(t.variance_parts, 'Whole vectors, and along the axis') }}
 <h3>How many questions and wordings?</h3>
@@ -274,8 +277,8 @@ _PAGE = '''
 <title>Is it real? {{ e.model }}</title><style>{% include 'style' %}</style><script>{{ plotly|safe }}</script></head><body><main>
 <p class="soft">Evidence report · {{ e.model }}</p><h1>Is it real? {{ e.name[0]|upper }}{{ e.name[1:] }}</h1>
 <div class="verdict"><h2>{{ e.headline }}</h2></div>
-{% if not two_way.empty %}<p>If the order of the roles is in the model, it should come where only the prompt changes, the text being the same.
-What is there where only the text changes may be how the answers are written.</p>
+{% if not two_way.empty %}<p>A persona that is in the model shows where only its prompt changes, the text being the same. What shows where only the text changes
+may be how the answers are written. ρ: rank correlation with the order of the roles along the {{ this }}.</p>
 {{ table(two_way) }}{{ fig('held') }}{% endif %}
 <nav>{% for id,title in nav %}<a href="#{{ id }}">{{ title }}</a> {% endfor %}</nav>
 <section><h2>In words</h2>{% for s in e.sentences %}<p>{{ s }}</p>{% endfor %}</section>
@@ -290,7 +293,7 @@ def _render(e, figs, plotly, table_file):
     return _templates(page=_PAGE, style=_STYLE).get_template('page').render(
         e=e, t=e.tables, figs=figs, plotly=plotly, table_file=table_file, nav=[], heads=_HEADS, compared=['measured','rho','low','high'],
         axis=axis, this='axis' if axis else 'direction', like='questions like these', roles=len(e.vectors.roles),
-        questions=len(e.vectors.questions), reliability=_reliabilities(e), made=_made_from(e), two_way=_two_way(e))
+        questions=len(e.vectors.questions), reliability=_reliabilities(e), made=_made_from(e), two_way=two_way(e))
 
 # %% ../../nbs/analysis/40_page.ipynb #03a279ab
 def save_page(

@@ -25,7 +25,10 @@ def _aligned(v, other=None):
     return g,o.x[np.ix_([o.personas.index(p) for p in g.personas], [o.questions.index(q) for q in g.questions])]
 
 # %% ../../nbs/analysis/38_readings.ipynb #e95a50a7
-def _unit(direction, v):
+def unit_along(
+    direction:Direction,
+    v:PersonaVectors
+): # float64
     "The direction with length 1, in float64; ValueError if it does not fit `v`"
     d,width = direction.vector.shape[-1],v.means.shape[-1]
     if d!=width: raise ValueError(f"the direction has width {d} and the vectors have {width}: it is of another model")
@@ -40,12 +43,12 @@ def along(
     splits:int=20, # Random halvings of the questions
     seed:int=0
 )->pd.DataFrame: # Persona × question; 0 is the mean of the roles on that question
-    "Position of every answer along a direction"
+    "Position of every answer along a direction; centred, so that a move of the whole model is not seen: see `shift`"
     v.split()
     g,o = _aligned(v, other)
     o = o - o[g.rs].mean(0)
     if direction is None: y = cross_fitted(g.x, o, g.ns, g.rs, splits, np.random.default_rng(seed))
-    else: y = o @ _unit(direction, v)
+    else: y = o @ unit_along(direction, v)
     return pd.DataFrame(y, index=g.personas, columns=g.questions)
 
 # %% ../../nbs/analysis/38_readings.ipynb #337c901c
@@ -282,9 +285,9 @@ def reading_name(
     "What a reading is called, from what made it"
     m = v.meta
     twin = 'an untrained twin, ' if 'untrained' in m else ''
-    if m.get('read_text'): return f"{twin}the text of {m['read_text']!r} under every prompt"
+    if m.get('read_text'): return f"{twin}every prompt over {m['read_text']}'s answers"
     if m.get('read_under'): return f"{twin}read under {m['read_under']!r}"
-    if m.get('span')=='prompt_last': return f'{twin}the last token of the prompt'
+    if m.get('span')=='prompt_last': return f'{twin}the last prompt token'
     return f"{twin}{m['model']}, layer {v.layers[0]}" if 'model' in m else name
 
 # %% ../../nbs/analysis/38_readings.ipynb #07ca8c3d
@@ -303,6 +306,7 @@ def gaps(
 # %% ../../nbs/analysis/38_readings.ipynb #2b1e841d
 def _one_out(x, o, ns, rs):
     "Positions of `o`, 'persona question': along the axis that the other questions and personas of `x` give"
+    if x.shape[1]<2: raise ValueError("one question cannot be left out: what comes with the text takes at least two. Vectors that are means only have one")
     others = (x.sum(1, keepdims=True)-x)/(x.shape[1]-1)
     return np.einsum('pqd,pqd->pq', o, leave_one_out_axes(others, ns, rs))
 
@@ -335,7 +339,7 @@ def contributions(
     v.split()
     g,o = _aligned(v, bare)
     x,u,k = np.concatenate([g.x, o]),None,len(g.personas)
-    if direction is not None: x,u = (x@_unit(direction, v))[...,None],np.ones(1)
+    if direction is not None: x,u = (x@unit_along(direction, v))[...,None],np.ones(1)
     x = isometric_coordinates(x)
     def parts(roles, keep):
         at,n = [*g.ns, *np.array(g.rs)[roles]],len(g.ns)

@@ -16,7 +16,7 @@ from ..selection import Selection, Unanswered, select
 from ..extraction.extractor import ActivationExtractor, cached_vectors, on_shared_questions
 from ..extraction.vectors import Direction, PersonaVectors
 from .axis import assistant_axis, centred, rank_personas
-from .uncertainty import axis_strength, cross_products, d_study, half_width, jackknife, p_value, permute_roles
+from .uncertainty import axis_strength, cross_products, d_study, half_width, jackknife, order_reliability, p_value, permute_roles
 from .uncertainty import rank_intervals, reliability, variance_components
 from .controls import against_nulls, matched_length, pseudo_defaults, random_directions, text_baselines
 from .controls import first_tokens, last_prompt_token, prompt_baselines, untrained_twin
@@ -68,6 +68,14 @@ def _compared(e):
 
 _ALL_TEXTS = 'the texts, all together'
 
+# %% ../../nbs/analysis/39_report.ipynb #c0851dec
+def _order_along(e):
+    "The order of the roles; along the axis, with the interval of its reliability along the true one"
+    o = order_of(e.positions.loc[e.vectors.roles], e.n, e.seed)
+    if e.direction is not None: return o
+    i = order_reliability(e.vectors)
+    return replace(o, low=i.low, high=i.high)
+
 # %% ../../nbs/analysis/39_report.ipynb #d93009e5
 @dataclass(eq=False)
 class Report:
@@ -89,7 +97,7 @@ class Report:
     @cached_property
     def positions(self): return along(self.vectors, self.direction, seed=self.seed)
     @cached_property
-    def order(self): return order_of(self.positions.loc[self.vectors.roles], self.n, self.seed)
+    def order(self): return _order_along(self)
     @cached_property
     def compared(self): return _compared(self)
     @cached_property
@@ -146,11 +154,13 @@ def _difference(e):
 # %% ../../nbs/analysis/39_report.ipynb #e578f5be
 def _measured(e):
     t = e.tables['reliability'] = reliability(e.vectors)
-    if e.direction is None: of,r = 'of the axis',float(t.reliability['axis'])
-    else: of,r = 'of the positions',max(0, cronbach_alpha(e.positions)[0])
+    if e.direction is None: of,(r,low,high,*roles) = 'of the axis',t.loc['axis'].drop('split_half')
+    else: of,(r,low,high),roles = 'of the positions',cronbach_alpha(e.positions),(np.nan,)*3
     answer = 'not tested' if np.isnan(r) else 'yes' if r>=.8 else 'partly' if r>=.5 else 'no'
-    because = 'Too few questions to split.' if np.isnan(r) else f'Reliability {of} {num(r)} (halves of the questions; 1 is best).'
-    return _found('measured', 'Is it measured well?', answer, because, '≥ 0.8 well, ≥ 0.5 roughly', yes='for', no='against')
+    r,low,high = np.maximum([r,low,high], 0)
+    because = 'Too few questions to split.' if np.isnan(r) else f'Reliability {of} over questions {num(r)} ({span(low, high)}; 1 is best).'
+    if not np.isnan(roles[0]): because += f' Over other roles {num(roles[0])} ({span(*roles[1:])}).'
+    return _found('measured', 'Is it measured well?', answer, because, '≥ 0.8 well, ≥ 0.5 roughly, over questions', yes='for', no='against')
 
 # %% ../../nbs/analysis/39_report.ipynb #dbb66fa3
 def _variance(e):
@@ -198,8 +208,9 @@ def _order(e):
     o = e.order
     e.tables['order'] = pd.DataFrame(dict(roles=vars(o), all=vars(order_of(e.positions, e.n, e.seed)))).T
     answer = 'no' if o.p>.05 else 'yes' if o.reliability>=.5 else 'partly'
+    unknown = ' These answers cannot tell how reliable it is.' if o.low<=0 and o.high>=1 else ''
     return _found('order', 'Does it order the roles the same way in other questions?', answer,
-        f'Reliability of the order {num(max(0, o.reliability))} ({span(max(0, o.low), o.high)}), p = {num(o.p, 3)}.',
+        f'Reliability of the order {num(max(0, o.reliability))} ({span(max(0, o.low), o.high)}), p = {num(o.p, 3)}.{unknown}',
         'p ≤ 0.05 by permutation within questions, and a reliability of at least 0.5; partly without that', yes='for', no='against')
 
 # %% ../../nbs/analysis/39_report.ipynb #980b628f
@@ -222,11 +233,14 @@ def bare(self:Report):
     return _pool(self.vectors, self.of_kind('prompt'))
 
 # %% ../../nbs/analysis/39_report.ipynb #454dca4a
+_PROMPT_ALONE = 'one_text','prompt_last'
+
 @patch(as_prop=True)
 def held(self:Report)->dict:
-    "Name to reading in which the text was held and the prompt changed"
-    out = {KINDS[k]: _pool(self.vectors, self.of_kind(k)) for k in ('one_text','prompt_last')}
-    if self.bare is not None: out['own minus re-read'] = prompt_part(self.vectors, self.bare)
+    "Name to reading in which the text was held and the prompt changed: of vectors that were made so, these themselves"
+    if (k := made_as(self.vectors)) in _PROMPT_ALONE: return {KINDS[k]: self.vectors}
+    bare,out = self.bare,{KINDS[k]: _pool(self.vectors, self.of_kind(k)) for k in _PROMPT_ALONE}
+    if bare is not None: out['own minus re-read'] = prompt_part(self.vectors, bare)
     return {k: o for k,o in out.items() if o is not None}
 
 # %% ../../nbs/analysis/39_report.ipynb #5f1d5ce7
@@ -240,13 +254,13 @@ def _twin_part(e):
 @patch(as_prop=True)
 def controls(self:Report)->dict:
     "Name to (what it is a control of, reading): an untrained model, and the words of the prompts"
-    out = {}
-    for k in ('one_text','prompt_last'):
+    out,held = {},self.held
+    for k in _PROMPT_ALONE:
         twins = self.of_kind(k, twins=True)
         if twins: out[f'untrained: {KINDS[k]}'] = KINDS[k],_pool(twins[0], twins)
     out['untrained: own minus re-read'] = 'own minus re-read',_twin_part(self)
     out |= {k: ('all', o) for k,o in self.readings.items() if kind_of(o)=='prompt_text'}
-    return {k: o for k,o in out.items() if o[1] is not None and (o[0]=='all' or o[0] in self.held)}
+    return {k: o for k,o in out.items() if o[1] is not None and (o[0]=='all' or o[0] in held)}
 
 # %% ../../nbs/analysis/39_report.ipynb #4cf53064
 def _cross_p(y, o, n=2000):
@@ -285,6 +299,13 @@ def _gives(t, n):
     return ok & ~(t.length_low.astype(float)<=0) & ~(t.own.astype(float)>.05)
 
 # %% ../../nbs/analysis/39_report.ipynb #206a4582
+def _free(gives, controls):
+    "Of the readings in `gives`, those that no control takes away; and the controls that give the order"
+    hit = controls[_gives(controls, len(controls))] if len(controls) else controls
+    def kept(k): return not hit.of.isin([k,'all']).any() and (not len(hit) or controls.of.isin([k,'all']).any())
+    return [k for k in gives if kept(k)],list(hit.index)
+
+# %% ../../nbs/analysis/39_report.ipynb #c19c21ab
 def _prompt(e):
     "Do the prompts alone give the order of the roles?"
     q,rule = 'With the text held, do the prompts alone give this order?',('yes if one of these readings has a difference, an order that is the same in '
@@ -295,10 +316,9 @@ def _prompt(e):
         return _found('prompt', q, 'not tested', why, rule)
     t = e.tables['text_held'] = _text_held(e)
     own,controls = t[t.of==''],t[t.of!='']
-    gives = own[_gives(own, len(own))]
-    hit = controls[_gives(controls, len(controls))] if len(controls) else controls
-    free = [k for k in gives.index if not hit.of.isin([k,'all']).any()]
-    answer = 'yes' if free else 'a control too' if len(gives) else 'no'
+    gives = list(own.index[_gives(own, len(own))])
+    free,hit = _free(gives, controls)
+    answer = 'yes' if free else 'a control too' if gives else 'no'
     return _found('prompt', q, answer, _prompt_because(e, own, controls, hit), rule, yes='for')
 
 # %% ../../nbs/analysis/39_report.ipynb #7ba03534
@@ -311,7 +331,7 @@ def _least_rho(n):
 def _prompt_because(e, own, controls, hit):
     def said(t): return '; '.join(f'{k}: ρ = {num(r.rho)} ({span(r.low, r.high)}), p = {num(r.p, 3)}' for k,r in t.iterrows())
     beside = f' Controls: {said(controls)}.' if len(controls) else ' No control was given.'
-    if len(hit): beside += f' The same order comes from {listed(list(hit.index))}.'
+    if len(hit): beside += f' The same order comes from {listed(hit)}.'
     return f'{said(own)}.{beside} With {len(e.vectors.roles)} roles, a correlation under {num(_least_rho(len(e.vectors.roles)))} is not seen.'
 
 # %% ../../nbs/analysis/39_report.ipynb #c4908aea
@@ -344,6 +364,8 @@ def _share(e):
     q = 'Does the order come with the prompt or with the text?'
     rule = ('from the 95 % interval of the prompt’s share, over questions and roles: above ½ with the prompt; between 0 and ½ mostly with the text; '
             'holding 0 but not ½ with the text; holding ½ but not 0 both; holding both undecided')
+    if (k := made_as(e.vectors)) in _PROMPT_ALONE and e.order.p<=.05:
+        return _found('share', q, 'with the prompt', f'No text differs: these vectors are of {KINDS[k]}.', rule)
     if 'prompt_held' not in e.tables or e.order.p>.05:
         why = 'There is no order of the roles.' if e.order.p>.05 else 'No answers were read under one prompt.'
         return _found('share', q, 'not tested', why, rule)
@@ -438,7 +460,7 @@ def _without(e):
     w = Report(_blank(v, at), e.direction and _blank(e.direction, at), {k: _blank(o, at) if same_space(v, o) else o for k,o in e.readings.items()},
                n=e.n, seed=e.seed)
     w.without,w.dominating = None,at
-    _shares(w)
+    if 'prompt_held' in e.tables: w.tables['prompt_held'] = contributions(w.vectors, w.bare, w.direction)
     w.findings = [f(w) for f in (_difference, _order, _prompt, _share)]
     return w
 
@@ -627,8 +649,9 @@ def _reach(v):
     "What the numbers generalise over, in words"
     n = min(len({r.prompt for r in v.rows if r.persona==p}) for p in v.roles)
     of = f'{n} wordings' if n>1 else 'one wording, so nothing tells the persona from the words of its prompt'
-    return (f'Intervals of lengths, gaps and shares speak of other questions like these {len(v.questions)}; those of rank correlations and of the '
-            f'reliability of the order, of other roles like these {len(v.roles)}. All speak of this model; each role had {of}.')
+    return (f'Intervals of lengths and gaps speak of other questions like these {len(v.questions)}; those of rank correlations of '
+            f'other roles like these {len(v.roles)}; those of shares and of the reliability of the order, of both. '
+            f'All speak of this model; each role had {of}.')
 
 # %% ../../nbs/analysis/39_report.ipynb #a8b35c81
 def _qualified(e, f):
@@ -662,10 +685,11 @@ def _ranked(e):
     return df.sort_values('projection', ascending=False).rename_axis('persona')
 
 # %% ../../nbs/analysis/39_report.ipynb #72fcdcfb
-def _checked(v, direction, n):
+def _checked(v, direction, steering, n):
     "The vectors that a report is about; ValueError or TypeError if it cannot be made"
     if not isinstance(direction, Direction|None):
         raise TypeError(f"direction is a {type(direction).__name__}: give a Direction, as load_direction makes one")
+    if steering is not None and 'tries' not in steering: raise ValueError("steering has no column 'tries': give the table of against_controls()")
     if n<20: raise ValueError(f"n={n}: with fewer than 20 resamples no p can be 0.05")
     v = v.complete()
     if _made_here(direction, v): v = v.only([p for p in v if p not in direction.made_of['plus']+direction.made_of['minus']])
@@ -689,7 +713,7 @@ def evidence(
     seed:int=0
 )->Report:
     "Is it real? Everything that vectors and texts can say about a direction"
-    v = _checked(v, direction, n)
+    v = _checked(v, direction, steering, n)
     texts = {} if responses is None else text_baselines(responses)
     e = Report(v, direction, texts | (readings or {}), _matched(v) | (variants or {}), adherence, steering, extras or {}, n, seed)
     e.tables |= dict(ranking=_ranked(e), readings=e.compared)
@@ -737,20 +761,19 @@ def model(self:Report):
 
 # %% ../../nbs/analysis/39_report.ipynb #2916ba4d
 def _held(read, e, layer, texts, under=()):
-    "The readings of the extractor `e` that hold the prompt or the text constant: under these prompts, over these texts, and without text"
-    last = last_prompt_token(e)
-    return {**{f'read under {p!r}': read(e, [layer], p) for p in under}, 
-            **{f"every prompt over {p}'s answers": read(e, [layer], None, p) for p in texts}, 'the last prompt token': read(last, [layer])}
+    "The readings of the extractor `e` that hold something constant: one of these prompts, one of these texts, or no text at all"
+    return {**{f'read under {p!r}': read(e, [layer], p) for p in under},
+            **{f"every prompt over {p}'s answers": read(e, [layer], None, p) for p in texts},
+            'the last prompt token': read(last_prompt_token(e), [layer])}
 
 # %% ../../nbs/analysis/39_report.ipynb #f0d08672
 def _read_again(read, extractor, both, v, under):
     "The readings that say what the order comes with"
     k,default,twin = v.layer,v.neutral[0],untrained_twin(extractor)
-    words = prompt_baselines(v.meta['prompts'])
-    if extractor.config.span=='prompt_last': return {'an untrained twin': read(twin, [k]), **words}      # no text, so none can be held
     far = under or rank_personas(v).projection.loc[v.roles].idxmin()
-    return {'layer 0': both.at(0), **_held(read, extractor, k, (default,far), (default,far)), 'an untrained twin': read(twin, [k]),
-            **{f'an untrained twin, {n}': o for n,o in _held(read, twin, k, [default]).items()}, **words}
+    texts = [p for p in (default,far) if p in v]                                 # a persona that is built in may have no answers
+    return {'layer 0': both.at(0), **_held(read, extractor, k, texts, (default,far)), 'an untrained twin': read(twin, [k]),
+            **{f'an untrained twin, {n}': o for n,o in _held(read, twin, k, [default]).items()}, **prompt_baselines(v.meta['prompts'])}
 
 # %% ../../nbs/analysis/39_report.ipynb #85de0c6b
 def _likelihoods(extractor, selection, default, folder):
@@ -793,6 +816,7 @@ def gather(
 )->dict: # For `evidence`
     "Everything that a report takes from a model: `evidence(**gather(...))`"
     selection,span,k,data = select(responses, personas, questions),extractor.config.span,extractor.one_layer(layer),Path(out)/'data'
+    if span=='prompt_last': raise ValueError("span='prompt_last': a report is about answers, and has the last prompt token among its readings: leave it out")
     if sweep and (quick or span!='answer'): raise ValueError("sweep takes the likelihoods of whole answers: leave quick and span out")
     asked = Unanswered(selection.prompts, selection.questions)
     def read(e, layers, *held):

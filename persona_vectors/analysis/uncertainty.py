@@ -24,7 +24,7 @@ def cross_products(
     b = a if b is None else b
     q = a.shape[-2]
     if q<2: raise ValueError("one question cannot be set against another: give at least two. "
-                         "Of means only there are the axis, cosine_matrix and role_pca")
+                         "Of means only there are assistant_axis, role_pca, cosine_matrix, reliability")
     def flat(x): return x.reshape(*x.shape[:-2], -1)
     same = flat(a)@np.swapaxes(flat(b), -1, -2)
     return (a.sum(-2)@np.swapaxes(b.sum(-2), -1, -2) - same)/(q*(q-1))
@@ -93,7 +93,7 @@ class Gram:
         if v.neutral: v.split()
         g = v.complete().grid()
         if len(g.questions)<2:
-            raise ValueError("one question cannot be set against another: give at least two. Of means only there are the axis, cosine_matrix and role_pca")
+            raise ValueError("one question cannot be set against another: give at least two. Of means only there are assistant_axis, role_pca, cosine_matrix, reliability")
         self.personas,self.questions,self.ns,self.rs = g.personas,g.questions,g.ns,g.rs
         y = g.centred if centre=='roles' else g.x-g.x.mean(0) if centre else g.x
         self.y = np.ascontiguousarray(isometric_coordinates(y).transpose(1,0,2))   # question persona d
@@ -356,17 +356,21 @@ def _split_half(g, half): # 'unit unit' inner products; 'split unit'
     return (inner(half,1-half)/np.sqrt(np.maximum(inner(half,half)*inner(1-half,1-half), 1e-300))).mean()
 
 # %% ../../nbs/analysis/32_uncertainty.ipynb #2c2b6fb0
+def _noise_share(n, total, trace): # Of `n` units: sum and trace of their inner products
+    "Share of the squared length of their mean that is noise; 1 if the mean is 0"
+    return np.where(total>0, (n*trace-total)/((n-1)*np.where(total>0, total, 1)), 1.)
+
 def common_share(g)->float: # 'unit unit' inner products
     "Share of the squared length of the units' mean that all units have in common; may be negative, 0 if the mean is 0"
-    n,total = len(g),g.sum()
-    return 1-(n*np.trace(g)-total)/((n-1)*total) if total>0 else 0.
+    return float(1-_noise_share(len(g), g.sum(), np.trace(g)))
 
 def share_interval(g, level=.95)->tuple: # 'unit unit' inner products
     "Low and high of `common_share` by a jackknife over units, within 0 and 1; NaN with fewer than four units"
-    if len(g)<4: return np.nan,np.nan
-    def noise(at): return np.log(max(1-common_share(g[np.ix_(at,at)]), 1e-12))
-    _,low,high = jackknife(noise, len(g), level=level)
-    return tuple(max(0., float(1-np.exp(min(o, 0)))) for o in (high,low))
+    if (n := len(g))<4: return np.nan,np.nan
+    def log(noise): return np.log(np.maximum(noise, 1e-12))
+    without = log(_noise_share(n-1, g.sum()-2*g.sum(0)+np.diag(g), np.trace(g)-np.diag(g)))
+    value,half = log(1-common_share(g)),half_width(jackknife_se(without), n-1, level)
+    return tuple(max(0., float(1-np.exp(min(o, 0)))) for o in (value+half,value-half))
 
 # %% ../../nbs/analysis/32_uncertainty.ipynb #2bdd74cd
 def _against_roles(k, at, rs): # 'persona persona' inner products; weights 'persona' of a vector; indices of the roles it is set against
@@ -375,41 +379,36 @@ def _against_roles(k, at, rs): # 'persona persona' inner products; weights 'pers
     return at@k@at - kr[:,None] - kr[None] + k[np.ix_(rs,rs)]
 
 # %% ../../nbs/analysis/32_uncertainty.ipynb #28806958
-def _reliable(g, half)->tuple: # 'unit unit' inner products; 'split unit'
-    "Split-half cosine, reliability (Spearman–Brown), and its low and high; NaN with fewer than two units"
-    if len(g)<2: return (np.nan,)*4
-    r = _split_half(g, half)
-    return float(r),float(_spearman_brown(r)),*share_interval(g)
+def _over_questions(v, splits, seed)->pd.DataFrame: # Persona and 'axis' × split_half, reliability, low, high
+    "Reliability over questions, NaN if there is only one"
+    g,names = v.grid(),['split_half','reliability','low','high']
+    y,items,half = isometric_coordinates(g.centred),list(g.personas),_halvings(len(g.questions), splits, seed)
+    if g.ns: y,items = np.concatenate([y, (y[g.ns].mean(0)-y[g.rs].mean(0))[None]]),items+['axis']
+    if len(g.questions)<2: return pd.DataFrame(np.nan, items, names)
+    products = y@y.transpose(0,2,1)                                       # item question question
+    r = np.array([_split_half(o, half) for o in products])
+    return pd.DataFrame(np.column_stack([r, _spearman_brown(r), [share_interval(o) for o in products]]), items, names)
 
 # %% ../../nbs/analysis/32_uncertainty.ipynb #4e9ad798
-def _over_questions(v, splits, seed)->dict: # Name to what `_reliable` returns
-    "Reliability over questions of every persona, and of the axis if there are neutrals"
-    g = v.grid()
-    y,names,half = isometric_coordinates(g.centred),list(g.personas),_halvings(len(g.questions), splits, seed)
-    if g.ns: y,names = np.concatenate([y, (y[g.ns].mean(0)-y[g.rs].mean(0))[None]]),names+['axis']
-    return {p: _reliable(o@o.T, half) for p,o in zip(names, y)}
-
-def _over_roles(v, splits, seed)->dict: # Name to what `_reliable` returns
-    "The same over the other roles, of the personas' means; NaN with fewer than four of these"
+def _over_roles(v)->pd.DataFrame: # Persona and 'axis' × over_roles, roles_low, roles_high
+    "Reliability over the other roles, from the personas' means; NaN with fewer than four of them"
     x = v.stacked().double().numpy()
     k,at = (x-x.mean(0))@(x-x.mean(0)).T,np.eye(len(x))
     ns,rs = ([v.personas.index(p) for p in o] for o in (v.neutral,v.roles))
     made = {p: (at[i], [r for r in rs if r!=i]) for i,p in enumerate(v)} | ({'axis': (at[ns].mean(0), rs)} if ns else {})
-    half = {n: _halvings(n, splits, seed) for n in (len(rs)-1,len(rs))}
-    return {p: _reliable(_against_roles(k, *o), half[len(o[1])]) if len(o[1])>3 else (np.nan,)*4 for p,o in made.items()}
+    def one(at, rs): return (max(0, common_share(g := _against_roles(k, at, rs))), *share_interval(g)) if len(rs)>3 else (np.nan,)*3
+    return pd.DataFrame({p: one(*o) for p,o in made.items()}, ['over_roles','roles_low','roles_high']).T
 
 # %% ../../nbs/analysis/32_uncertainty.ipynb #1bbd7c34
 def reliability(
     v:PersonaVectors, # At one layer
-    splits:int=100, # Random halvings of the questions, or of the roles
+    splits:int=100, # Random halvings of the questions
     seed:int=0
 )->pd.DataFrame: # By persona, and 'axis': split_half (cosine of halves), reliability (of all questions), low, high; over_roles, roles_low, roles_high
-    "Split-half reliability of every persona's vector and of the axis, with 95 % intervals; NaN over questions where there is only one"
+    "Reliability of every persona's vector and of the axis, with 95 % intervals; NaN over questions where there is only one"
     if v.neutral: v.split()
     v = v.complete()
-    names = ['split_half','reliability','low','high']
-    df,roles = (pd.DataFrame(f(v, splits, seed), names).T.rename_axis('persona') for f in (_over_questions,_over_roles))
-    df = df.join(roles[['reliability','low','high']].set_axis(['over_roles','roles_low','roles_high'], axis=1))
+    df = _over_questions(v, splits, seed).join(_over_roles(v)).rename_axis('persona')
     over = f'other questions like these {len(v.questions)}' if len(v.questions)>1 else 'not available: there is one question only'
     df.attrs = dict(over=over, over_roles=f'other roles like these {len(v.roles)}, with neutral prompts and questions as they are')
     return df

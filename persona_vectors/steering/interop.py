@@ -356,8 +356,9 @@ def export_roles(
     model=None # Where the model's configuration is; None: that of the vectors
 ):
     "Write persona vectors as assistant-axis' role files"
+    if None in v.layers: raise ValueError("these vectors do not record their layer: say it with load_vectors(path, layer=...)")
     m,ks = find_model(model or v.model),[k for k in v.layers if k]
-    if not ks or None in ks: raise ValueError(f"these vectors have layers {v.layers}: {CONVENTIONS['assistant-axis'].why}")
+    if not ks: raise ValueError(f"these vectors have layers {v.layers}: {CONVENTIONS['assistant-axis'].why}")
     if v.means.shape[-1]!=m.width: raise ValueError(f"these vectors are {v.means.shape[-1]} wide, and {m.label} is {m.width}: they are of another model")
     if bad := [p for p in v if not re.fullmatch(r'[\w-][\w. -]*', p)]: raise ValueError(f"persona {bad[0]!r} cannot be the name of a file")
     ns,_ = v.split()

@@ -6,14 +6,14 @@
 __all__ = ['TRAITS', 'Trait', 'keep_judged', 'trait_direction', 'trait_strength', 'projection_difference']
 
 # %% ../../nbs/steering/52_traits.ipynb #f1ebcf37
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from ..analysis.readings import difference
 from ..analysis.uncertainty import Interval, half_width, reliability, resample
 from ..extraction.vectors import Direction, PersonaVectors
 from ..generation.judging import Rubric, trait_rubric
 from ..responses import Responses
 from ..selection import Selection, select
-import numpy as np
+import pandas as pd
 
 # %% ../../nbs/steering/52_traits.ipynb #fccb76bf
 @dataclass(frozen=True)
@@ -111,22 +111,35 @@ def trait_strength(
     v = _poles_of(v, trait)
     return resample(v, lambda g: g.distances[:,0,1], n=n, seed=seed), float(reliability(v, seed=seed).reliability[trait.poles[0]])
 
+# %% ../../nbs/steering/52_traits.ipynb #678e8918
+@dataclass(frozen=True)
+class ProjectionDifference(Interval):
+    "The mean with its interval, and `rows`, indexed by the answer's number in the data: question, prompt, sample, projection, own, difference"
+    rows:pd.DataFrame = field(default=None, repr=False, compare=False)
+
+# %% ../../nbs/steering/52_traits.ipynb #d636cf14
+def _each(data, own, u):
+    "A row for each answer of `data` to a prompt that `own` answers too: its projection on the unit `u`, that of the model's own mean answer, the difference"
+    theirs = dict(zip(own.questions, own.grid().x[0]@u))
+    rows = [(i, r.question, r.prompt, r.sample, float(x@u), theirs[r.question])
+            for i,(r,x) in enumerate(zip(data.rows, data.means[:,0].double().numpy())) if r.question in theirs]
+    df = pd.DataFrame(rows, columns=['answer','question','prompt','sample','projection','own']).set_index('answer')
+    return df.assign(difference=df.projection-df.own)
+
 # %% ../../nbs/steering/52_traits.ipynb #965d1151
 def projection_difference(
     data:PersonaVectors, # The data set's answers, as one persona, at the direction's layer
     own:PersonaVectors, # The model's own answers to the same prompts
     direction:Direction,
     level:float=.95
-)->Interval: # In units of the residual stream
-    "Mean projection of a data set's answers minus that of the model's own (Chen et al. 2025)"
+)->Interval: # In units of the residual stream; `rows` has the difference of every answer
+    "Mean projection of a data set's answers minus that of the model's own (Chen et al. 2025, arXiv 2507.21509)"
     for o in (data,own):
         if o.layers!=[direction.layer] or len(o)!=1:
             raise ValueError(f"give vectors of one persona at layer {direction.layer}: these have {', '.join(o)} at {o.layers}")
-    both = [q for q in data.questions if q in own.questions]
-    if len(both)<2: raise ValueError(f"{len(both)} prompts have an answer in both: let the model answer at least two of the data set's")
-    def along(v): return dict(zip(v.questions, v.grid().x[0]@direction.unit.double().numpy()))
-    a,b = along(data),along(own)
-    x = np.array([a[q]-b[q] for q in both])
+    rows = _each(data, own, direction.unit.double().numpy())
+    x = rows.groupby('question', sort=False).difference.mean()
+    if len(x)<2: raise ValueError(f"{len(x)} prompts have an answer in both: let the model answer at least two of the data set's")
     se = x.std(ddof=1)/len(x)**.5
     half = half_width(se, len(x)-1, level=level)
-    return Interval(x.mean(), x.mean()-half, x.mean()+half, level, f'other prompts like these {len(x)}', se)
+    return ProjectionDifference(x.mean(), x.mean()-half, x.mean()+half, level, f'other prompts like these {len(x)}', se, rows)
