@@ -241,8 +241,8 @@ _PROMPT_ALONE = 'one_text','prompt_last'
 def held(self:Report)->dict:
     "Name to reading in which the text was held and the prompt changed: of vectors that were made so, these themselves"
     if (k := made_as(self.vectors)) in _PROMPT_ALONE: return {KINDS[k]: self.vectors}
-    out = {KINDS[k]: _pool(self.vectors, self.of_kind(k)) for k in _PROMPT_ALONE}
-    if self.bare is not None: out['own minus re-read'] = prompt_part(self.vectors, self.bare)
+    bare,out = self.bare,{KINDS[k]: _pool(self.vectors, self.of_kind(k)) for k in _PROMPT_ALONE}
+    if bare is not None: out['own minus re-read'] = prompt_part(self.vectors, bare)
     return {k: o for k,o in out.items() if o is not None}
 
 # %% ../../nbs/analysis/39_report.ipynb #5f1d5ce7
@@ -256,13 +256,13 @@ def _twin_part(e):
 @patch(as_prop=True)
 def controls(self:Report)->dict:
     "Name to (what it is a control of, reading): an untrained model, and the words of the prompts"
-    out = {}
+    out,held = {},self.held
     for k in _PROMPT_ALONE:
         twins = self.of_kind(k, twins=True)
         if twins: out[f'untrained: {KINDS[k]}'] = KINDS[k],_pool(twins[0], twins)
     out['untrained: own minus re-read'] = 'own minus re-read',_twin_part(self)
     out |= {k: ('all', o) for k,o in self.readings.items() if kind_of(o)=='prompt_text'}
-    return {k: o for k,o in out.items() if o[1] is not None and (o[0]=='all' or o[0] in self.held)}
+    return {k: o for k,o in out.items() if o[1] is not None and (o[0]=='all' or o[0] in held)}
 
 # %% ../../nbs/analysis/39_report.ipynb #4cf53064
 def _cross_p(y, o, n=2000):
