@@ -354,7 +354,7 @@ def _prompt_because(e, own, controls, hit):
     beside = f' Controls: {said(controls)}.' if len(controls) else ' No control was read.'
     if len(hit): beside += f' The same order comes from {listed(hit)}.'
     if list(own.index)==[_OWN]: beside += ' That alone decides nothing: a prompt that makes the text louder would give this too.'
-    return f'{said(own)}.{beside} With {len(e.vectors.roles)} roles, a correlation under {num(_least_rho(len(e.vectors.roles)))} is not seen.'
+    return f'{said(own)}.{beside} With {len(e.vectors.roles)} roles, a ρ under {num(_least_rho(len(e.vectors.roles)))} does not count.'
 
 # %% ../../nbs/analysis/39_report.ipynb #c4908aea
 def _of_share(low, high):
@@ -378,7 +378,7 @@ def _power(e, half):
     "Which shares can be told from a half, in words, from half the width of the interval"
     with_so = f'With {len(e.vectors.roles)} roles and {len(e.vectors.questions)} questions'
     if half>=.5: return f'{with_so} this verdict can hardly come out: the interval is {percent(2*half)} wide'
-    return f'{with_so} and this noise, a share under {percent(.5-half)} or over {percent(.5+half)} can be told from a half'
+    return f'{with_so} and this noise, a share under {percent(.5-half)} or over {percent(.5+half)} would be told from a half about half the time'
 
 # %% ../../nbs/analysis/39_report.ipynb #32258652
 def _share(e):
@@ -392,8 +392,8 @@ def _share(e):
         why = 'No order of the roles is seen.' if e.order.p>.05 else 'No answers were read under one prompt.'
         return _found('share', q, 'not tested', why, rule)
     o,gap = (e.tables['prompt_held'].loc[(k,'share of the prompt')] for k in ('order','gap'))
-    because = (f'Of the order {percent(o.value)} ({percent(o.low)} to {percent(o.high)}) comes only with the prompt, of the gap {percent(gap.value)} '
-               f'({percent(gap.low)} to {percent(gap.high)}). {_power(e, (o.high-o.low)/2)}.')
+    because = (f'Of the variance of the roles’ places {percent(o.value)} ({percent(o.low)} to {percent(o.high)}) comes only with the prompt '
+               f'(it is lost where the same answers are read under one prompt), of the gap {percent(gap.value)} ({percent(gap.low)} to {percent(gap.high)}). {_power(e, (o.high-o.low)/2)}.')
     return _found('share', q, _of_share(o.low, o.high), because, rule, **{'with the prompt': 'for', 'both': 'for', 'with the text': 'against'})
 
 # %% ../../nbs/analysis/39_report.ipynb #fe8007e7
@@ -602,28 +602,35 @@ _WHERE = {'with the prompt': ', which comes with the prompt', 'mostly with the t
           'undecided': '; whether it comes with the prompt or with the text is undecided',
           'not tested': '; whether it comes with the prompt or with the text is open'}
 _ALONE = {'yes': '', 'no control': ' (no control was read)', 'a control too': ', but so does a control',
-          'unclear': ', but not clearly more than what a control gives'}
+          'unclear': ', but not clearly more than a control does'}
 _HELD = {'one_text': 'with one text under every prompt', 'prompt_last': 'before a word is written'}
+
+def _share_clause(share, o):
+    "Where the order comes from; `o` is the prompt's share with its interval"
+    where = _WHERE[share]
+    if share=='both' and o.high>=1: where = ', which comes at least in part with the prompt'
+    if share=='with the prompt' and o.high<1: where = ', which comes mostly with the prompt'
+    low,high = (percent(x).removesuffix(' %') for x in (o.low, o.high))
+    return f'{where} ({percent(o.value)} of its order only with the prompt, {low} to {high})'
 
 def _about(e, f):
     "What the headline says of prompt and text"
-    share,where,of,alone = f['share'].answer,_WHERE[f['share'].answer],'',f['prompt'].answer
-    if share!='not tested' and 'prompt_held' in e.tables:
-        o = e.tables['prompt_held'].loc[('order','share of the prompt')]
-        low,high = (percent(min(1, max(0, x))).removesuffix(' %') for x in (o.low, o.high))
-        of = f' ({percent(min(1, max(0, o.value)))} of its order only with the prompt, {low} to {high})'
-        if share=='both' and o.high>=1: where = ', which comes at least in part with the prompt'
-    if alone=='not tested': return where+of
-    if alone=='no': return f'{where}{of}; where no text differs, the prompts alone are not seen to give its order'
-    held = ' and '.join(_HELD[k] for k,name in KINDS.items() if name in e.tables['text_held'].attrs['alone'])
-    return f'{where}{of}; {held}, the prompts alone give its order{_ALONE[alone]}'
+    share,alone,t = f['share'].answer,f['prompt'].answer,e.tables.get('text_held')
+    given = share!='not tested' and 'prompt_held' in e.tables
+    said = _share_clause(share, e.tables['prompt_held'].loc[('order','share of the prompt')]) if given else _WHERE[share]
+    if alone=='not tested': return said
+    if alone=='no': return f'{said}; where no text differs, the prompts alone are not seen to give its order'
+    if t is None: return f'{said}; the prompts alone order the roles like it{_ALONE[alone]}'
+    held = ' and '.join(f'{_HELD[k]} (ρ {num(t.rho[name])}, {span(t.low[name], t.high[name])})' for k,name in KINDS.items() if name in t.attrs['alone'])
+    return f'{said}; {held}, the prompts alone order the roles like it{_ALONE[alone]}'
 
 # %% ../../nbs/analysis/39_report.ipynb #0ada6e1c
 def _sources(f):
     "Sentences on prompt and text"
     if f['prompt'].answer!='not tested': yield f'With the text held: {f["prompt"].because}'
     if f['share'].answer!='not tested':
-        yield f'With the prompt held: {f["share"].because} A model may also read the persona off the text, so that more may be in it; and a prompt that makes the text louder counts as prompt here.'
+        yield (f'With the prompt held: {f["share"].because} If the prompts act as personas, and not by their words or by how loud they make the text, '
+               'this is a lower bound of what is in the model, which may also read the persona off the text.')
     if f['share'].answer==f['prompt'].answer=='not tested':
         yield 'Neither the text nor the prompt was held: it may be how the answers are written, or how the model represents who it is being.'
 
@@ -643,9 +650,10 @@ def _coordinate_clause(e, found):
     there = w['difference'].answer=='yes' and w['order'].answer!='no'
     if not found: return f' in these coordinates; without {at} there is {"an" if this=="axis" else "a"} {this}'*there
     u = (e.direction or assistant_axis(e.vectors)).unit.double().numpy()
-    share,rho = float((u[e.dominating]**2).sum()),spearman(*(o.positions.loc[e.vectors.roles].mean(axis=1) for o in (e,w)))[0]
+    share,(rho,_,high) = float((u[e.dominating]**2).sum()),spearman(*(o.positions.loc[e.vectors.roles].mean(axis=1) for o in (e,w)))
     if there and share<.5 and rho>=SAME_ORDER: return ''
-    so = f'the roles have {"the same" if rho>=SAME_ORDER else "another"} order (ρ = {num(rho)})' if there else 'there is none'
+    order = 'the same' if rho>=SAME_ORDER else 'another' if high<SAME_ORDER else 'perhaps another'
+    so = f'the roles have {order} order (ρ = {num(rho)})' if there else 'none is seen'
     return f'; {at} hold{"s"*(len(e.dominating)==1)} {percent(share)} of it, and without {"it" if len(e.dominating)==1 else "them"} {so}'
 
 # %% ../../nbs/analysis/39_report.ipynb #a2a72e56
@@ -658,7 +666,8 @@ def conclude(
     head,differ,order = _headline(e)+_coordinate_clause(e, found)+_steering_clause(e),f['difference'].because,_lower(f['order'].because)
     if f['difference'].answer=='no': said = [f'The difference is not seen to be more than chance. {differ} So far, a ranking of the personas along this {this} '
         'means nothing. If there is a weak difference, more questions would show it.']
-    elif not found: said = [f'{differ} But along it no order of the roles is seen that is the same in other questions: {order} So far, a ranking of the roles means nothing.']
+    elif not found: said = [f'{differ} But along it no order of the roles is seen that is the same in other questions: {order} '
+        'So far, a ranking of the roles means nothing.']
     else:
         same = 'The roles have the same order in other questions' if f['order'].answer=='yes' else 'The order of the roles is not chance, but weak'
         said = [f'It is no accident: {_lower(differ)} {same}: {order}', *_sources(f), *_qualified(e, f)]
