@@ -159,10 +159,9 @@ def _what_follows(rho, n):
     "A sentence on the correlations `rho` of the ranking with its controls, over `n` personas"
     if n<10: return f'With {n} personas, no correlation says much.'
     high = [n for n,o in rho.items() if o>.7]
-    text = 'The nearer these are to 1, the more of the order is there without the persona in the model'
-    if not high: return text+'.'
-    return (f"{text} ({'; '.join(high)}): so far this axis may measure how the answers are written, "
-            'and need not be about who the model takes itself to be.')
+    there = f"Much of this order is in the text ({'; '.join(high)})" if high else 'Little of this order is in the text'
+    return (f"{there}. A persona that is followed shows there, so by itself this speaks neither for nor against one in the model: "
+            '`persona-vectors report` holds the text constant, and the prompt.')
 
 # %% ../nbs/92_cli.ipynb #4fd190d6
 @app.command(epilog='Example: persona-vectors generate --model google/gemma-3-27b-it --api --personas default,analyst,bard,oracle --dry-run')

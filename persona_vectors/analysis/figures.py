@@ -59,7 +59,8 @@ def _about(v):
     "Model, layer, roles and neutrals of `v` in words"
     ns,rs = v.split()
     layer = '' if v.layers==[None] else f', layer {v.layer}' + (f" of {v.meta['num_layers']}" if 'num_layers' in v.meta else '')
-    under = f", read under {v.meta['read_under']!r}" if v.meta.get('read_under') else ''
+    under = ''.join(f', {how} {v.meta[k]!r}' for k,how in (('read_under','read under'), ('read_text','over the text of')) if v.meta.get(k))
+    if v.meta.get('span')=='prompt_last': under += ', last prompt token'
     who = ', '.join(ns) if len(ns)<5 else f'{len(ns)} personas'
     return _safe(f"{v.meta.get('model', 'model not recorded')}{layer}{under} · {len(rs)} roles · neutral: {who}")
 

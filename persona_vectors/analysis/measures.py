@@ -116,12 +116,18 @@ def _holm(p):
 # %% ../../nbs/analysis/42_measures.ipynb #55e255a3
 def _unit(x): return x/np.linalg.norm(x, axis=-1, keepdims=True)
 
-def _cosines(x, default, us, c, at):
-    "Cosines 'direction target' of the axis and the units `us` with the components matched with `c`, and with the axis; from the roles `at`"
-    r = x[at]
-    axis = _unit(default-r.mean(0))
-    made = c if len(at)==len(x) else _matched(_components(r), c)
-    return np.vstack([axis, *us])@np.vstack([made, axis]).T
+def _cosines(x, default, us, c): # 'role d' and 'd'
+    "Cosines 'direction target' of the axis and of the units `us` with the components (matched with `c`) and the axis"
+    axis = _unit(default-x.mean(0))
+    return np.vstack([axis, *us])@np.vstack([_matched(_components(x), c), axis]).T
+
+# %% ../../nbs/analysis/42_measures.ipynb #7d15d93a
+def _over_both(f, R, Q):
+    "Value, low, high of `f(roles, questions)`, indices of those kept; jackknifed over both, or over the roles if there is one question"
+    r,q = np.arange(R),np.arange(Q)
+    value,_,high = jackknife(lambda at: f(at, q), R)
+    half = high-value if Q<2 else np.hypot(high-value, jackknife(lambda at: f(r, at), Q)[2]-value)
+    return value,value-half,value+half
 
 # %% ../../nbs/analysis/42_measures.ipynb #8c79f842
 def on_components(
@@ -132,15 +138,16 @@ def on_components(
     seed:int=0
 )->pd.DataFrame: # Indexed by direction and component or axis: value, low, high; chance (95 % of absolute cosines); p, p_corrected
     "Cosines of directions with the roles' components and the assistant axis (Lu et al. 2026), beside random directions among the roles"
-    x,a = (o.mean(-2) for o in _roles_and_default(v))
-    us,c = [unit_along(o, v) for o in (directions or {}).values()],_towards(_components(x), a)[:k]
-    value,low,high = jackknife(lambda at: np.arctanh(_cosines(x, a, us, c, at).clip(-.9999, .9999)), len(x))
-    null = abs(random_directions(v, n, seed)@np.vstack([c, _unit(a)]).T)
+    x,a = _roles_and_default(v)
+    us,c = [unit_along(o, v) for o in (directions or {}).values()],_towards(_components(x.mean(1)), a.mean(0))[:k]
+    def z(r, q): return np.arctanh(_cosines(x[r][:,q].mean(1), a[q].mean(0), us, c).clip(-.9999, .9999))
+    value,*limits = _over_both(z, *x.shape[:2])
+    null = abs(random_directions(v, n, seed)@np.vstack([c, _unit(a.mean(0))]).T)
     p,targets = p_value(abs(np.tanh(value)), null[:,None]),[f'PC{i+1}' for i in range(len(c))]+['axis']
     rows = {}
     for i,name in enumerate(['assistant axis', *(directions or {})]):
         m = len(targets)-(i==0)                                       # the axis with itself is left out
-        cols = zip(*(np.tanh(o[i,:m]) for o in (value,low,high)), np.quantile(null, .95, 0), p[i], _holm(p[i,:m]))
+        cols = zip(*(np.tanh(o[i,:m]) for o in (value,*limits)), np.quantile(null, .95, 0), p[i], _holm(p[i,:m]))
         rows |= {(name,t): o for t,o in zip(targets, cols)}
     df = pd.DataFrame(rows, index=['value','low','high','chance','p','p_corrected']).T
     return df.rename_axis(['direction','with'])

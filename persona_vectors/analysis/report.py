@@ -16,7 +16,7 @@ from ..selection import Selection, Unanswered, select
 from ..extraction.extractor import ActivationExtractor, cached_vectors, on_shared_questions
 from ..extraction.vectors import Direction, PersonaVectors
 from .axis import assistant_axis, centred, rank_personas
-from .uncertainty import axis_strength, cross_products, d_study, half_width, jackknife, p_value, permute_roles
+from .uncertainty import axis_strength, cross_products, d_study, half_width, jackknife, order_reliability, p_value, permute_roles
 from .uncertainty import rank_intervals, reliability, variance_components
 from .controls import against_nulls, matched_length, pseudo_defaults, random_directions, text_baselines
 from .controls import first_tokens, last_prompt_token, prompt_baselines, untrained_twin
@@ -68,6 +68,14 @@ def _compared(e):
 
 _ALL_TEXTS = 'the texts, all together'
 
+# %% ../../nbs/analysis/39_report.ipynb #c0851dec
+def _order_along(e):
+    "The order of the roles; along the axis, with the interval of its reliability along the true one"
+    o = order_of(e.positions.loc[e.vectors.roles], e.n, e.seed)
+    if e.direction is not None: return o
+    i = order_reliability(e.vectors)
+    return replace(o, low=i.low, high=i.high)
+
 # %% ../../nbs/analysis/39_report.ipynb #d93009e5
 @dataclass(eq=False)
 class Report:
@@ -89,7 +97,7 @@ class Report:
     @cached_property
     def positions(self): return along(self.vectors, self.direction, seed=self.seed)
     @cached_property
-    def order(self): return order_of(self.positions.loc[self.vectors.roles], self.n, self.seed)
+    def order(self): return _order_along(self)
     @cached_property
     def compared(self): return _compared(self)
     @cached_property
@@ -200,8 +208,9 @@ def _order(e):
     o = e.order
     e.tables['order'] = pd.DataFrame(dict(roles=vars(o), all=vars(order_of(e.positions, e.n, e.seed)))).T
     answer = 'no' if o.p>.05 else 'yes' if o.reliability>=.5 else 'partly'
+    unknown = ' These answers cannot tell how reliable it is.' if o.low<=0 and o.high>=1 else ''
     return _found('order', 'Does it order the roles the same way in other questions?', answer,
-        f'Reliability of the order {num(max(0, o.reliability))} ({span(max(0, o.low), o.high)}), p = {num(o.p, 3)}.',
+        f'Reliability of the order {num(max(0, o.reliability))} ({span(max(0, o.low), o.high)}), p = {num(o.p, 3)}.{unknown}',
         'p ≤ 0.05 by permutation within questions, and a reliability of at least 0.5; partly without that', yes='for', no='against')
 
 # %% ../../nbs/analysis/39_report.ipynb #980b628f
@@ -224,11 +233,14 @@ def bare(self:Report):
     return _pool(self.vectors, self.of_kind('prompt'))
 
 # %% ../../nbs/analysis/39_report.ipynb #454dca4a
+_PROMPT_ALONE = 'one_text','prompt_last'
+
 @patch(as_prop=True)
 def held(self:Report)->dict:
-    "Name to reading in which the text was held and the prompt changed"
-    out = {KINDS[k]: _pool(self.vectors, self.of_kind(k)) for k in ('one_text','prompt_last')}
-    if self.bare is not None: out['own minus re-read'] = prompt_part(self.vectors, self.bare)
+    "Name to reading in which the text was held and the prompt changed: of vectors that were made so, these themselves"
+    if (k := made_as(self.vectors)) in _PROMPT_ALONE: return {KINDS[k]: self.vectors}
+    bare,out = self.bare,{KINDS[k]: _pool(self.vectors, self.of_kind(k)) for k in _PROMPT_ALONE}
+    if bare is not None: out['own minus re-read'] = prompt_part(self.vectors, bare)
     return {k: o for k,o in out.items() if o is not None}
 
 # %% ../../nbs/analysis/39_report.ipynb #5f1d5ce7
@@ -242,13 +254,13 @@ def _twin_part(e):
 @patch(as_prop=True)
 def controls(self:Report)->dict:
     "Name to (what it is a control of, reading): an untrained model, and the words of the prompts"
-    out = {}
-    for k in ('one_text','prompt_last'):
+    out,held = {},self.held
+    for k in _PROMPT_ALONE:
         twins = self.of_kind(k, twins=True)
         if twins: out[f'untrained: {KINDS[k]}'] = KINDS[k],_pool(twins[0], twins)
     out['untrained: own minus re-read'] = 'own minus re-read',_twin_part(self)
     out |= {k: ('all', o) for k,o in self.readings.items() if kind_of(o)=='prompt_text'}
-    return {k: o for k,o in out.items() if o[1] is not None and (o[0]=='all' or o[0] in self.held)}
+    return {k: o for k,o in out.items() if o[1] is not None and (o[0]=='all' or o[0] in held)}
 
 # %% ../../nbs/analysis/39_report.ipynb #4cf53064
 def _cross_p(y, o, n=2000):
@@ -352,6 +364,8 @@ def _share(e):
     q = 'Does the order come with the prompt or with the text?'
     rule = ('from the 95 % interval of the prompt’s share, over questions and roles: above ½ with the prompt; between 0 and ½ mostly with the text; '
             'holding 0 but not ½ with the text; holding ½ but not 0 both; holding both undecided')
+    if (k := made_as(e.vectors)) in _PROMPT_ALONE and e.order.p<=.05:
+        return _found('share', q, 'with the prompt', f'No text differs: these vectors are of {KINDS[k]}.', rule)
     if 'prompt_held' not in e.tables or e.order.p>.05:
         why = 'There is no order of the roles.' if e.order.p>.05 else 'No answers were read under one prompt.'
         return _found('share', q, 'not tested', why, rule)
@@ -635,8 +649,9 @@ def _reach(v):
     "What the numbers generalise over, in words"
     n = min(len({r.prompt for r in v.rows if r.persona==p}) for p in v.roles)
     of = f'{n} wordings' if n>1 else 'one wording, so nothing tells the persona from the words of its prompt'
-    return (f'Intervals of lengths and gaps speak of other questions like these {len(v.questions)}; those of rank correlations and of the reliability of '
-            f'the order, of other roles like these {len(v.roles)}; those of shares, of both. All speak of this model; each role had {of}.')
+    return (f'Intervals of lengths and gaps speak of other questions like these {len(v.questions)}; those of rank correlations of '
+            f'other roles like these {len(v.roles)}; those of shares and of the reliability of the order, of both. '
+            f'All speak of this model; each role had {of}.')
 
 # %% ../../nbs/analysis/39_report.ipynb #a8b35c81
 def _qualified(e, f):

@@ -212,9 +212,6 @@ def _accidents(self:PlantedReadings):
 
 # %% ../../nbs/analysis/31_simulation.ipynb #938d340a
 @patch
-def _vectors(self:PlantedReadings, x, **meta): return _persona_vectors(x, self.names, self.seed, **meta)
-
-@patch
 def _read(self:PlantedReadings,
     persona, # 'persona d'
     text, # Accidents 'persona question d', or one text's 'question d'
@@ -222,12 +219,9 @@ def _read(self:PlantedReadings,
 ):
     s = self.shared
     x = self.asked + self.effect*persona[:,None] + s**.5*text + (1-s)**.5*self._accidents()
-    return self._vectors(self.scale*x, **meta)
+    return _persona_vectors(self.scale*x, self.names, self.seed, **meta)
 
 # %% ../../nbs/analysis/31_simulation.ipynb #6c86e24c
-@patch
-def _under(self:PlantedReadings, name): return self._read(self.by_text@self.space.basis, self.text, read_under=name)
-
 @patch
 def _one_text(self:PlantedReadings, name):
     return self._read(self.by_prompt@self.space.basis + self.left, self.text[self.names.index(name)], read_text=name)
@@ -246,12 +240,20 @@ def _words(self:PlantedReadings, reliability, d=24, **meta):
     e[...,0] = .5**.5*(said/said.std() + e[...,0])
     e *= (18*(1-reliability)/reliability)**.5
     e[...,:4] += self.in_words[:,None]
-    return self._vectors(e@_directions(self.rng, d, d), **meta)
+    return _persona_vectors(e@_directions(self.rng, d, d), self.names, self.seed, **meta)
 
 @patch
 def _untrained(self:PlantedReadings, **meta):
     x = 4*self.in_twin@_directions(self.rng, 4, self.d)
-    return self._vectors(x[:,None]+.5*self._accidents()/_ACCIDENTS**.5, untrained=0, **meta)
+    x = x[:,None]+.5*self._accidents()/_ACCIDENTS**.5
+    return _persona_vectors(x, self.names, self.seed, untrained=0, **meta)
+
+@patch
+def _twin(self:PlantedReadings):
+    "The answers read by an untrained network, under their own prompts and under the default's"
+    v = self._words(.55, self.d, untrained=0)
+    left = torch.tensor(np.repeat(self.in_twin@_directions(self.rng, 4, self.d), self.questions, 0), dtype=torch.float32)[:,None]
+    return [PersonaVectors(x, v.rows, v.layers, v.meta|m) for x,m in ((v.means+left, {}), (v.means, dict(read_under=self.names[0])))]
 
 # %% ../../nbs/analysis/31_simulation.ipynb #81323746
 @patch
@@ -262,7 +264,8 @@ def _all(self:PlantedReadings):
     out[f'an untrained twin, {default!r} text'] = self._untrained(read_text=default)
     out['an untrained twin, last prompt token'] = self._untrained(span='prompt_last')
     words = self.in_prompts[:,None].repeat(self.questions, 1)@_directions(self.rng, 4, 24)
-    out['words of the prompts'] = self._vectors(words, layer=None, kind='prompt_text', model='words of the prompts')
-    out |= {f'read under {k!r}': self._under(k) for k in (default,last)}
+    out['words of the prompts'] = _persona_vectors(words, self.names, self.seed, None, kind='prompt_text', model='words of the prompts')
+    out |= {f'read under {k!r}': self._read(self.by_text@self.space.basis, self.text, read_under=k) for k in (default,last)}
     out |= {k: self._words(r, layer=None, model=k) for k,r in (('TF-IDF',.75), ('characters',.84), ('function words',.7))}
-    return out | {'layer 0': self._words(.6, self.d, layer=0), 'an untrained twin': self._words(.55, self.d, untrained=0)}
+    out |= {'layer 0': self._words(.6, self.d, layer=0)}
+    return out | dict(zip(('an untrained twin', f'an untrained twin, read under {default!r}'), self._twin()))

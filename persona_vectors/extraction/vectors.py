@@ -337,11 +337,12 @@ def describe(self:PersonaVectors)->dict:
     m,n = self.meta,sum(r.n_tokens for r in self.rows)
     tokens = f'{n:,} tokens averaged' if n else 'number of tokens not recorded'
     k = m.get('answers', None if self.means_only and not n else len(self.rows))
-    answers = 'answers not recorded' if k is None else f'{k} answers'
+    answers = 'answers not recorded' if k is None else f"{k} {'prompts' if m.get('span')=='prompt_last' else 'answers'}"
+    held = ''.join(f', {how} {m[o]!r}' for o,how in (('read_under','read under'), ('read_text','over the text of')) if m.get(o))
     layers = ', '.join('not recorded' if k is None else str(k) for k in self.layers)
     if 'num_layers' in m: layers += f" of {m['num_layers']}"
     return dict(model=self.model, layers=layers, vectors=f'{len(self)} personas × {self.means.shape[-1]}',
-                answers=f"{answers}, {tokens}" + (f", read under {m['read_under']!r}" if m.get('read_under') else ''),
+                answers=f'{answers}, {tokens}{held}',
                 made=f"{m.get('prompt_format','?')} format, span {m.get('span','?')}, {m.get('dtype','?')}" if 'span' in m else 'not recorded')
 
 # %% ../../nbs/extraction/20_vectors.ipynb #73b1ff14

@@ -30,7 +30,7 @@ def text_picture(t):
 
 # %% ../../nbs/steering/56_hub.ipynb #922c0e95
 SHOWN = dict(model='Model', fingerprint='Its content', prompt_format='Prompt format', span='Averaged tokens', dtype='Weights in',
-    read_under='Read under', personas='Personas', responses='Responses', versions='Versions') # Keys of `meta` on the card
+    read_under='Read under', read_text='Over the text of', personas='Personas', responses='Responses', versions='Versions') # Keys of `meta` on the card
 
 def made_rows(meta):
     "How the vectors were made, as rows of a Markdown table"
