@@ -1,8 +1,8 @@
 "Do the intervals cover where it is hard: few questions, few coordinates, heavy tails, interactions? At least 200 data sets each"
 import numpy as np, pytest, torch
 from persona_vectors.analysis.simulation import planted
-from persona_vectors.analysis.uncertainty import Gram, axis_strength, bootstrap_interval, rank_intervals, reliability, replicates, resample
-from persona_vectors.extraction.vectors import PersonaVectors
+from persona_vectors.analysis.uncertainty import Gram, axis_strength, bootstrap_interval, order_reliability, rank_intervals, reliability, replicates, resample
+from persona_vectors.extraction.vectors import PersonaVectors, Row
 
 def heavy(seed, **kw):
     "Planted vectors in which some questions are much louder than others: noise times |t| with 3 degrees of freedom"
@@ -70,3 +70,42 @@ def test_many_personas_and_questions():
 def test_reliability_of_noise_is_none():
     r = np.array([reliability(usual(i, axis=0, role_sd=0), splits=20).split_half.values for i in range(60)])
     assert abs(r.mean()) < .01
+
+def means_only(v): return PersonaVectors(v.stacked()[:,None], [Row(p, '(not recorded)') for p in v], v.layers, v.meta)
+
+def test_reliability_of_means_alone():
+    "Published means: nothing over questions, the same over roles as with all answers"
+    v = usual(0)
+    a,b = reliability(v),reliability(means_only(v))
+    np.testing.assert_allclose(b.over_roles, a.over_roles, atol=1e-5)
+    assert b[['split_half','reliability','low','high']].isna().all().all() and 'one question' in b.attrs['over']
+
+@pytest.mark.parametrize('kw', [{}, dict(n_questions=6), dict(n_roles=8), dict(samples=2)])
+def test_reliability_is_in_its_interval(kw):
+    r = reliability(usual(3, **kw))
+    assert ((r.low<=r.reliability) & (r.reliability<=r.high) & (r.roles_low<=r.over_roles) & (r.over_roles<=r.roles_high)).all()
+
+def test_reliability_needs_units():
+    "Three questions, three roles: numbers without intervals; two personas without a neutral one have no roles to be set against"
+    r = reliability(usual(0, n_questions=3, n_roles=3))
+    assert r.reliability.notna().all() and r[['low','high','over_roles','roles_low']].isna().all().all()
+    two = reliability(usual(0).only(['role_00','role_01']))
+    assert list(two.index)==['role_00','role_01'] and two.low.notna().all() and two.over_roles.isna().all()
+
+def loud(seed, sd):
+    v,t = planted(axis=20., role_sd=[6.4,4.8,4.8,4.8], noise_sd=10., d=32, centre=False, seed=seed)
+    x = v.means.clone()
+    x[:,0,0] += torch.tensor(sd*np.random.default_rng([seed,3]).normal(size=len(x)), dtype=torch.float32)
+    return PersonaVectors(x, v.rows, v.layers, v.meta),41/(41+(100+(sd*t['axis'][0])**2)/18)
+
+def test_order_under_a_loud_coordinate():
+    "The interval covers, and is narrow only where the coordinate is not loud"
+    got = {sd: [(order_reliability(v),true) for v,true in (loud(i, sd) for i in range(60))] for sd in (0.,50.)}
+    for o in got.values(): assert np.mean([true in i for i,true in o]) >= .88
+    width = {sd: np.median([i.high-i.low for i,_ in o]) for sd,o in got.items()}
+    assert width[0.] < .3 < .6 < width[50.]
+
+def test_order_is_undefined_with_few_questions():
+    i = order_reliability(usual(0, n_questions=4))
+    assert np.isnan(i.value) and (i.low,i.high)==(0,1)
+    assert order_reliability(usual(0, n_questions=18)).value > 0

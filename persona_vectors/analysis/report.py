@@ -233,10 +233,13 @@ def bare(self:Report):
     return _pool(self.vectors, self.of_kind('prompt'))
 
 # %% ../../nbs/analysis/39_report.ipynb #454dca4a
+_PROMPT_ALONE = 'one_text','prompt_last'
+
 @patch(as_prop=True)
 def held(self:Report)->dict:
-    "Name to reading in which the text was held and the prompt changed"
-    bare,out = self.bare,{KINDS[k]: _pool(self.vectors, self.of_kind(k)) for k in ('one_text','prompt_last')}
+    "Name to reading in which the text was held and the prompt changed: of vectors that were made so, these themselves"
+    if (k := made_as(self.vectors)) in _PROMPT_ALONE: return {KINDS[k]: self.vectors}
+    bare,out = self.bare,{KINDS[k]: _pool(self.vectors, self.of_kind(k)) for k in _PROMPT_ALONE}
     if bare is not None: out['own minus re-read'] = prompt_part(self.vectors, bare)
     return {k: o for k,o in out.items() if o is not None}
 
@@ -252,7 +255,7 @@ def _twin_part(e):
 def controls(self:Report)->dict:
     "Name to (what it is a control of, reading): an untrained model, and the words of the prompts"
     out,held = {},self.held
-    for k in ('one_text','prompt_last'):
+    for k in _PROMPT_ALONE:
         twins = self.of_kind(k, twins=True)
         if twins: out[f'untrained: {KINDS[k]}'] = KINDS[k],_pool(twins[0], twins)
     out['untrained: own minus re-read'] = 'own minus re-read',_twin_part(self)
@@ -361,6 +364,8 @@ def _share(e):
     q = 'Does the order come with the prompt or with the text?'
     rule = ('from the 95 % interval of the prompt’s share, over questions and roles: above ½ with the prompt; between 0 and ½ mostly with the text; '
             'holding 0 but not ½ with the text; holding ½ but not 0 both; holding both undecided')
+    if (k := made_as(e.vectors)) in _PROMPT_ALONE and e.order.p<=.05:
+        return _found('share', q, 'with the prompt', f'No text differs: these vectors are of {KINDS[k]}.', rule)
     if 'prompt_held' not in e.tables or e.order.p>.05:
         why = 'There is no order of the roles.' if e.order.p>.05 else 'No answers were read under one prompt.'
         return _found('share', q, 'not tested', why, rule)

@@ -93,7 +93,8 @@ class Gram:
         if v.neutral: v.split()
         g = v.complete().grid()
         if len(g.questions)<2:
-            raise ValueError("one question cannot be set against another: give at least two. Of means only there are assistant_axis, role_pca, cosine_matrix, reliability")
+            raise ValueError("one question cannot be set against another: give at least two. "
+                "Of means only there are assistant_axis, role_pca, cosine_matrix, reliability")
         self.personas,self.questions,self.ns,self.rs = g.personas,g.questions,g.ns,g.rs
         y = g.centred if centre=='roles' else g.x-g.x.mean(0) if centre else g.x
         self.y = np.ascontiguousarray(isometric_coordinates(y).transpose(1,0,2))   # question persona d

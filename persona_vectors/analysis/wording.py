@@ -108,7 +108,7 @@ def meaning_and_wording(
     n:int=999, # Permutations
     seed:int=0,
     level:float=.95
-)->pd.DataFrame: # By source: variance (squared units), share, low, high, p (no identity given style; no style given identity); attrs: how many of each
+)->pd.DataFrame: # By source: variance (squared units), share, low, high, p (no identity given style; no style given identity); attrs: how many of each, over
     "What tells prompts apart: who they describe, how they are written, both, or just this wording; without noise"
     t = as_crossing(v, design)
     y = readings_by_prompt(v, t)
@@ -121,8 +121,10 @@ def meaning_and_wording(
     noise = half_width(jackknife_se(without[0].sum(1)), len(without[0])-1, level) if y.shape[1]>2 else 0
     df['share'] = df.variance/whole if whole>noise else np.nan
     half = half_width(jackknife_se(*(o/o.sum(1, keepdims=True) for o in without)), df_t, level)
-    df['low'],df['high'] = df.share-half,df.share+half
+    df['low'],df['high'] = (df.share-half).clip(0, 1),(df.share+half).clip(0, 1)
     sums = {k: permuted(g, levels, f, n, seed) for f,k in enumerate(('identity','style')) if k in df.index}
     df['p'] = pd.Series({k: p_value(o[0], o[1:]) for k,o in sums.items()})
-    df.attrs = dict(identities=int(levels[0].max())+1, styles=int(levels[1].max())+1, wordings=int(levels[2].max())+1, questions=y.shape[1], level=level)
+    counts = dict(identities=int(levels[0].max())+1, styles=int(levels[1].max())+1, wordings=int(levels[2].max())+1, questions=y.shape[1])
+    over = [k for k,least in dict(questions=2, identities=1, styles=1).items() if counts[k]>least]
+    df.attrs = counts | dict(level=level, over=f"other {' and '.join(over)} like these")
     return df
