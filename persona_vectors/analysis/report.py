@@ -585,11 +585,13 @@ _ALONE = {'yes': '; with the text held, the prompts alone give the same order', 
 def _about(e, f):
     "What the headline says of prompt and text"
     share,of = f['share'].answer,''
+    where = _WHERE[share]
     if share!='not tested' and 'prompt_held' in e.tables:
         o = e.tables['prompt_held'].loc[('order','share of the prompt')]
         low,high = (percent(min(1, max(0, x))).removesuffix(' %') for x in (o.low, o.high))
+        if share=='both' and o.high>=1: where = ', with the prompt in part or whole'
         of = f' (of its order {percent(min(1, max(0, o.value)))} come only with the prompt, {low} to {high})'
-    return _WHERE[share]+of+_ALONE[f['prompt'].answer]
+    return where+of+_ALONE[f['prompt'].answer]
 
 # %% ../../nbs/analysis/39_report.ipynb #0ada6e1c
 def _sources(f):
