@@ -73,7 +73,7 @@ wrong = dict(
     ('run --layer 31', '31', '30 blocks'),
     ('run --layer all', 'all'),
     ('plot {good.safetensors} --layer 7', 'layer 7', '[3]'),
-    ('plot {good.pt} --layer 3', 'layer'),],
+    ('plot {good.pt} --layer 0.65', 'layer', 'give its index'),],
   answers = [
     ('extract gone.json', 'gone.json'),
     ('extract {lacking.json} {grid}', "'bard'", asked[0]),
@@ -118,7 +118,7 @@ def test_refused_by_the_script(case, inputs, tmp_path):
 
 @pytest.mark.parametrize('args,made', [
     ('extract {good.json} {grid} --model {llama}', 'data/persona_vectors'), ('generate {grid} --model {llama} --max-tokens 2', 'data/responses'),
-    ('plot {good.safetensors}', 'images/tmp'), ('info {good.pt}', None), ('info {good.json}', None)])
+    ('plot {good.safetensors}', 'images/tmp'), ('plot {good.pt} --layer 3', 'images/tmp'), ('info {good.pt}', None), ('info {good.json}', None)])
 def test_refused_control(args, made, inputs, tmp_path):
     "The right input beside it is taken, and makes what it should"
     r = cli(*filled(args, inputs), cwd=tmp_path)
