@@ -393,7 +393,8 @@ def _share(e):
         return _found('share', q, 'not tested', why, rule)
     o,gap = (e.tables['prompt_held'].loc[(k,'share of the prompt')] for k in ('order','gap'))
     because = (f'Of the variance of the roles’ places {percent(o.value)} ({percent(o.low)} to {percent(o.high)}) comes only with the prompt '
-               f'(it is lost where the same answers are read under one prompt), of the gap {percent(gap.value)} ({percent(gap.low)} to {percent(gap.high)}). {_power(e, (o.high-o.low)/2)}.')
+               f'(it is lost where the same answers are read under one prompt), of the gap {percent(gap.value)} '
+               f'({percent(gap.low)} to {percent(gap.high)}). {_power(e, (o.high-o.low)/2)}.')
     return _found('share', q, _of_share(o.low, o.high), because, rule, **{'with the prompt': 'for', 'both': 'for', 'with the text': 'against'})
 
 # %% ../../nbs/analysis/39_report.ipynb #fe8007e7
