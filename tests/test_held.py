@@ -4,9 +4,11 @@ import pytest, torch
 from tiny import cli, make_llama, said
 from templates import kinds, tokenizer, zoo
 from persona_vectors import ActivationExtractor, PersonaVectorConfig, extract_persona_vectors, load_vectors, shipped_responses
-from persona_vectors.analysis.controls import first_tokens, last_prompt_token, prompt_baselines, untrained_twin
+from persona_vectors.analysis.controls import SHIPPED, first_tokens, last_prompt_token, prompt_baselines, shipped_readings, untrained_twin
 from persona_vectors.config import data_dir
 from persona_vectors.extraction.extractor import RULES, cached_vectors, vectors_file
+from persona_vectors.models import EMBEDDED
+from persona_vectors.personas import PERSONAS
 from persona_vectors.prompts import get_format, tokenize, unanswered
 from persona_vectors.responses import Response, Responses
 from persona_vectors.selection import Unanswered, select
@@ -174,3 +176,22 @@ def test_the_command_line(folder, tmp_path):
 def test_refused_in_one_line(args, says, tmp_path):
     r = cli(*args.split(), cwd=tmp_path)
     assert r.returncode==1 and len(said(r))==1 and says in said(r)[0] and not r.stdout and not list(tmp_path.iterdir())
+
+def test_questions_decide_where_no_answer_does():
+    "Without answers the questions are in the key; with answers they are in the answers' hash, and the key is as it was"
+    ex = ActivationExtractor(PersonaVectorConfig(model_name=EMBEDDED, span='prompt_last'))
+    keys = [ex.cache_key(Unanswered(PERSONAS, qs), [20]) for qs in (['Who?','Why?'], ['Other?','Where?'], ['Who?','Why?'])]
+    assert vectors_file('d', keys[0])!=vectors_file('d', keys[1]) and keys[0]==keys[2]
+    assert 'questions' not in ex.cache_key(select(shipped_responses()), [20])
+
+def test_shipped_prompt_readings_have_their_keys():
+    "What comes with the package is found under the key that would make it again"
+    v = shipped_readings()['the last prompt token']
+    ex = ActivationExtractor(PersonaVectorConfig(model_name=EMBEDDED, span='prompt_last', dtype='bfloat16'))
+    key = ex.cache_key(Unanswered(v.meta['prompts'], v.questions), [20])
+    assert vectors_file('d', key).name.endswith(SHIPPED['the last prompt token']+'.safetensors')
+    assert {k: v.meta.get(k) for k in key}==key
+
+def test_one_prompt_before_no_answer_is_refused():
+    ex = ActivationExtractor(PersonaVectorConfig(model_name=EMBEDDED, span='prompt_last'))
+    with pytest.raises(ValueError, match='nothing differs between personas'): extract_persona_vectors(ex, PERSONAS, ['Who?'], read_under='default')

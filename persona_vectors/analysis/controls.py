@@ -286,8 +286,8 @@ def last_prompt_token(extractor:ActivationExtractor)->ActivationExtractor: retur
 
 # %% ../../nbs/analysis/33_controls.ipynb #0ad4cdf3
 SHIPPED = {"read under 'default'": 'a3b819c2', "every prompt over default's answers": 'ca02a798', "every prompt over bard's answers": 'fce37a31',
-           'the last prompt token': 'adb43d5b', "an untrained twin, every prompt over default's answers": 'untrained-seed-0-5ea57061',
-           'an untrained twin, the last prompt token': 'untrained-seed-0-7d8971b3'} # Name to the end of the file's name
+           'the last prompt token': 'f30b1179', "an untrained twin, every prompt over default's answers": 'untrained-seed-0-5ea57061',
+           'an untrained twin, the last prompt token': 'untrained-seed-0-4ea5ae95'} # Name to the end of the file's name
 
 def shipped_readings()->dict: # Name to `PersonaVectors` at one layer
     "The embedded model's other readings that come with the package, at layer 20, 'layer 0' and the words of the prompts among them"

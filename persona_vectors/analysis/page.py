@@ -179,8 +179,8 @@ is over roles like these. The noise ceiling is what two identical orders would r
 their reliabilities). “Left” is the share of the order that does not follow linearly from the reading, without the noise of either.</p>
 {% if t.readings.empty %}<p>No reading was given.</p>
 {% else %}{{ table(t.readings, names=heads.reading) }}{% endif %}
-{% for k,parts in t.items() if k.startswith('prompt_and_text') %}
-<h3>What the prompt adds, and what the text{{ k.removeprefix('prompt_and_text') }}</h3>
+{% for k in (['prompt_held'] if 'prompt_held' in t else []) + (each if each|length>1 else []) %}{% set parts = t[k] %}
+<h3>What the prompt adds, and what the text{{ k.removeprefix('prompt_held').removeprefix('prompt_and_text') }}</h3>
 <p>The same answers, along the same {{ this }}; the difference is the prompt.</p>
 {{ table(parts, 'Intervals over questions and roles (jackknife)') }}
 {% endfor %}
@@ -226,6 +226,7 @@ answers vary over questions.</p>
 {{ table(t.probes, 'The mean difference beside probes: how well they tell neutral from role answers that had no part in them (AUC), and whether '
     'another half of the questions gives the same direction.') }}
 {% endif %}
+{% if 'masked' in t %}{{ table(t.masked, 'The order of the roles without the coordinates that dominate') }}{% endif %}
 {% endcall %}
 '''
 
@@ -241,6 +242,7 @@ a relation: where the roles differ mainly in one dimension, random directions ar
     ~ '. In absolute value, beside its nulls:') }}
 {{ table(t.adherence.sort_values('adherence', ascending=False), 'Adherence, nats a token') }}
 {% endcall %}{% endif %}
+{% if 'steering' in t %}{% call section('steering', 'What steering showed') %}{{ table(t.steering) }}{% endcall %}{% endif %}
 {% if 'over_layers' in t %}{% call section('layers', 'Over layers') %}
 <p>{{ t.over_layers.attrs.reason }}</p>{{ fig('layers') }}{{ table(t.over_layers, names=heads.layers) }}
 {% endcall %}{% endif %}
@@ -293,7 +295,8 @@ def _render(e, figs, plotly, table_file):
     return _templates(page=_PAGE, style=_STYLE).get_template('page').render(
         e=e, t=e.tables, figs=figs, plotly=plotly, table_file=table_file, nav=[], heads=_HEADS, compared=['measured','rho','low','high'],
         axis=axis, this='axis' if axis else 'direction', like='questions like these', roles=len(e.vectors.roles),
-        questions=len(e.vectors.questions), reliability=_reliabilities(e), made=_made_from(e), two_way=two_way(e))
+        questions=len(e.vectors.questions), reliability=_reliabilities(e), made=_made_from(e), two_way=two_way(e),
+        each=[k for k in e.tables if k.startswith('prompt_and_text')])
 
 # %% ../../nbs/analysis/40_page.ipynb #03a279ab
 def save_page(

@@ -172,10 +172,10 @@ def rank_p(a, b, n=2000):
 
 # %% ../../nbs/analysis/38_readings.ipynb #3c6bc2cf
 def rho_difference(a, b, c)->tuple: # Value, low, high
-    "Rank correlation of `a` with `b` minus that with `c`, with its 95 % jackknife interval over roles"
+    "Rank correlation of `a` with `b` minus that with `c`, which counts as 0 where it is below; with its 95 % jackknife interval over roles"
     from scipy.stats import spearmanr
     a,b,c = (np.asarray(o, float) for o in (a,b,c))
-    def difference(keep): return spearmanr(a[keep], b[keep]).statistic-spearmanr(a[keep], c[keep]).statistic
+    def difference(keep): return spearmanr(a[keep], b[keep]).statistic-max(0, spearmanr(a[keep], c[keep]).statistic)
     return tuple(map(float, jackknife(difference, len(a), len(a))))
 
 # %% ../../nbs/analysis/38_readings.ipynb #6f94893b
@@ -273,6 +273,7 @@ def made_as(
     if m.get('read_text') is not None: return 'one_text'
     if m.get('span')=='prompt_last': return 'prompt_last'
     if m.get('read_under') is not None: return 'prompt'
+    if 'read from' in m: return 'other'                        # means of a file that says nothing of how they were made
     return {None: 'text', 0: 'words'}.get(v.layers[0], 'other')
 
 # %% ../../nbs/analysis/38_readings.ipynb #0c32ffc2

@@ -239,8 +239,7 @@ _PROMPT_ALONE = 'one_text','prompt_last'
 
 @patch(as_prop=True)
 def held(self:Report)->dict:
-    "Name to reading in which the text was held and the prompt changed: of vectors that were made so, these themselves"
-    if (k := made_as(self.vectors)) in _PROMPT_ALONE: return {KINDS[k]: self.vectors}
+    "Name to reading in which the text was held and the prompt changed"
     bare,out = self.bare,{KINDS[k]: _pool(self.vectors, self.of_kind(k)) for k in _PROMPT_ALONE}
     if bare is not None: out['own minus re-read'] = prompt_part(self.vectors, bare)
     return {k: o for k,o in out.items() if o is not None}
@@ -291,7 +290,8 @@ def _beyond(e, k, at):
     twins,words = ([c for c,(of,_) in e.controls.items() if c in at and (of=='all')==o] for o in (False,True))
     beside = ([c for c in twins if e.controls[c][0]==k] or twins)+words
     if k not in at or not beside: return {}
-    found = {c: rho_difference(e.positions.loc[e.vectors.roles].mean(axis=1), at[k], at[c]) for c in beside}
+    y = e.positions.loc[e.vectors.roles].mean(axis=1)
+    found = {c: rho_difference(y, at[k], at[c]) for c in beside}
     least = min(beside, key=lambda c: found[c][1])
     return dict(zip(('beyond','beyond_low','beyond_high'), found[least]), beside=least)
 
@@ -331,6 +331,8 @@ def _prompt(e):
     q,rule = 'With no difference in the text, do the prompts alone give this order?',('yes if one text under every prompt, or the last token of the prompt, '
         'has a difference, an order that is the same in other questions (p ≤ 0.05), and that of the axis (interval above 0, p ≤ 0.05 over their number), '
         'and more of it than each of its controls (interval above 0)')
+    if (k := made_as(e.vectors)) in _PROMPT_ALONE:
+        return _found('prompt', q, 'not tested', f'No text differs in these vectors: they are of {KINDS[k]}.', rule)
     if e.order.p>.05 or not e.held:
         why = 'No order of the roles is seen.' if e.held else 'Nothing was read in which only the prompt changes.'
         return _found('prompt', q, 'not tested', why, rule)
@@ -371,7 +373,8 @@ def _shares(e):
         try: e.tables[f'prompt_and_text: {k}'] = contributions(e.vectors, o, e.direction)
         except ValueError: pass                                # its row among the readings says what is wrong
     each = [o for k,o in e.tables.items() if k.startswith('prompt_and_text')]
-    if each: e.tables['prompt_held'] = each[0] if len(each)==1 else contributions(e.vectors, e.bare, e.direction)
+    together = len(each)>1 and e.bare is not None and len(e.bare.questions)>2
+    if each: e.tables['prompt_held'] = contributions(e.vectors, e.bare, e.direction) if together else each[0]
 
 # %% ../../nbs/analysis/39_report.ipynb #7aab06c5
 def _power(e, half):
@@ -432,6 +435,7 @@ def _other(e):
 # %% ../../nbs/analysis/39_report.ipynb #f6b61510
 def _matched(v):
     "The variant with answers of matched length; {} if they cannot be matched"
+    if made_as(v) in _PROMPT_ALONE: return {}                  # no answers, or the same for all
     try: return {'answers matched in length': matched_length(v)}
     except ValueError: return {}
 
@@ -483,7 +487,7 @@ def _without(e):
     w = Report(_blank(v, at), e.direction and _blank(e.direction, at), {k: _blank(o, at) if same_space(v, o) else o for k,o in e.readings.items()},
                n=e.n, seed=e.seed)
     w.without,w.dominating = None,at
-    if 'prompt_held' in e.tables: w.tables['prompt_held'] = contributions(w.vectors, w.bare, w.direction)
+    _shares(w)
     w.findings = [f(w) for f in (_difference, _order, _prompt, _share)]
     return w
 
@@ -626,11 +630,12 @@ def _about(e, f):
     return f'{said}; {held}, the prompts alone order the roles like it{_ALONE[alone]}'
 
 # %% ../../nbs/analysis/39_report.ipynb #0ada6e1c
-def _sources(f):
+def _sources(e, f):
     "Sentences on prompt and text"
-    if f['prompt'].answer!='not tested': yield f'With the text held: {f["prompt"].because}'
-    if f['share'].answer!='not tested':
-        yield (f'With the prompt held: {f["share"].because} If the prompts act as personas, and not by their words or by how loud they make the text, '
+    if f['prompt'].answer!='not tested' or 'text_held' in e.tables: yield f'Only the prompt changes: {f["prompt"].because}'
+    if f['share'].answer!='not tested' and 'prompt_held' not in e.tables: yield f['share'].because
+    elif f['share'].answer!='not tested':
+        yield (f'Only the text changes: {f["share"].because} If the prompts act as personas, and not by their words or by how loud they make the text, '
                'this is a lower bound of what is in the model, which may also read the persona off the text.')
     if f['share'].answer==f['prompt'].answer=='not tested':
         yield 'Neither the text nor the prompt was held: it may be how the answers are written, or how the model represents who it is being.'
@@ -671,7 +676,7 @@ def conclude(
         'So far, a ranking of the roles means nothing.']
     else:
         same = 'The roles have the same order in other questions' if f['order'].answer=='yes' else 'The order of the roles is not chance, but weak'
-        said = [f'It is no accident: {_lower(differ)} {same}: {order}', *_sources(f), *_qualified(e, f)]
+        said = [f'It is no accident: {_lower(differ)} {same}: {order}', *_sources(e, f), *_qualified(e, f)]
     if e.without: said.append(f'Without {_named(e.dominating)}: {_lower(_headline(e.without))}.')
     return head,said
 
@@ -679,7 +684,7 @@ def conclude(
 def _made_here(direction, v):
     "Was the direction made of two personas of these answers?"
     made = direction is not None and direction.made_of or {}
-    return made.get('kind')=='difference' and made.get('responses')==v.meta.get('responses')
+    return made.get('kind')=='difference' and made.get('responses') is not None and made['responses']==v.meta.get('responses')
 
 # %% ../../nbs/analysis/39_report.ipynb #0b386192
 def _reach(v):
@@ -762,7 +767,7 @@ def evidence(
 
 # %% ../../nbs/analysis/39_report.ipynb #ece1a63c
 _SECTIONS = ['ranking','text_held','prompt_held','readings','variants','masked','coordinates_scaled','coordinates','probes','pseudo_defaults','reliability',
-             'variance_parts','needed','adherence','steering','over_layers']
+             'variance_parts','needed','adherence','behaviour','steering','over_layers']
 
 def _frames(e):
     "The tables that go into `Report.table`, by name"

@@ -181,10 +181,11 @@ def cache_key(self:ActivationExtractor,
     read_text:str=None # Name of the persona whose answers take the place of every persona's own
 )->dict:
     "All that decides the content of an extraction"
-    c = self.config
+    c,answers = self.config,selection.hash()
     return dict(rules=RULES, model=self.source.label, fingerprint=self.source.fingerprint, prompt_format=c.prompt_format, layers=layers,
-        span=c.span, dtype=self.dtype, read_under=read_under, personas=content_hash(selection.prompts), responses=selection.hash(),
-        **(dict(blocks=c.blocks) if c.blocks else {}), **(dict(read_text=read_text) if read_text else {}))
+        span=c.span, dtype=self.dtype, read_under=read_under, personas=content_hash(selection.prompts), responses=answers,
+        **(dict(blocks=c.blocks) if c.blocks else {}), **(dict(read_text=read_text) if read_text else {}),
+        **({} if answers else dict(questions=content_hash(selection.questions))))
 
 # %% ../../nbs/extraction/27_extractor.ipynb #55aa5604
 @patch
@@ -206,6 +207,8 @@ def provenance(self:ActivationExtractor,
 # %% ../../nbs/extraction/27_extractor.ipynb #cf96caed
 def _rows(extractor, selection, read_under, read_text):
     "The `Response`s that are read; ValueError for a `read_text` that leaves nothing to read or to compare"
+    if read_under and extractor.config.span=='prompt_last':
+        raise ValueError(f"read_under={read_under!r} with span='prompt_last': then nothing differs between personas, so leave one out")
     if read_text is None: return selection.responses.rows
     if read_under is not None: raise ValueError(f"read_under={read_under!r} and read_text={read_text!r}: then nothing differs between personas, so give one")
     if extractor.config.span=='prompt_last': raise ValueError(f"read_text={read_text!r}: with span='prompt_last' no answer is read, so leave it out")

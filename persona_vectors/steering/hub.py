@@ -44,7 +44,7 @@ def order_at_layer_0(v, layer):
     if 0 not in v.layers: return 'The file has no layer 0, so it does not say how much of this order is in the word embeddings alone.'
     a,b = (rank_personas(v.at(k)).projection for k in (layer,0))
     return (f"The same ranking at layer 0, the word embeddings of the answers, agrees with it to a Spearman correlation of "
-            f"{a.corr(b, method='spearman'):.2f}. Near 1, the axis need not be more than how the answers are written.")
+            f"{a.corr(b, method='spearman'):.2f}. Near 1, their words show it too, which speaks neither for nor against the axis.")
 
 # %% ../../nbs/steering/56_hub.ipynb #c858f39d
 CARD = """---
