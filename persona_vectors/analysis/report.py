@@ -684,7 +684,7 @@ def conclude(
 def _made_here(direction, v):
     "Was the direction made of two personas of these answers?"
     made = direction is not None and direction.made_of or {}
-    return made.get('kind')=='difference' and made.get('responses') is not None and made['responses']==v.meta.get('responses')
+    return made.get('kind')=='difference' and made.get('responses')==v.meta.get('responses')
 
 # %% ../../nbs/analysis/39_report.ipynb #0b386192
 def _reach(v):
