@@ -379,7 +379,7 @@ def report(vectors:Annotated[Path, typer.Argument(help='A vectors file; no model
                                              batch_tokens=batch_tokens))
         names = split_names(neutral or '', rs.personas)
         got = gather(ex, rs, personas, questions, layer=layer, neutral=names, under=under, first=first, quick=quick, sweep=sweep, out=out, direction=named)
-    got['readings'] |= _further(reading or [], got['v'], got['direction'])
+    got['readings'] |= _further(reading or [], got['v'], got['direction'], got['readings'])
     e = evidence(**got, n=resamples)
     page = _page_for(e, vectors, out, direction, neutral and f'neutral-{neutral}')
     save_page(e, page)
@@ -410,13 +410,14 @@ def _from_file(path, layer, neutral, rs, given, direction):
     return dict(v=v, readings=readings, responses=rs, direction=direction and direction(v))
 
 # %% ../nbs/92_cli.ipynb #d668c80b
-def _further(paths, v, direction):
-    "Readings from further vectors files, by name; ValueError if one lacks personas or questions"
+def _further(paths, v, direction, taken):
+    "Readings from further vectors files, by name, none of which is `taken`; ValueError if one lacks personas or questions"
     from persona_vectors.analysis.readings import read_along, reading_name
     from persona_vectors.extraction.vectors import load_vectors
     found = {p: at_layer(load_vectors(p), None, p) for p in paths}
     for o in found.values(): read_along(v, o, direction)
-    return {reading_name(o, p.stem): o for p,o in found.items()}
+    names = [reading_name(o, p.stem) for p,o in found.items()]
+    return {f'{n} ({p.stem})' if n in taken or names.count(n)>1 else n: o for n,(p,o) in zip(names, found.items())}
 
 # %% ../nbs/92_cli.ipynb #5bbb3afb
 def _page_for(e, vectors, out, *named):

@@ -121,14 +121,6 @@ def _cosines(x, default, us, c): # 'role d' and 'd'
     axis = _unit(default-x.mean(0))
     return np.vstack([axis, *us])@np.vstack([_matched(_components(x), c), axis]).T
 
-# %% ../../nbs/analysis/42_measures.ipynb #7d15d93a
-def _over_both(f, R, Q):
-    "Value, low, high of `f(roles, questions)`, indices of those kept; jackknifed over both, or over the roles if there is one question"
-    r,q = np.arange(R),np.arange(Q)
-    value,_,high = jackknife(lambda at: f(at, q), R)
-    half = high-value if Q<2 else np.hypot(high-value, jackknife(lambda at: f(r, at), Q)[2]-value)
-    return value,value-half,value+half
-
 # %% ../../nbs/analysis/42_measures.ipynb #8c79f842
 def on_components(
     v:PersonaVectors, # At one layer
@@ -138,10 +130,11 @@ def on_components(
     seed:int=0
 )->pd.DataFrame: # Indexed by direction and component or axis: value, low, high; chance (95 % of absolute cosines); p, p_corrected
     "Cosines of directions with the roles' components and the assistant axis (Lu et al. 2026), beside random directions among the roles"
+    if isinstance(directions, Direction): raise ValueError("directions is one Direction: give a dict of them, as {'mine': direction}")
     x,a = _roles_and_default(v)
     us,c = [unit_along(o, v) for o in (directions or {}).values()],_towards(_components(x.mean(1)), a.mean(0))[:k]
     def z(r, q): return np.arctanh(_cosines(x[r][:,q].mean(1), a[q].mean(0), us, c).clip(-.9999, .9999))
-    value,*limits = _over_both(z, *x.shape[:2])
+    value,*limits = jackknife(z, *x.shape[:2])
     null = abs(random_directions(v, n, seed)@np.vstack([c, _unit(a.mean(0))]).T)
     p,targets = p_value(abs(np.tanh(value)), null[:,None]),[f'PC{i+1}' for i in range(len(c))]+['axis']
     rows = {}
@@ -180,6 +173,7 @@ def component_agreement(
     seed:int=0
 )->pd.DataFrame: # Indexed by pair and component: value, low, high, p; best (component of the other model), best_value, best_p
     "Correlation of the scores on the components of two models, over the shared roles (Lu et al. 2026); interval over as many other roles"
+    if len(models)<2: raise ValueError(f"{len(models)} model: give at least two, as {{'one': vectors, 'another': vectors}}")
     rows = {}
     for a,b in combinations(models, 2):
         xs,cs = _shared_components(models[a], models[b], k)
@@ -325,6 +319,8 @@ def _scored(v, scores, column):
     span = v.meta.get('span') or ''
     if span.startswith('answer'):
         raise ValueError(f"these vectors were read over span {span!r}: a prediction reads the prompt only, with span='prompt_last'")
+    if lacks := [k for k in ('persona','question',column) if k not in scores]:
+        raise ValueError(f"the scores have no column {lacks[0]!r}: they have {', '.join(map(str, scores))}")
     y = scores.pivot_table(index='persona', columns='question', values=column, sort=False)
     who = [p for p in v if p in y.index]
     v = v.only(who).complete() if who else v

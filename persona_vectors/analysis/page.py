@@ -33,6 +33,8 @@ def _columns(e):
 # %% ../../nbs/analysis/40_page.ipynb #4bd1b2ba
 _HEADS = dict(
     reading=dict(measured='measured on', rho='ρ', ceiling='noise ceiling', own='p of its own order', left_low='left, from', left_high='to'),
+    held=dict(of='control of', length_low='length, from', length_high='to', own='p of its own order', rho='ρ', beside='nearest control',
+              beyond='more', beyond_low='more, from', beyond_high='to '),
     place=dict(gap='distance', kind=''),
     reliability=dict(low='from', high='to', over_roles='over other roles', roles_low='from ', roles_high='to '),
     layers=dict(reliability='reliability of the axis', low='reliability, low', high='reliability, high', cos_pc1='cosine of axis and PC1',
@@ -179,6 +181,12 @@ is over roles like these. The noise ceiling is what two identical orders would r
 their reliabilities). “Left” is the share of the order that does not follow linearly from the reading, without the noise of either.</p>
 {% if t.readings.empty %}<p>No reading was given.</p>
 {% else %}{{ table(t.readings, names=heads.reading) }}{% endif %}
+{% if 'text_held' in t %}
+<h3>Where no text differs, beside the controls</h3>
+<p>Only the prompt changes, or its words, or the weights are untrained. “More” says how much more of the order there is than in the
+nearest control.</p>
+{{ table(t.text_held, names=heads.held) }}
+{% endif %}
 {% for k in (['prompt_held'] if 'prompt_held' in t else []) + (each if each|length>1 else []) %}{% set parts = t[k] %}
 <h3>What the prompt adds, and what the text{{ k.removeprefix('prompt_held').removeprefix('prompt_and_text') }}</h3>
 <p>The same answers, along the same {{ this }}; the difference is the prompt.</p>

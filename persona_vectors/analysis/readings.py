@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from textwrap import shorten
 from ..extraction.vectors import Direction, PersonaVectors, Row
 from .axis import centred, cross_fitted, leave_one_out_axes
-from .uncertainty import cross_covariance, cross_products, half_width, isometric_coordinates, jackknife
-from .uncertainty import jackknife_se, p_value, permute_roles
+from .uncertainty import cross_covariance, cross_products, isometric_coordinates, jackknife, jackknifed, p_value
+from .uncertainty import permute_roles, without_each
 import numpy as np, pandas as pd, torch
 
 # %% ../../nbs/analysis/38_readings.ipynb #fde5dc21
@@ -100,33 +100,14 @@ def order_of(
     else: null = np.array([cross_covariance(rng.permuted(y, axis=0)) for _ in range(n)])
     return Order(float(real), *cronbach_alpha(y), float(p_value(real-1e-12, null)))
 
-# %% ../../nbs/analysis/38_readings.ipynb #0f29f057
-def without_each(
-    f, # Called with the indices of the roles and of the questions kept; returns a number or an array
-    k:int, # Roles
-    q:int, # Questions
-    groups:int=20 # Units are left out in at most this many groups
-)->tuple: # The statistic; without each role 'k …'; without each question 'q …'
-    "A statistic, and its values without each role and without each question"
-    def kept(n): return [np.delete(np.arange(n), o) for o in np.array_split(np.arange(n), min(n, groups))]
-    r,c = np.arange(k),np.arange(q)
-    return np.asarray(f(r, c)),np.array([f(o, c) for o in kept(k)]),np.array([f(r, o) for o in kept(q)])
-
-# %% ../../nbs/analysis/38_readings.ipynb #f955d276
-def jackknifed(value, *out): # As `without_each` returns them
-    "Value, low, high: the 95 % jackknife interval over roles and questions"
-    half = half_width(jackknife_se(*out), min(map(len, out))-1)
-    return value,value-half,value+half
-
-def jackknife_both(f, k, q): return jackknifed(*without_each(f, k, q))
-
 # %% ../../nbs/analysis/38_readings.ipynb #41c9e838
 def spearman(a, b)->tuple: # rho, low, high; with fewer than five values low and high are NaN
     "Rank correlation of two sequences in the same order, with its 95 % interval (Bonett & Wright 2000)"
     from scipy.stats import spearmanr
     r,n = float(spearmanr(a, b).statistic),len(a)
     if n<5 or np.isnan(r): return r,np.nan,np.nan
-    z,se = np.arctanh(np.clip(r, -.9999, .9999)),np.sqrt((1+r**2/2)/(n-3))
+    most = 1-6/(n*(n**2-1))                                        # halfway from two neighbours exchanged to none
+    z,se = np.arctanh(np.clip(r, -most, most)),np.sqrt((1+r**2/2)/(n-3))
     return r,float(np.tanh(z-1.96*se)),float(np.tanh(z+1.96*se))
 
 # %% ../../nbs/analysis/38_readings.ipynb #edb79195
@@ -145,7 +126,7 @@ def left_interval(y, m): # Role × question each; or `m` one number a role
     "`left_over` with its 95 % interval over roles and questions: value, low, high"
     y,m = np.asarray(y, float),np.asarray(m, float)
     m = m if m.ndim==2 else np.broadcast_to(m[:,None], y.shape)
-    return tuple(map(float, jackknife_both(lambda r,q: left_over(y[np.ix_(r, q)], m[np.ix_(r, q)]), *y.shape)))
+    return tuple(map(float, jackknife(lambda r,q: left_over(y[np.ix_(r, q)], m[np.ix_(r, q)]), *y.shape)))
 
 # %% ../../nbs/analysis/38_readings.ipynb #032b4fdd
 def compare_orders(
@@ -176,7 +157,7 @@ def rho_difference(a, b, c)->tuple: # Value, low, high
     from scipy.stats import spearmanr
     a,b,c = (np.asarray(o, float) for o in (a,b,c))
     def difference(keep): return spearmanr(a[keep], b[keep]).statistic-max(0, spearmanr(a[keep], c[keep]).statistic)
-    return tuple(map(float, jackknife(difference, len(a), len(a))))
+    return tuple(map(float, jackknife(difference, len(a), groups=len(a))))
 
 # %% ../../nbs/analysis/38_readings.ipynb #6f94893b
 def same_space(v, other):
@@ -259,7 +240,7 @@ def predicted_from(
     x,y = isometric_coordinates(np.concatenate(list(_features(readings, list(y.index), qs)), -1)),y[qs].values
     m = y.mean(1)
     predicted = _left_out_ridge(m, x.mean(1))
-    left = jackknife_both(lambda r,q: _left_of_prediction(y[np.ix_(r, q)], x[np.ix_(r, q)]), *y.shape)
+    left = jackknife(lambda r,q: _left_of_prediction(y[np.ix_(r, q)], x[np.ix_(r, q)]), *y.shape)
     return dict(measured='predicted from it') | dict(zip(('rho','low','high'), spearman(m, predicted))) | dict(
         p=rank_p(m, predicted), ceiling=np.nan, own=np.nan) | dict(zip(('left','left_low','left_high'), map(float, left)))
 
@@ -356,7 +337,7 @@ def contributions(
         ns,rs = list(range(n)),list(range(n, len(at)))
         a,b = (z[at][:,keep]-z[at][:,keep][rs].mean(0) for z in (x[:k],x[k:]))
         return _split_parts(a, b, ns, rs, u)
-    whole,*out = without_each(parts, len(g.rs), len(g.questions))
+    whole,out = without_each(parts, len(g.rs), len(g.questions))
     value,low,high = jackknifed(*(_with_shares(o, whole, direction is None) for o in (whole,*out)))
     parts = ['total','text','prompt','share of the text','share of the prompt']
     names = [('gap',p) for p in parts] + [('order',p) for p in parts if p not in ('text','prompt')]

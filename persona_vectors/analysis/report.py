@@ -209,10 +209,11 @@ def _random(e):
 def _order(e):
     o = e.order
     e.tables['order'] = pd.DataFrame(dict(roles=vars(o), all=vars(order_of(e.positions, e.n, e.seed)))).T
-    answer = 'no' if o.p>.05 else 'yes' if o.reliability>=.5 else 'partly'
-    unknown = ' These answers cannot tell how reliable it is.' if o.low<=0 and o.high>=1 else ''
+    unknown = o.low<=0 and o.high>=1
+    answer = 'no' if o.p>.05 else 'yes' if o.reliability>=.5 and not unknown else 'partly'
     return _found('order', 'Does it order the roles the same way in other questions?', answer,
-        f'Reliability of the order {num(max(0, o.reliability))} ({span(max(0, o.low), o.high)}), {p_said(o.p)}.{unknown}',
+        f'Reliability of the order {num(max(0, o.reliability))} ({span(max(0, o.low), o.high)}), {p_said(o.p)}.'
+        + ' These answers cannot tell how reliable it is.'*unknown,
         'p ≤ 0.05 by permutation within questions, and a reliability of at least 0.5; partly without that', yes='for', no='against')
 
 # %% ../../nbs/analysis/39_report.ipynb #980b628f
@@ -235,21 +236,14 @@ def bare(self:Report):
     return _pool(self.vectors, self.of_kind('prompt'))
 
 # %% ../../nbs/analysis/39_report.ipynb #454dca4a
-_PROMPT_ALONE = 'one_text','prompt_last'
+_PROMPT_ALONE,_OWN = ('one_text','prompt_last'),'own minus re-read'
 
 @patch(as_prop=True)
 def held(self:Report)->dict:
     "Name to reading in which the text was held and the prompt changed"
     bare,out = self.bare,{KINDS[k]: _pool(self.vectors, self.of_kind(k)) for k in _PROMPT_ALONE}
-    if bare is not None: out['own minus re-read'] = prompt_part(self.vectors, bare)
+    if bare is not None: out[_OWN] = prompt_part(self.vectors, bare)
     return {k: o for k,o in out.items() if o is not None}
-
-# %% ../../nbs/analysis/39_report.ipynb #5f1d5ce7
-def _twin_part(e):
-    "What the prompts add in an untrained model; None if it did not read the answers both under their own prompts and under one"
-    own,bare = e.of_kind('other', twins=True),e.of_kind('prompt', twins=True)
-    try: return prompt_part(own[0].only(list(e.vectors)), pooled(own[0].only(list(e.vectors)), bare)) if own and bare else None
-    except ValueError: return None
 
 # %% ../../nbs/analysis/39_report.ipynb #52dafcbe
 @patch(as_prop=True)
@@ -258,10 +252,9 @@ def controls(self:Report)->dict:
     out,held = {},self.held
     for k in _PROMPT_ALONE:
         twins = self.of_kind(k, twins=True)
-        if twins: out[f'untrained: {KINDS[k]}'] = KINDS[k],_pool(twins[0], twins)
-    out['untrained: own minus re-read'] = 'own minus re-read',_twin_part(self)
+        if twins and KINDS[k] in held: out[f'untrained: {KINDS[k]}'] = KINDS[k],_pool(twins[0], twins)
     out |= {k: ('all', o) for k,o in self.readings.items() if kind_of(o)=='prompt_text'}
-    return {k: o for k,o in out.items() if o[1] is not None and (o[0]=='all' or o[0] in held)}
+    return {k: o for k,o in out.items() if o[1] is not None}
 
 # %% ../../nbs/analysis/39_report.ipynb #4cf53064
 def _cross_p(y, o, n=2000):
@@ -296,8 +289,6 @@ def _beyond(e, k, at):
     return dict(zip(('beyond','beyond_low','beyond_high'), found[least]), beside=least)
 
 # %% ../../nbs/analysis/39_report.ipynb #60f986c1
-_OWN = 'own minus re-read'
-
 def _text_held(e):
     "The readings in which only the prompt changes, and their controls"
     given,rows,at = {k: ('', o) for k,o in e.held.items()} | e.controls,{},{}
@@ -329,8 +320,8 @@ def _alone(claims, controls):
 def _prompt(e):
     "Do the prompts alone give the order of the roles?"
     q,rule = 'With no difference in the text, do the prompts alone give this order?',('yes if one text under every prompt, or the last token of the prompt, '
-        'has a difference, an order that is the same in other questions (p ≤ 0.05), and that of the axis (interval above 0, p ≤ 0.05 over their number), '
-        'and more of it than each of its controls (interval above 0)')
+        'has a difference, an order that is the same in other questions (p ≤ 0.05), and that of the axis (interval above 0, '
+        'one-sided p ≤ 0.05 over their number), and more of it than each of its controls (interval above 0)')
     if (k := made_as(e.vectors)) in _PROMPT_ALONE:
         return _found('prompt', q, 'not tested', f'No text differs in these vectors: they are of {KINDS[k]}.', rule)
     if e.order.p>.05 or not e.held:
@@ -352,11 +343,11 @@ def _least_rho(n):
 
 def _prompt_because(e, own, controls, hit):
     def more(r): return '' if pd.isna(r.beyond) else f', {num(r.beyond)} ({span(r.beyond_low, r.beyond_high)}) more than {r.beside}'
-    def said(t): return '; '.join(f'{k}: ρ = {num(r.rho)} ({span(r.low, r.high)}), {p_said(r.p)}{more(r)}' for k,r in t.iterrows())
-    beside = f' Controls: {said(controls)}.' if len(controls) else ' No control was read.'
-    if len(hit): beside += f' The same order comes from {listed(hit)}.'
-    if list(own.index)==[_OWN]: beside += ' That alone decides nothing: a prompt that makes the text louder would give this too.'
-    return f'{said(own)}.{beside} With {len(e.vectors.roles)} roles, a ρ under {num(_least_rho(len(e.vectors.roles)))} does not count.'
+    said = '; '.join(f'{k}: ρ = {num(r.rho)} ({span(r.low, r.high)}), {p_said(r.p)}{more(r)}' for k,r in own.iterrows())
+    of = f' Controls: ρ from {num(controls.rho.min())} to {num(controls.rho.max())}.' if controls.rho.notna().any() else ' No control was read.'
+    if len(hit): of += f' The same order comes from {listed(hit)}.'
+    if list(own.index)==[_OWN]: of += ' That alone decides nothing: a prompt that gives the text more weight would give this too.'
+    return f'{said}.{of} With {len(e.vectors.roles)} roles, a ρ under {num(_least_rho(len(e.vectors.roles)))} does not count.'
 
 # %% ../../nbs/analysis/39_report.ipynb #c4908aea
 def _of_share(low, high):
@@ -381,7 +372,7 @@ def _power(e, half):
     "Which shares can be told from a half, in words, from half the width of the interval"
     with_so = f'With {len(e.vectors.roles)} roles and {len(e.vectors.questions)} questions'
     if half>=.5: return f'{with_so} this verdict can hardly come out: the interval is {percent(2*half)} wide'
-    return f'{with_so} and this noise, a share under {percent(.5-half)} or over {percent(.5+half)} would be told from a half about half the time'
+    return f'{with_so} the interval reaches {percent(half)} to either side, so shares from {percent(.5-half)} to {percent(.5+half)} cannot be told from a half'
 
 # %% ../../nbs/analysis/39_report.ipynb #32258652
 def _share(e):
@@ -390,7 +381,7 @@ def _share(e):
     rule = ('from the 95 % interval of the prompt’s share, over questions and roles: above ½ with the prompt; between 0 and ½ mostly with the text; '
             'holding 0 but not ½ with the text; holding ½ but not 0 both; holding both undecided')
     if (k := made_as(e.vectors)) in _PROMPT_ALONE and e.order.p<=.05:
-        return _found('share', q, 'with the prompt', f'No text differs: these vectors are of {KINDS[k]}.', rule)
+        return _found('share', q, 'not tested', f'No text differs in these vectors: they are of {KINDS[k]}.', rule)
     if 'prompt_held' not in e.tables or e.order.p>.05:
         why = 'No order of the roles is seen.' if e.order.p>.05 else 'No answers were read under one prompt.'
         return _found('share', q, 'not tested', why, rule)
@@ -461,15 +452,16 @@ def _varied(e):
 # %% ../../nbs/analysis/39_report.ipynb #5d7ffc69
 def _variants(e):
     t = e.tables['variants'] = _varied(e)
-    q = 'Is it still there with length matched, in parts of the answers, in other wordings?'
-    rule = 'yes if the rank correlation over the roles is at least 0.7 in all, no if an interval ends below it'
+    q = 'Is it still there in the variants that were given?'
+    rule = 'yes if the rank correlation over the roles is at least 0.7 in all, with intervals above 0; no if an interval ends below 0.7'
     t = t[t.rho.notna()]
     lacking = 'No variant was given.' if not len(t) else 'No order of the roles is seen that could still be there.' if e.order.p>.05 else ''
     if lacking: return _found('variants', q, 'not tested', lacking, rule)
     worst = t.high.idxmin() if (t.high<SAME_ORDER).any() else t.rho.idxmin()
     r,of = t.loc[worst],f' of {len(t)}' if len(t)>1 else ''
-    answer = 'yes' if t.rho.min()>=SAME_ORDER else 'no' if r.high<SAME_ORDER else 'unclear'
-    because = f'Least alike{of}: {worst}, ρ = {num(r.rho)} ({span(r.low, r.high)}).'
+    answer = 'yes' if t.rho.min()>=SAME_ORDER and t.low.min()>0 else 'no' if r.high<SAME_ORDER else 'unclear'
+    others = f' The others: {listed([k for k in t.index if k!=worst])}.' if len(t)>1 else ''
+    because = f'Least alike{of}: {worst}, ρ = {num(r.rho)} ({span(r.low, r.high)}).{others}'
     return _found('variants', q, answer, because, rule, yes='for', no='against')
 
 # %% ../../nbs/analysis/39_report.ipynb #1e94dd49
@@ -621,6 +613,7 @@ def _share_clause(share, o):
 def _about(e, f):
     "What the headline says of prompt and text"
     share,alone,t = f['share'].answer,f['prompt'].answer,e.tables.get('text_held')
+    if made_as(e.vectors) in _PROMPT_ALONE: return '; no text differs here, so it comes with the prompts, as personas or as words: no control was read'
     given = share!='not tested' and 'prompt_held' in e.tables
     said = _share_clause(share, e.tables['prompt_held'].loc[('order','share of the prompt')]) if given else _WHERE[share]
     if alone=='not tested': return said
@@ -632,12 +625,11 @@ def _about(e, f):
 # %% ../../nbs/analysis/39_report.ipynb #0ada6e1c
 def _sources(e, f):
     "Sentences on prompt and text"
-    if f['prompt'].answer!='not tested' or 'text_held' in e.tables: yield f'Only the prompt changes: {f["prompt"].because}'
-    if f['share'].answer!='not tested' and 'prompt_held' not in e.tables: yield f['share'].because
-    elif f['share'].answer!='not tested':
-        yield (f'Only the text changes: {f["share"].because} If the prompts act as personas, and not by their words or by how loud they make the text, '
+    if 'text_held' in e.tables: yield f'Only the prompt changes: {f["prompt"].because}'
+    if f['share'].answer!='not tested':
+        yield (f'Only the text changes: {f["share"].because} If the prompts act as personas, and not by their words or by giving the text more weight, '
                'this is a lower bound of what is in the model, which may also read the persona off the text.')
-    if f['share'].answer==f['prompt'].answer=='not tested':
+    elif 'text_held' not in e.tables and made_as(e.vectors) not in _PROMPT_ALONE:
         yield 'Neither the text nor the prompt was held: it may be how the answers are written, or how the model represents who it is being.'
 
 # %% ../../nbs/analysis/39_report.ipynb #86b23b99
@@ -646,7 +638,8 @@ def _headline(e):
     f,this = {o.key: o for o in e.findings},'axis' if e.direction is None else 'direction'
     if f['difference'].answer=='no': return 'Nothing but noise to be seen'
     if f['order'].answer=='no': return 'A difference; no order of the roles is seen'
-    return f'A {"" if f["order"].answer=="yes" else "weakly "}reproducible {this}'+_about(e, f)
+    whose = ' of an untrained model' if 'untrained' in e.vectors.meta else ''
+    return f'A {"" if f["order"].answer=="yes" else "weakly "}reproducible {this}{whose}'+_about(e, f)
 
 # %% ../../nbs/analysis/39_report.ipynb #96220039
 def _coordinate_clause(e, found):
@@ -675,7 +668,8 @@ def conclude(
     elif not found: said = [f'{differ} But along it no order of the roles is seen that is the same in other questions: {order} '
         'So far, a ranking of the roles means nothing.']
     else:
-        same = 'The roles have the same order in other questions' if f['order'].answer=='yes' else 'The order of the roles is not chance, but weak'
+        same = 'The roles have the same order in other questions' if f['order'].answer=='yes' else \
+            'The order of the roles is not chance, but weak or not well known'
         said = [f'It is no accident: {_lower(differ)} {same}: {order}', *_sources(e, f), *_qualified(e, f)]
     if e.without: said.append(f'Without {_named(e.dominating)}: {_lower(_headline(e.without))}.')
     return head,said
@@ -694,6 +688,17 @@ def _reach(v):
     return (f'Intervals of lengths and gaps speak of other questions like these {len(v.questions)}; those of rank correlations of '
             f'other roles like these {len(v.roles)}; those of shares and of the reliability of the order, of both. '
             f'All speak of this model; each role had {of}.')
+
+# %% ../../nbs/analysis/39_report.ipynb #5b7a29ec
+def _otherwise(e):
+    "A sentence on the readings that differ from the vectors in more than what they are for"
+    def differs(o):
+        given = dict(model=f'model {o.model}', prompt_format=f"{o.meta.get('prompt_format')} format", dtype=o.meta.get('dtype'))
+        return [said for k,said in given.items() if o.meta.get(k)!=e.vectors.meta.get(k) and not (k=='model' and 'untrained' in o.meta)]
+    found = {k: differs(o) for k,o in e.readings.items() if o.layers!=[None] and 'rules' in o.meta}
+    by = {}
+    for k,o in found.items(): by.setdefault(', '.join(o), []).append(k)
+    if said := [f'{listed(ks)} ({o})' for o,ks in by.items() if o]: yield f'Read in another way than the vectors: {"; ".join(said)}.'
 
 # %% ../../nbs/analysis/39_report.ipynb #a8b35c81
 def _qualified(e, f):
@@ -714,6 +719,7 @@ def _qualified(e, f):
     if _made_here(e.direction, e.vectors):
         yield (f'The direction {e.direction.orientation!r} was made from the answers of two personas, and these are left out of all of this: '
                'along it, their accidents would look like an order.')
+    yield from _otherwise(e)
     yield _reach(e.vectors)
 
 # %% ../../nbs/analysis/39_report.ipynb #e778b3eb
@@ -755,6 +761,8 @@ def evidence(
     seed:int=0
 )->Report:
     "Is it real? Everything that vectors and texts can say about a direction"
+    for k,o in dict(readings=readings, variants=variants).items():
+        if not isinstance(o, dict|None): raise TypeError(f"{k} is a {type(o).__name__}: give a dict of name to PersonaVectors")
     v = _checked(v, direction, steering, n)
     texts = {} if responses is None else text_baselines(responses)
     e = Report(v, direction, texts | (readings or {}), _matched(v) | (variants or {}), adherence, steering, extras or {}, n, seed)
@@ -860,6 +868,7 @@ def gather(
     selection,span,k,data = select(responses, personas, questions),extractor.config.span,extractor.one_layer(layer),Path(out)/'data'
     if span=='prompt_last': raise ValueError("span='prompt_last': a report is about answers, and has the last prompt token among its readings: leave it out")
     if sweep and (quick or span!='answer'): raise ValueError("sweep takes the likelihoods of whole answers: leave quick and span out")
+    if under not in (None, *selection.prompts): raise ValueError(f"under={under!r} is none of the personas: {', '.join(selection.prompts)}")
     asked = Unanswered(selection.prompts, selection.questions)
     def read(e, layers, *held):
         which = asked if e.config.span=='prompt_last' else selection

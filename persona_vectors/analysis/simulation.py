@@ -250,10 +250,10 @@ def _untrained(self:PlantedReadings, **meta):
 
 @patch
 def _twin(self:PlantedReadings):
-    "The answers read by an untrained network, under their own prompts and under the default's"
+    "The answers read by an untrained network"
     v = self._words(.55, self.d, untrained=0)
     left = torch.tensor(np.repeat(self.in_twin@_directions(self.rng, 4, self.d), self.questions, 0), dtype=torch.float32)[:,None]
-    return [PersonaVectors(x, v.rows, v.layers, v.meta|m) for x,m in ((v.means+left, {}), (v.means, dict(read_under=self.names[0])))]
+    return PersonaVectors(v.means+left, v.rows, v.layers, v.meta)
 
 # %% ../../nbs/analysis/31_simulation.ipynb #81323746
 @patch
@@ -268,4 +268,4 @@ def _all(self:PlantedReadings):
     out |= {f'read under {k!r}': self._read(self.by_text@self.space.basis, self.text, read_under=k) for k in (default,last)}
     out |= {k: self._words(r, layer=None, model=k) for k,r in (('TF-IDF',.75), ('characters',.84), ('function words',.7))}
     out |= {'layer 0': self._words(.6, self.d, layer=0)}
-    return out | dict(zip(('an untrained twin', f'an untrained twin, read under {default!r}'), self._twin()))
+    return out | {'an untrained twin': self._twin()}

@@ -16,6 +16,11 @@ from ..extraction.vectors import PersonaVectors
 import numpy as np, pandas as pd
 
 # %% ../../nbs/analysis/32_uncertainty.ipynb #7d8be0a8
+def _several(q):
+    "ValueError with one question"
+    if q<2: raise ValueError("one question cannot be set against another: give at least two. "
+                             "Of means only there are assistant_axis, role_pca, cosine_matrix, reliability")
+
 def cross_products(
     a, # '… item question d'
     b=None # '… other question d', the same questions; None: `a`
@@ -23,8 +28,7 @@ def cross_products(
     "Inner products of the items in `a` with those in `b`, averaged over all pairs of different questions"
     b = a if b is None else b
     q = a.shape[-2]
-    if q<2: raise ValueError("one question cannot be set against another: give at least two. "
-                         "Of means only there are assistant_axis, role_pca, cosine_matrix, reliability")
+    _several(q)
     def flat(x): return x.reshape(*x.shape[:-2], -1)
     same = flat(a)@np.swapaxes(flat(b), -1, -2)
     return (a.sum(-2)@np.swapaxes(b.sum(-2), -1, -2) - same)/(q*(q-1))
@@ -48,19 +52,28 @@ def jackknife_se(*without): # Of each factor 'unit …': the statistic without e
     return np.sqrt(sum((len(o)-1)/len(o)*((o-o.mean(0))**2).sum(0) for o in map(np.asarray, without)))
 
 # %% ../../nbs/analysis/32_uncertainty.ipynb #aba7ac95
-def jackknife(
-    f, # Called with the indices of the units kept; returns a number or an array
-    k:int, # Units
-    groups:int=20, # Units are left out in at most this many groups
-    level:float=.95
-)->tuple: # Value, low, high
-    "A statistic with its jackknife interval"
-    if k<2:
-        raise ValueError("an interval leaves out one of at least two questions or roles, and there is one. Vectors that are means only have one question")
-    out = np.array_split(np.arange(k), min(k, groups))
-    value,se = np.asarray(f(np.arange(k))),jackknife_se([f(np.delete(np.arange(k), o)) for o in out])
-    half = half_width(se, len(out)-1, level)
+def without_each(
+    f, # Called with the indices of the units kept, one array for each factor; returns a number or an array
+    *sizes, # Units of each factor
+    groups:int=20 # Units are left out in at most this many groups
+)->tuple: # The statistic; a list of 'unit …' without each unit, for each factor of more than one
+    "A statistic, and its values without each unit of each factor"
+    every = [np.arange(k) for k in sizes]
+    def out(i, k): return np.array([f(*every[:i], np.delete(every[i], o), *every[i+1:]) for o in np.array_split(every[i], min(k, groups))])
+    return np.asarray(f(*every)),[out(i, k) for i,k in enumerate(sizes) if k>1]
+
+def jackknifed(value, *without, level=.95)->tuple: # Value, low, high
+    "The jackknife interval around `value`, with the degrees of freedom of the smallest factor"
+    half = half_width(jackknife_se(*without), min(map(len, without))-1, level)
     return value,value-half,value+half
+
+# %% ../../nbs/analysis/32_uncertainty.ipynb #81bc4b05
+def jackknife(f, *sizes, groups:int=20, level:float=.95)->tuple: # Value, low, high; `f`, `sizes` and `groups` as `without_each` takes them
+    "A statistic with its jackknife interval, over all factors"
+    if max(sizes)<2:
+        raise ValueError("an interval leaves out one of at least two questions or roles, and there is one. Vectors that are means only have one question")
+    value,without = without_each(f, *sizes, groups=groups)
+    return jackknifed(value, *without, level=level)
 
 # %% ../../nbs/analysis/32_uncertainty.ipynb #56b9ec43
 def permute_roles(n, k, seed=0)->np.ndarray: # 'n k': for each role, the role whose value it gets
@@ -92,9 +105,7 @@ class Gram:
         if centre not in ('roles','all',None): raise ValueError(f"centre is {centre!r}: give 'roles', 'all' or None")
         if v.neutral: v.split()
         g = v.complete().grid()
-        if len(g.questions)<2:
-            raise ValueError("one question cannot be set against another: give at least two. "
-                "Of means only there are assistant_axis, role_pca, cosine_matrix, reliability")
+        _several(len(g.questions))
         self.personas,self.questions,self.ns,self.rs = g.personas,g.questions,g.ns,g.rs
         y = g.centred if centre=='roles' else g.x-g.x.mean(0) if centre else g.x
         self.y = np.ascontiguousarray(isometric_coordinates(y).transpose(1,0,2))   # question persona d

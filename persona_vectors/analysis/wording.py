@@ -7,6 +7,7 @@ __all__ = ['meaning_and_wording']
 
 # %% ../../nbs/analysis/43_wording.ipynb #7c9affee
 from dataclasses import replace
+from .readings import unit_along
 from .uncertainty import cross_products, half_width, jackknife_se, p_value, permute_roles
 from ..extraction.vectors import Direction, PersonaVectors
 import numpy as np, pandas as pd
@@ -34,7 +35,7 @@ def sources(g, levels)->dict: # As `pairs_sharing` takes them
     return out | {'identity × style': both-identity-style, 'wording': whole-both}
 
 # %% ../../nbs/analysis/43_wording.ipynb #dd518b86
-def without_each(
+def sources_without_each(
     y, # Readings 'prompt question d'
     levels # As `pairs_sharing` takes them
 )->list: # For questions (if there are over two), identities and styles (if there are several): 'unit source'
@@ -113,9 +114,9 @@ def meaning_and_wording(
     t = as_crossing(v, design)
     y = readings_by_prompt(v, t)
     _enough(t, y.shape[1] if v.layers!=[None] else 3)
-    if direction is not None: y = (y@direction.unit.double().numpy())[...,None]
+    if direction is not None: y = (y@unit_along(direction, v))[...,None]
     levels = [pd.factorize(t[k])[0] for k in ('identity','style','wording')]
-    g,without = cross_products(y),without_each(y, levels)
+    g,without = cross_products(y),sources_without_each(y, levels)
     df,df_t = pd.DataFrame(dict(variance=sources(g, levels))).rename_axis('source'),min(map(len, without))-1
     whole = df.variance.sum()
     noise = half_width(jackknife_se(without[0].sum(1)), len(without[0])-1, level) if y.shape[1]>2 else 0
