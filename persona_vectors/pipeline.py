@@ -85,7 +85,7 @@ def run(
     fresh:bool=False # Do not reuse the answers that come with the package
 )->Run:
     "Generate or load, extract or load, rank, draw"
-    from persona_vectors.extraction.extractor import ActivationExtractor, cached_vectors, on_shared_questions
+    from persona_vectors.extraction.extractor import ActivationExtractor, cached_vectors
     from persona_vectors.selection import select
     config,out = config or PersonaVectorConfig(model_name=EMBEDDED),Path(out)
     personas,questions = load_personas(personas),load_questions(questions)
@@ -94,7 +94,6 @@ def run(
     selection = select(_answers(config, personas, questions, out, responses, api, fresh), personas, questions)
     def read(layers, under=None): return cached_vectors(ex, selection, layers, out/'data/persona_vectors', under)
     (both,path),(bare,bare_path) = read(sorted({0,k})),read([k], neutral[0])
-    both,bare = on_shared_questions(both),on_shared_questions(bare)
     v = both.at(k)
     v.save(path.with_suffix('.pt'))
     rankings = rank_with_controls(v, both.at(0), bare, selection.responses)

@@ -10,6 +10,7 @@ __all__ = ['centred', 'cosine_matrix', 'assistant_axis', 'project', 'held_out', 
 from dataclasses import dataclass
 from ..personas import category_of
 from ..responses import Responses
+from .grids import balanced, fitted
 from ..extraction.vectors import Direction, PersonaVectors, Row
 import numpy as np, pandas as pd, torch
 
@@ -19,7 +20,7 @@ def centred(
 )->pd.DataFrame: # Persona × coordinate
     "Each persona's vector minus the mean of the roles; without a neutral persona, minus the mean of all"
     v.layer # ValueError for several layers
-    x = pd.DataFrame(v.stacked().double().numpy(), index=list(v))
+    x = pd.DataFrame(fitted(v), index=list(v))
     return x - x.loc[v.split()[1] if v.neutral else list(v)].mean()
 
 # %% ../../nbs/analysis/30_axis.ipynb #f655f870
@@ -28,7 +29,7 @@ def cosine_matrix(
     raw:bool=False # Without centring; near 1 for every pair in real models, whether or not the personas differ
 )->pd.DataFrame: # Persona × persona
     "Cosine of every pair of personas, centred on the role mean"
-    x = pd.DataFrame(v.stacked().double().numpy(), index=list(v)) if raw else centred(v)
+    x = pd.DataFrame(fitted(v), index=list(v)) if raw else centred(v)
     u = x.div(np.linalg.norm(x, axis=1), axis=0)
     return u @ u.T
 
@@ -37,8 +38,8 @@ def assistant_axis(
     v:PersonaVectors # At one layer
 )->Direction: # Not of unit length
     "mean(neutral) − mean(roles) (Lu et al. 2026, arXiv 2601.10387)"
-    ns,rs = v.split()
-    plus,minus = (torch.stack([v[p] for p in o]).mean(0) for o in (ns,rs))
+    (ns,rs),x = v.split(),pd.DataFrame(fitted(v), list(v))
+    plus,minus = (torch.tensor(x.loc[o].values.mean(0), dtype=torch.float32) for o in (ns,rs))
     made_of = dict(kind='axis', plus=ns, minus=rs, responses=v.meta.get('responses'))
     return Direction(plus-minus, f"mean of {', '.join(ns)} minus mean of {len(rs)} roles", v.layer, v.model, made_of)
 
@@ -87,7 +88,7 @@ def held_out(
 )->pd.DataFrame: # Persona × question
     "Cross-fitted projection of every answer, on axes made without its persona and its question"
     v.split()
-    g = v.complete().grid()
+    g = balanced(v).grid()
     y = cross_fitted(g.x, g.centred, g.ns, g.rs, splits, np.random.default_rng(seed))
     return pd.DataFrame(y, index=g.personas, columns=g.questions)
 

@@ -12,6 +12,7 @@ from itertools import combinations
 from fastcore.basics import patch
 from ..responses import Responses
 from ..extraction.vectors import PersonaVectors, Row, need_questions
+from .grids import balanced
 from .axis import held_out, tfidf_vectors
 from .uncertainty import Interval, cross_products, half_width, isometric_coordinates, jackknife_se, p_value, permute_roles
 import numpy as np, pandas as pd, torch
@@ -35,7 +36,7 @@ def aligned(models, roles=5, questions=6)->dict:
         v.layer # ValueError for several layers
         if questions>1: need_questions(v, 'a comparison without noise', f'{k!r} goes into cross_cosine and joint_pca only')
     (ps,ns),first = _common(models),next(iter(models.values()))
-    full = {k: v.only(ps).complete() for k,v in models.items()}
+    full = {k: balanced(v.only(ps)) for k,v in models.items()}
     qs,n = [q for q in first.questions if all(q in v.questions for v in full.values())],len(ps)-len(ns)
     if n<roles or len(qs)<questions:
         raise ValueError(f"{', '.join(models)} have {n} roles and {len(qs)} questions in common: a comparison takes at least {roles} and {questions}")

@@ -15,6 +15,7 @@ from fastcore.basics import patch
 from jaxtyping import Float
 from ..config import content_hash, data_dir
 from .axis import assistant_axis, centred, text_vectors, tfidf_vectors
+from .grids import balanced, fitted
 from .uncertainty import cross_products, p_value
 from ..extraction.blocks import find_blocks, skeleton
 from ..extraction.extractor import ActivationExtractor
@@ -45,7 +46,7 @@ def pseudo_defaults(
 )->pd.DataFrame: # Indexed by who counts as the default: kind, gap (in units of the residual stream), p (neutrals only)
     "Cross-validated distance of each role, and of the neutrals, from the mean of the other roles; p by rank among the roles"
     v.split()
-    g = v.complete().grid()
+    g = balanced(v).grid()
     names,ns,rs = g.personas,g.ns,g.rs
     who = [('neutral, together', ns, rs)]*(len(ns)>1) + [(names[p], [p], rs) for p in ns]
     who += [(names[p], [p], [o for o in rs if o!=p]) for p in rs]
@@ -70,10 +71,10 @@ def contrasts(
     v:PersonaVectors # At one layer
 )->list: # `Direction`s, one for each pair of roles
     "The direction role A minus role B for every pair of roles"
-    rs = v.split()[1]
+    rs,x = v.split()[1],dict(zip(v, torch.tensor(fitted(v), dtype=torch.float32)))
     def pair(a, b):
         made_of = dict(kind='difference', plus=[a], minus=[b], responses=v.meta.get('responses'))
-        return Direction(v[a]-v[b], f'{a} minus {b}', v.layer, v.model, made_of)
+        return Direction(x[a]-x[b], f'{a} minus {b}', v.layer, v.model, made_of)
     return [pair(a, b) for i,a in enumerate(rs) for b in rs[i+1:]]
 
 # %% ../../nbs/analysis/33_controls.ipynb #58373777

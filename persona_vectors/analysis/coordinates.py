@@ -9,6 +9,7 @@ __all__ = ['massive_activations', 'outlier_dimensions', 'transform', 'probe_dire
 import torch
 from .axis import assistant_axis, centred, cosine_matrix, left_out, rank_personas, role_pca
 from ..extraction.vectors import Direction, PersonaVectors, need_questions
+from .grids import balanced
 import numpy as np, pandas as pd
 
 # %% ../../nbs/analysis/34_coordinates.ipynb #c245ea5d
@@ -34,7 +35,7 @@ def massive_activations(
 def _residuals(v):
     "Answers without their persona's and their question's mean, 'answer d_model', and the degrees of freedom"
     need_questions(v, 'whitening', "use transform(v, 'standardised') or transform(v, 'masked')")
-    x = v.complete().grid().x
+    x = balanced(v).grid().x
     r = x-x.mean(1, keepdims=True)-x.mean(0)+x.mean((0,1))
     if x.shape[1]<2: raise ValueError("one question shows no scatter within a persona: give at least two")
     return r.reshape(-1, x.shape[-1]),(x.shape[0]-1)*(x.shape[1]-1)
@@ -100,7 +101,7 @@ def transform(
 def _groups(v):
     "Answers 'answer d_model' minus the roles' mean on the question; whether each is a neutral's; the indices of its persona and question"
     v.split()
-    g = v.complete().grid()
+    g = balanced(v).grid()
     p,q = (o.ravel() for o in np.indices(g.n.shape))
     return g.centred.reshape(-1, g.x.shape[-1]),np.isin(p, g.ns),p,q
 

@@ -9,6 +9,7 @@ __all__ = ['layer_sweep', 'choose_layer']
 from jaxtyping import Float
 from .uncertainty import half_width, jackknife_se, p_value, reliability
 from ..extraction.vectors import PersonaVectors
+from .grids import balanced
 import numpy as np, pandas as pd
 
 # %% ../../nbs/analysis/36_layers.ipynb #9152329b
@@ -136,7 +137,7 @@ def layer_sweep(
 )->pd.DataFrame: # Index: layer. reliability, low, high, cos_pc1, cos_low, cos_high; effect, answers (of single answers), se, p, behind, behind_se
     "Each layer's reliability and cos(axis, PC1) with 95 % intervals, and how well its axis predicts `effect` for held-out roles and questions"
     v.split()
-    v = v.complete() if effect is None else _shared(v, effect, column, groups)[0].complete()
+    v = balanced(v) if effect is None else _shared(v, effect, column, groups)[0].complete()
     df = pd.DataFrame([_by_itself(v.at(k)) for k in v.layers], index=pd.Index(v.layers, name='layer'))
     return df if effect is None else df.join(_effects(v, effect, column, groups, splits, permutations, seed))
 

@@ -13,13 +13,14 @@ from .controls import random_directions
 from .readings import unit_along
 from .uncertainty import half_width, jackknife, jackknife_se, p_value, permute_roles
 from ..extraction.vectors import Direction, PersonaVectors
+from .grids import balanced, on_shared_cells
 import numpy as np, pandas as pd
 
 # %% ../../nbs/analysis/42_measures.ipynb #981f29b3
 def _roles_and_default(v):
     "Answers of the roles 'role question d' and of the neutrals' mean 'question d', both from the roles' mean on each question"
     v.split()
-    g = v.complete().grid()
+    g = balanced(v).grid()
     return g.centred[g.rs],g.centred[g.ns].mean(0)
 
 # %% ../../nbs/analysis/42_measures.ipynb #830a6321
@@ -290,8 +291,8 @@ def shift(
     "How far finetuning moved a model along a direction (Chen et al. 2025, arXiv 2507.21509), in units of the residual stream"
     from scipy.stats import t
     _check_related(finetuned, base)
-    u,who = unit_along(direction, base),[p for p in base if p in finetuned]
-    a,b = (v.only(who).complete() for v in (finetuned,base))
+    u = unit_along(direction, base)
+    a,b = map(balanced, on_shared_cells(finetuned, base))
     qs = [q for q in b.questions if q in a.questions]
     if len(qs)<2: raise ValueError(f"the models have {len(qs)} questions in common: a shift with its interval takes at least two")
     a,b = (v.only(questions=qs).grid() for v in (a,b))

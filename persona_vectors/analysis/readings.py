@@ -9,6 +9,7 @@ __all__ = ['along', 'difference', 'order_of', 'spearman', 'left_over', 'compare_
 from dataclasses import dataclass
 from textwrap import shorten
 from ..extraction.vectors import Direction, PersonaVectors, Row
+from .grids import balanced, fitted, on_shared_cells
 from .axis import centred, cross_fitted, leave_one_out_axes
 from .uncertainty import cross_covariance, cross_products, isometric_coordinates, jackknife, jackknifed, p_value
 from .uncertainty import permute_roles, without_each
@@ -16,13 +17,13 @@ import numpy as np, pandas as pd, torch
 
 # %% ../../nbs/analysis/38_readings.ipynb #fde5dc21
 def _aligned(v, other=None):
-    "The grid of `v`, and the answers of `other` (None: of `v`) in the same order; both on the questions that all personas answered in both"
-    v = v.complete()
+    "The grid of `v`, and the answers of `other` (None: of `v`) in the same order; both at the personas' questions that both have"
     if other is not None:
-        other = other.only(list(v)).complete()
+        other = other.only(list(v))
         if not set(v.questions) & set(other.questions): raise ValueError("the two sets of vectors have no question in common")
-        v = v.only(questions=other.questions)
-    g,o = v.grid(),(v if other is None else other.only(questions=v.questions)).grid()
+        v,other = on_shared_cells(v, other)
+    v = balanced(v)
+    g,o = v.grid(),(v if other is None else balanced(other)).grid()
     return g,o.x[np.ix_([o.personas.index(p) for p in g.personas], [o.questions.index(q) for q in g.questions])]
 
 # %% ../../nbs/analysis/38_readings.ipynb #e95a50a7
@@ -61,7 +62,8 @@ def difference(
     "The vector of one persona minus that of another"
     if plus==minus: raise ValueError(f"direction '{plus},{minus}': a persona minus itself is zero, so name two")
     made_of = dict(kind='difference', plus=[plus], minus=[minus], responses=v.meta.get('responses'))
-    return Direction(v[plus]-v[minus], f'{plus} minus {minus}, of these answers', v.layer, v.model, made_of)
+    x = dict(zip(v, fitted(v)))
+    return Direction(torch.tensor(x[plus]-x[minus], dtype=torch.float32), f'{plus} minus {minus}, of these answers', v.layer, v.model, made_of)
 
 # %% ../../nbs/analysis/38_readings.ipynb #40eaa7d8
 @dataclass
@@ -364,7 +366,7 @@ def pooled(
     readings:list # `PersonaVectors` in one space
 )->PersonaVectors: # One row for each persona, and question that all have
     "The mean of several readings of the same personas and questions"
-    readings = [o.only(list(v)).complete() for o in readings]
+    readings = [balanced(o.only(list(v))) for o in readings]
     qs = [q for q in v.questions if all(q in o.questions for o in readings)]
     if not qs: raise ValueError(f"these {len(readings)} readings and the vectors have no question in common")
     v = v.only(questions=qs)

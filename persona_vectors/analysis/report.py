@@ -13,8 +13,9 @@ from fastcore.basics import patch
 from ..config import atomic_write, content_hash, slug
 from ..personas import category_of
 from ..selection import Selection, Unanswered, select
-from ..extraction.extractor import ActivationExtractor, cached_vectors, on_shared_questions
+from ..extraction.extractor import ActivationExtractor, cached_vectors
 from ..extraction.vectors import Direction, PersonaVectors
+from .grids import balanced
 from .axis import assistant_axis, centred, rank_personas
 from .uncertainty import axis_strength, cross_products, d_study, half_width, jackknife, order_reliability, p_value, permute_roles
 from .uncertainty import rank_intervals, reliability, variance_components
@@ -437,7 +438,7 @@ def _by_wording(v):
     if min(len(prompts[p]) for p in v.roles)<2: return None
     def only(keep):
         at = [i for i,r in enumerate(v.rows) if len(prompts[r.persona])<2 or keep(prompts[r.persona].index(r.prompt))]
-        return PersonaVectors(v.means[at], [v.rows[i] for i in at], v.layers, v.meta).complete()
+        return PersonaVectors(v.means[at], [v.rows[i] for i in at], v.layers, v.meta)
     return only(lambda i: i==0),only(lambda i: i>0)
 
 # %% ../../nbs/analysis/39_report.ipynb #58b4bd73
@@ -739,10 +740,10 @@ def _checked(v, direction, steering, n):
         raise TypeError(f"direction is a {type(direction).__name__}: give a Direction, as load_direction makes one")
     if steering is not None and 'tries' not in steering: raise ValueError("steering has no column 'tries': give the table of against_controls()")
     if n<20: raise ValueError(f"n={n}: with fewer than 20 resamples no p can be 0.05")
-    v = v.complete()
+    v = balanced(v)
     if _made_here(direction, v): v = v.only([p for p in v if p not in direction.made_of['plus']+direction.made_of['minus']])
     if (k := len(v.questions))<4:
-        raise ValueError(f"a report needs at least four questions that every persona answered, and there are {k} (a .pt file has means only, and no questions)")
+        raise ValueError(f"a report needs at least four questions and there are {k} (a .pt file has means only, and no questions)")
     v.split()
     return v
 
@@ -872,7 +873,7 @@ def gather(
     asked = Unanswered(selection.prompts, selection.questions)
     def read(e, layers, *held):
         which = asked if e.config.span=='prompt_last' else selection
-        return on_shared_questions(cached_vectors(e, which, layers, data/'persona_vectors', *held)[0])
+        return cached_vectors(e, which, layers, data/'persona_vectors', *held)[0]
     both = read(extractor, list(range(extractor.num_layers+1)) if sweep else sorted({0,k}))
     if neutral: both = both.as_neutral(neutral)
     v = both.at(k)

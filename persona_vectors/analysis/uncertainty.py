@@ -11,6 +11,7 @@ from copy import copy
 from dataclasses import dataclass
 from fastcore.basics import patch
 from .axis import assistant_axis, role_pca
+from .grids import balanced
 from ..personas import category_of
 from ..extraction.vectors import PersonaVectors
 import numpy as np, pandas as pd
@@ -104,7 +105,7 @@ class Gram:
     ):
         if centre not in ('roles','all',None): raise ValueError(f"centre is {centre!r}: give 'roles', 'all' or None")
         if v.neutral: v.split()
-        g = v.complete().grid()
+        g = balanced(v).grid()
         _several(len(g.questions))
         self.personas,self.questions,self.ns,self.rs = g.personas,g.questions,g.ns,g.rs
         y = g.centred if centre=='roles' else g.x-g.x.mean(0) if centre else g.x
@@ -419,7 +420,7 @@ def reliability(
 )->pd.DataFrame: # By persona, and 'axis': split_half (cosine of halves), reliability (of all questions), low, high; over_roles, roles_low, roles_high
     "Reliability of every persona's vector and of the axis, with 95 % intervals; NaN over questions where there is only one"
     if v.neutral: v.split()
-    v = v.complete()
+    v = balanced(v)
     df = _over_questions(v, splits, seed).join(_over_roles(v)).rename_axis('persona')
     over = f'other questions like these {len(v.questions)}' if len(v.questions)>1 else 'not available: there is one question only'
     df.attrs = dict(over=over, over_roles=f'other roles like these {len(v.roles)}, with neutral prompts and questions as they are')
@@ -450,7 +451,7 @@ def order_reliability(
     "Reliability of the roles' positions along the assistant axis, without the noise in the axis, over other roles and questions"
     from scipy.stats import chi2
     v.split()
-    m = _axis_products(v.complete().grid())
+    m = _axis_products(balanced(v).grid())
     r,q,_ = m.shape
     def z(at):
         between,single = _order_variances(m[:,at][:,:,at])
@@ -558,7 +559,7 @@ def variance_table(
     seed:int=0
 )->pd.DataFrame: # Indexed by component: share, crossvalidated (cumulative), null (95th percentile), all in % of the roles' variance
     "The variance each component explains, that in other questions, and that if roles did not differ"
-    v = v.complete()
+    v = balanced(v)
     share = 100*role_pca(v).variance_ratio
     g = v.only(v.roles).grid()
     x,k,rng = g.x-g.x.mean(0),len(share),np.random.default_rng(seed)

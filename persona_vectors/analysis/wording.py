@@ -7,6 +7,7 @@ __all__ = ['meaning_and_wording']
 
 # %% ../../nbs/analysis/43_wording.ipynb #7c9affee
 from dataclasses import replace
+from .grids import balanced
 from .readings import unit_along
 from .uncertainty import cross_products, half_width, jackknife_se, p_value, permute_roles
 from ..extraction.vectors import Direction, PersonaVectors
@@ -90,7 +91,7 @@ def readings_by_prompt(v, t)->np.ndarray: # 'prompt question d', prompts in the 
     def name(p, k): return f'{p} {k}'
     wanted = [name(*o) for o in zip(t.persona, t.prompt)]
     rows = [replace(r, persona=name(r.persona, r.prompt)) for r in v.rows]
-    g = PersonaVectors(v.means, rows, v.layers).only(wanted).complete().grid()
+    g = balanced(PersonaVectors(v.means, rows, v.layers).only(wanted)).grid()
     x = g.x[[g.personas.index(o) for o in wanted]]
     return x.repeat(2, 1) if v.layers==[None] and x.shape[1]==1 else x           # a text has no noise: it is set against itself
 

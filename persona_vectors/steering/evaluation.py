@@ -94,9 +94,9 @@ def split_halves(
     seed:int=0
 )->tuple[PersonaVectors,PersonaVectors]: # One to make a direction from, one to measure with
     "The roles and the questions in random halves, the neutral personas in both"
-    (ns,rs),qs,rng = v.split(),v.complete().questions,np.random.default_rng(seed)
+    (ns,rs),qs,rng = v.split(),v.questions,np.random.default_rng(seed)
     if len(rs)<4 or len(qs)<4:
-        raise ValueError(f"{len(rs)} roles and {len(qs)} questions that all have answered cannot be halved: give at least four of each")
+        raise ValueError(f"{len(rs)} roles and {len(qs)} questions cannot be halved: give at least four of each")
     rs,qs = rng.permutation(rs).tolist(),rng.permutation(qs).tolist()
     return tuple(v.only(ns+rs[i::2], qs[i::2]) for i in (0,1))
 
