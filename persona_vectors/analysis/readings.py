@@ -263,6 +263,7 @@ def predicted_from(
     readings:list # `PersonaVectors` of the same answers, of any width
 )->dict: # A row like those of `compare_orders`
     "How well all readings together predict the order of the roles, each role from the others"
+    readings = [balanced(o.only(list(y.index))) for o in readings]
     qs = [q for q in y if all(q in o.questions for o in readings)]
     x,y = isometric_coordinates(np.concatenate(list(_features(readings, list(y.index), qs)), -1)),y[qs].values
     m = y.mean(1)
@@ -372,9 +373,10 @@ def contributions(
 
 # %% ../../nbs/analysis/38_readings.ipynb #37080d79
 def _of_cells(x, v, personas, questions, **meta):
-    "`PersonaVectors` from cells 'persona question d', made like `v`"
-    rows = [Row(p, q) for p in personas for q in questions]
-    return PersonaVectors(torch.tensor(x, dtype=torch.float32).reshape(len(rows), 1, -1), rows, v.layers, v.meta|meta)
+    "`PersonaVectors` from cells 'persona question d' (NaN where there is no answer), made like `v`"
+    rows,x = [Row(p, q) for p in personas for q in questions],torch.tensor(x, dtype=torch.float32).reshape(-1, 1, x.shape[-1])
+    at = x.isfinite().all(-1)[:,0]
+    return PersonaVectors(x[at], [r for r,k in zip(rows, at) if k], v.layers, v.meta|meta)
 
 # %% ../../nbs/analysis/38_readings.ipynb #24eb4a25
 def prompt_part(
@@ -389,10 +391,10 @@ def prompt_part(
 def pooled(
     v:PersonaVectors, # Its personas and questions
     readings:list # `PersonaVectors` in one space
-)->PersonaVectors: # One row for each persona, and question that all have
+)->PersonaVectors: # One row for each persona and question that all have
     "The mean of several readings of the same personas and questions"
-    readings = [balanced(o.only(list(v))) for o in readings]
-    qs = [q for q in v.questions if all(q in o.questions for o in readings)]
-    if not qs: raise ValueError(f"these {len(readings)} readings and the vectors have no question in common")
-    v = v.only(questions=qs)
-    return _of_cells(np.mean([_aligned(v, o)[1] for o in readings], 0), readings[0], list(v), qs)
+    shared = on_shared_cells(*(o.only(list(v), v.questions) for o in readings))
+    if not shared[0].rows: raise ValueError(f"these {len(readings)} readings and the vectors have no question in common")
+    gs,qs = [o.grid() for o in shared],[q for q in v.questions if q in shared[0].questions]
+    x = [g.x[np.ix_([g.personas.index(p) for p in v], [g.questions.index(q) for q in qs])] for g in gs]
+    return _of_cells(np.mean(x, 0), readings[0], list(v), qs)
