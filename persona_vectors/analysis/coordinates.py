@@ -128,14 +128,15 @@ def outlier_dimensions(
     return [int(i) for i in s.index[(s>factor*s.median()).any(axis=1)]]
 
 # %% ../../nbs/analysis/34_coordinates.ipynb #3a191e07
-def _rescaled(v, factor):
-    "The means of `v` with every coordinate times `factor(answers in it)`"
+def _rescaled(v, f):
+    "The means of `v` after `f`, which is called with some of the coordinates"
     y = torch.empty_like(v.means, dtype=torch.float32)
-    for s,x in _parts(v): y[:,0,s] = torch.from_numpy(factor(x, s))
+    for s,x in _parts(v): y[:,0,s] = torch.from_numpy(f(x))
     return y
 
 def _standardised(v):
-    return _rescaled(v, lambda x,s: x/np.where(x.std(0)>0, x.std(0), 1.)),f"standardised: divided by the standard deviation over {'personas' if v.means_only else 'answers'}"
+    over = 'personas' if v.means_only else 'answers'
+    return _rescaled(v, lambda x: x/np.where(x.std(0)>0, x.std(0), 1.)),f'standardised: divided by the standard deviation over {over}'
 
 def _masked(v, top):
     "The means with outlier dimensions at 0, and what was done, in words"
@@ -246,8 +247,8 @@ def separation(
     kinds=('mean','lda','logistic'),
     folds:int=3, # Of questions, and of personas
     seed:int=0
-)->pd.DataFrame: # Kind × auc (held-out answers), cosine with the mean difference, reliability (cosine between two halves of the questions); of over 2,000 answers a sample, and attrs says so
-    "How well each kind of direction separates neutral from role answers, on personas and questions not used to fit it"
+)->pd.DataFrame: # Kind × auc (held-out answers), cosine with the mean difference, reliability (cosine of two halves of the questions); attrs: answers
+    "How well each kind of direction separates neutral from role answers (of over 2,000: a sample), on personas and questions not used to fit it"
     from sklearn.metrics import roc_auc_score
     need_questions(v, 'a test on answers held out', "sensitivity(v) works, and probe_direction(v), in-sample")
     (x,y,p,q),rng = _groups(v),np.random.default_rng(seed)
