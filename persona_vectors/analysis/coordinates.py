@@ -7,6 +7,7 @@ __all__ = ['massive_activations', 'outlier_dimensions', 'transform', 'probe_dire
 
 # %% ../../nbs/analysis/34_coordinates.ipynb #6aa2bc5e
 import torch
+from weakref import ref
 from .axis import assistant_axis, centred, cosine_matrix, left_out, rank_personas, role_pca
 from ..extraction.vectors import Direction, PersonaVectors, need_questions
 from .grids import balanced
@@ -147,18 +148,26 @@ def _masked(v, top):
     return y, f"masked: {len(at)} of {y.shape[-1]} coordinates set to 0{': ' if at else ''}{', '.join(map(str, sorted(at)))}"
 
 # %% ../../nbs/analysis/34_coordinates.ipynb #f9c3f200
+_last = {} # The whitening made last, of many answers: a report needs it twice
+
+def _whitening(v, shrink):
+    "The matrix 'd_model d_model' that whitens, float32, and the shrinkage"
+    if not (_last and _last['of']() is v.means and _last['shrink']==shrink):
+        sd,V,lams,lam = _whitener_of(v, shrink)
+        W = (V.T*(lams**-.5-lam**-.5))@V
+        W[np.diag_indices(len(W))] += lam**-.5
+        _last.update(of=ref(v.means), shrink=shrink, made=(torch.from_numpy((W/sd[:,None]).astype(np.float32)),lam))
+    return _last['made']
+
 def _whitened(v, shrink):
     "The means whitened by the scatter of `v` within personas, and what was done, in words"
-    sd,V,lams,lam = _whitener_of(v, shrink)
-    said = f'whitened by the scatter within personas, shrunk by {lam:.3f}'
-    if len(v.rows)<=MANY:
-        x = v.means[:,0].double().numpy()
-        y = x/sd/lam**.5 + (x/sd@V.T)*(lams**-.5-lam**-.5)@V
-        return torch.tensor(y, dtype=torch.float32)[:,None],said
-    W = ((V.T*(lams**-.5-lam**-.5))@V+np.eye(len(sd))*lam**-.5)/sd[:,None]
-    W,y = torch.from_numpy(W).float(),torch.empty_like(v.means, dtype=torch.float32)
-    for i in range(0, len(y), 4000): y[i:i+4000,0] = v.means[i:i+4000,0].float()@W
-    return y,said
+    if len(v.rows)>MANY:
+        (W,lam),y = _whitening(v, shrink),torch.empty_like(v.means, dtype=torch.float32)
+        for i in range(0, len(y), 4000): y[i:i+4000,0] = v.means[i:i+4000,0].float()@W
+    else:
+        (sd,V,lams,lam),x = _whitener_of(v, shrink),v.means[:,0].double().numpy()
+        y = torch.tensor(x/sd/lam**.5 + (x/sd@V.T)*(lams**-.5-lam**-.5)@V, dtype=torch.float32)[:,None]
+    return y,f'whitened by the scatter within personas, shrunk by {lam:.3f}'
 
 # %% ../../nbs/analysis/34_coordinates.ipynb #1a39bc17
 _SCALINGS = 'none','standardised','masked','whitened'
@@ -179,7 +188,7 @@ def transform(
     return PersonaVectors(y, v.rows, v.layers, {k: o for k,o in v.meta.items() if k!='within'} | {'coordinates': said})
 
 # %% ../../nbs/analysis/34_coordinates.ipynb #93ca2349
-def _groups(v, most=2000):
+def _groups(v, most=1000):
     """Answers 'answer d_model' minus the roles' mean on the question; whether each is a neutral's; the indices of its persona and question.
     Of more than `most` answers, all of the neutrals and some of the roles', as many of each, drawn at random"""
     v.split()
@@ -200,19 +209,22 @@ def _drawn(y, p, most):
     return np.sort(np.concatenate([*ns, *(o[:left] for o in rs)]))
 
 # %% ../../nbs/analysis/34_coordinates.ipynb #3d6e773f
-def _fit(x, y, kind):
-    "The unit vector that separates the rows of `x` where `y` from the others, by 'mean', 'lda' or 'logistic'"
+def _components(x):
+    "Standard deviations of the coordinates, and principal components 'k d_model' of the standardised rows of `x`"
+    sd = np.where(x.std(0)>0, x.std(0), 1.)
+    return sd,np.linalg.svd((x-x.mean(0))/sd, full_matrices=False)[2][:min(len(x)-1, x.shape[1])]
+
+def _fits(x, y, kinds):
+    "Kind ('mean', 'lda', 'logistic') to the unit vector that separates the rows of `x` where `y` from the others"
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
     from sklearn.linear_model import LogisticRegression
-    if kind=='mean': w = x[y].mean(0)-x[~y].mean(0)
-    else:
-        sd = np.where(x.std(0)>0, x.std(0), 1.)
-        V = np.linalg.svd((x-x.mean(0))/sd, full_matrices=False)[2][:min(len(x)-1, x.shape[1])]
+    ms,out = dict(lda=LinearDiscriminantAnalysis(solver='lsqr', shrinkage='auto'),
+                  logistic=LogisticRegression(C=1., class_weight='balanced', max_iter=2000)),{}
+    if set(kinds)&set(ms):
+        sd,V = _components(x)
         z = ((x-x.mean(0))/sd)@V.T
-        if kind=='lda': m = LinearDiscriminantAnalysis(solver='lsqr', shrinkage='auto')
-        else: m = LogisticRegression(C=1., class_weight='balanced', max_iter=2000)
-        w = m.fit(z, y).coef_[0]@V/sd
-    return w/np.linalg.norm(w)
+    for k in kinds: out[k] = x[y].mean(0)-x[~y].mean(0) if k=='mean' else ms[k].fit(z, y).coef_[0]@V/sd
+    return {k: w/np.linalg.norm(w) for k,w in out.items()}
 
 # %% ../../nbs/analysis/34_coordinates.ipynb #d9ed4e09
 def _of_how_many(n, v):
@@ -230,7 +242,7 @@ def probe_direction(
     x,y,*_ = _groups(v)
     made_of = dict(kind='probe', plus=v.neutral, minus=v.roles, responses=v.meta.get('responses'))
     said = f'{kind}: neutral answers positive, role answers negative{_of_how_many(len(y), v)}'
-    return Direction(torch.tensor(_fit(x, y, kind), dtype=torch.float32), said, v.layer, v.model, made_of)
+    return Direction(torch.tensor(_fits(x, y, [kind])[kind], dtype=torch.float32), said, v.layer, v.model, made_of)
 
 # %% ../../nbs/analysis/34_coordinates.ipynb #675afcbf
 def _folds(y, p, q, folds, rng):
@@ -248,20 +260,19 @@ def separation(
     folds:int=3, # Of questions, and of personas
     seed:int=0
 )->pd.DataFrame: # Kind × auc (held-out answers), cosine with the mean difference, reliability (cosine of two halves of the questions); attrs: answers
-    "How well each kind of direction separates neutral from role answers (of over 2,000: a sample), on personas and questions not used to fit it"
+    "How well each kind of direction separates neutral from role answers (of over 1,000: a sample), on personas and questions not used to fit it"
     from sklearn.metrics import roc_auc_score
     need_questions(v, 'a test on answers held out', "sensitivity(v) works, and probe_direction(v), in-sample")
     (x,y,p,q),rng = _groups(v),np.random.default_rng(seed)
     fq,fp = _folds(y, p, q, folds, rng)
-    even,rows = rng.permutation(q.max()+1)%2,{}
-    for k in kinds:
-        auc = []
-        for i,j in np.ndindex(folds, folds):
-            test = (fq[q]==i) & ((fp[p]==j) | (fp[p]==-1))
-            made = _fit(*(o[(fq[q]!=i) & (fp[p]!=j)] for o in (x,y)), k)
-            if 0<y[test].sum()<test.sum(): auc.append(roc_auc_score(y[test], x[test]@made))
-        halves = [_fit(x[even[q]==h], y[even[q]==h], k) for h in (0,1)]
-        rows[k] = {'auc': np.mean(auc), 'cosine with mean': _fit(x, y, k)@_fit(x, y, 'mean'), 'reliability': halves[0]@halves[1]}
+    even,auc = rng.permutation(q.max()+1)%2,{k: [] for k in kinds}
+    for i,j in np.ndindex(folds, folds):
+        test = (fq[q]==i) & ((fp[p]==j) | (fp[p]==-1))
+        if not 0<y[test].sum()<test.sum(): continue
+        made = _fits(*(o[(fq[q]!=i) & (fp[p]!=j)] for o in (x,y)), kinds)
+        for k in kinds: auc[k].append(roc_auc_score(y[test], x[test]@made[k]))
+    halves,whole = [_fits(x[even[q]==h], y[even[q]==h], kinds) for h in (0,1)],_fits(x, y, {*kinds,'mean'})
+    rows = {k: {'auc': np.mean(auc[k]), 'cosine with mean': whole[k]@whole['mean'], 'reliability': halves[0][k]@halves[1][k]} for k in kinds}
     df = pd.DataFrame(rows).T.rename_axis('direction')
     df.attrs['answers'] = f'{len(y):,} answers'+_of_how_many(len(y), v).replace(f'; {len(y):,}', '')
     return df

@@ -249,16 +249,21 @@ def _factors(over):
     if not over: raise ValueError("over is empty: give ('questions',), ('questions','personas') or ('personas',)")
     return over
 
+# %% ../../nbs/analysis/32_uncertainty.ipynb #1f976185
+def _enough(g, n, over):
+    "ValueError without resamples, or with too few units"
+    if n<2: raise ValueError(f"n={n}: an interval needs resamples, a thousand say")
+    for what,k in (('questions',len(g.questions)),('personas',len(g.rs))):
+        if what in over and k<4: raise ValueError(f"an interval over {what} needs at least 4 of them, and there are {k}")
+
 # %% ../../nbs/analysis/32_uncertainty.ipynb #d32651f9
 def replicates(v, statistic, n=1000, over=('questions',), seed=0)->tuple: # As `resample` takes them
     "A statistic's estimate '…', its values in the resamples 'n …', and the first `Gram`"
     over,gs = _factors(over),[Gram(o) for o in (v if isinstance(v, (list,tuple)) else [v])]
     g = gs[0]
-    if n<2: raise ValueError(f"n={n}: an interval needs resamples, a thousand say")
     if any((o.personas,o.questions)!=(g.personas,g.questions) for o in gs):
         raise ValueError("the vectors have different personas or questions: use only(...) to make them the same, so that they can be resampled together")
-    for what,k in (('questions',len(g.questions)),('personas',len(g.rs))):
-        if what in over and k<4: raise ValueError(f"an interval over {what} needs at least 4 of them, and there are {k}")
+    _enough(g, n, over)
     ones = np.ones((1,len(g.questions)))
     w = bootstrap_weights(len(g.questions), n, [seed,0]) if 'questions' in over else ones.repeat(n, 0)
     roles = bootstrap_weights(len(g.rs), n, [seed,1]) if 'personas' in over else None
@@ -313,6 +318,11 @@ def squared_axis(self:Gram):
     n,n2 = u.sum(1),(u**2).sum(1)
     return s - whole/n**2 + (whole-same)/(n**2-n2)
 
+# %% ../../nbs/analysis/32_uncertainty.ipynb #8acca450
+def _pairs(m, w): # 'question question', 'resample question'; gives 'resample'
+    "Mean over pairs of different questions, for the weights of each resample"
+    return (((w@m)*w).sum(1)-(w**2)@np.diag(m))/(w.sum(1)**2-(w**2).sum(1))
+
 # %% ../../nbs/analysis/32_uncertainty.ipynb #2486c531
 def axis_strength(
     v:PersonaVectors, # At one layer
@@ -322,7 +332,15 @@ def axis_strength(
     level:float=.95
 )->Interval: # In squared units of the residual stream; with zero in it, no axis is shown
     "Unbiased squared length of the assistant axis, with its interval"
-    return resample(v, lambda g: g.squared_axis, n, over, seed, level)
+    if _factors(over)!=('questions',): return resample(v, lambda g: g.squared_axis, n, over, seed, level)
+    g = balanced(v).grid()
+    v.split()
+    _several(len(g.questions))
+    _enough(g, n, over)
+    m = sum(a@a.T for a in (x[g.ns].mean(0)-x[g.rs].mean(0) for x in map(g.part, g.parts())))   # of the axis, between questions
+    value,reps = _pairs(m, np.ones((1,len(m))))[0],_pairs(m, bootstrap_weights(len(m), n, [seed,0]))
+    low,high,se = bootstrap_interval(value, reps, g, ('questions',), level)
+    return Interval(float(value), float(low), float(high), level, _in_words(g, ('questions',)), float(se))
 
 # %% ../../nbs/analysis/32_uncertainty.ipynb #fb326f60
 @patch
