@@ -8,7 +8,7 @@ __all__ = ['log', 'TwoWay', 'two_way', 'cell_weights', 'balanced', 'fitted', 'on
 # %% ../../nbs/analysis/29_grids.ipynb #3464f4ce
 from dataclasses import dataclass
 from ..extraction.vectors import PersonaVectors, Row
-import logging, numpy as np, torch
+import logging, numpy as np, pandas as pd, torch
 
 # %% ../../nbs/analysis/29_grids.ipynb #0b623d75
 log = logging.getLogger(__name__)
@@ -181,6 +181,20 @@ def fitted(
         f = two_way(x, w)
         out[:,s] = f.personas+f.questions.mean(0)
     return out
+
+# %% ../../nbs/analysis/29_grids.ipynb #5a21bfb2
+def plain_bias(
+    v:PersonaVectors # At one layer
+)->pd.DataFrame: # By persona: questions, answers, off (units of the residual stream), relative (to the fitted vector's centred length), along (the axis)
+    "How far each persona's plain mean lies from its fitted vector, both minus the roles' mean; relative is NaN for a vector of length 0"
+    n,fit,plain = _counts(v),fitted(v),v.stacked().double().numpy()
+    roles = np.isin(v.personas, v.roles)
+    fit,plain = (x-x[roles].mean(0) for x in (fit,plain))
+    off,length = plain-fit,np.linalg.norm(fit, axis=1)
+    df = pd.DataFrame(dict(questions=(n>0).sum(1), answers=n.sum(1), off=np.linalg.norm(off, axis=1)), pd.Index(v.personas, name='persona'))
+    df['relative'] = df.off/np.where(length>0, length, np.nan)
+    axis = fit[~roles].mean(0) if not roles.all() else np.full(fit.shape[1], np.nan)
+    return df.assign(along=off@axis/np.linalg.norm(axis))
 
 # %% ../../nbs/analysis/29_grids.ipynb #5fc57ea7
 def on_shared_cells(
