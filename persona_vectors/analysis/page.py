@@ -224,7 +224,8 @@ score as a weight? The kept ones are a selected set in any case.</p>
 {% if 'cells' in t %}
 <p>Not every persona answered every question. Questions differ more than personas do, so the plain mean of a persona’s own answers also says which
 questions it has left. Everything here is from a fit of persona + question to the cells that are filled. The last column is how far the plain
-mean would have put a persona off along the {{ this }}, beside the roles’ mean. The fit does not make up for an answer that is missing because of what it says.</p>
+mean would have put a persona off along the {{ this }}, beside the roles’ mean. The fit does not make up for an answer that is missing because
+of what it says.</p>
 {{ table(t.cells, 'Answers and questions of each persona, the fewest first.', heads.cells) }}
 {% endif %}
 {% endcall %}{% endif %}
