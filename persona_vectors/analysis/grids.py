@@ -8,7 +8,7 @@ __all__ = ['log', 'TwoWay', 'two_way', 'cell_weights', 'balanced', 'fitted', 'on
 # %% ../../nbs/analysis/29_grids.ipynb #3464f4ce
 from dataclasses import dataclass
 from ..extraction.vectors import PersonaVectors, Row
-import logging, numpy as np, torch
+import logging, numpy as np, pandas as pd, torch
 
 # %% ../../nbs/analysis/29_grids.ipynb #0b623d75
 log = logging.getLogger(__name__)
@@ -63,6 +63,15 @@ def _check(w, personas):
         a,b = (f"{', '.join(o[:3])}{' …' if len(o)>3 else ''}" for o in side)
         raise ValueError(f"no question connects {a} with {b}: nothing says how they differ. Ask some questions of all")
 
+# %% ../../nbs/analysis/29_grids.ipynb #591db8c5
+def empty_cells(
+    v:PersonaVectors
+)->dict: # Persona to a list of questions; without the personas that answered all
+    "The questions that each persona did not answer; of what `balanced` made, those that it filled in"
+    if 'empty' in v.meta: return v.meta['empty']
+    done = {(r.persona,r.question) for r in v.rows}
+    return {p: o for p in v.personas if (o := [q for q in v.questions if (p,q) not in done])}
+
 # %% ../../nbs/analysis/29_grids.ipynb #dd530c5c
 def _within(w, m):
     "The sum over questions of D m D (`m` symmetric), where D = diag(w) − ww'/Σw centres the personas of a question"
@@ -116,7 +125,7 @@ def cell_weights(
 # %% ../../nbs/analysis/29_grids.ipynb #f21c0a35
 def balanced(
     v:PersonaVectors # At one layer or several
-)->PersonaVectors: # One row for each persona and question; meta['cells']: how many were filled, and of how many
+)->PersonaVectors: # One row for each persona and question; meta['cells']: how many were filled, and of how many; meta['empty']: `empty_cells`
     "What each question says of every persona, by the fit of persona + question; `v` itself if every persona answered every question"
     n = _counts(v)
     if n.all() or len(v.questions)<2: return v
@@ -135,7 +144,27 @@ def balanced(
             r += f.personas[:,None]+f.questions
             means[:,k,s] = torch.from_numpy(r).flatten(0, 1).float()
     rows = [Row(p, q) for p in v.personas for q in v.questions]
-    return PersonaVectors(means, rows, v.layers, v.meta|dict(cells=[int((n>0).sum()), n.size], neutral=v.neutral))
+    meta = v.meta|dict(cells=[int((n>0).sum()), n.size], empty=empty_cells(v))
+    return PersonaVectors(means, rows, v.layers, meta|dict(neutral=v.neutral))
+
+# %% ../../nbs/analysis/29_grids.ipynb #3fcb4405
+def filled_cells(
+    empty:dict, # From `empty_cells`
+    personas,
+    questions
+)->np.ndarray: # Bool, 'persona question'
+    "Where there was an answer"
+    return np.array([~np.isin(questions, empty.get(p, [])) for p in personas])
+
+def question_parts(
+    y, # 'persona question …', what each question says of every persona, minus the mean over personas
+    filled # From `filled_cells`
+)->np.ndarray:
+    "What each question puts into the fit: the same means over questions; `y` itself if all cells are filled"
+    if filled.all(): return y
+    w = filled.reshape(*filled.shape, *[1]*(y.ndim-2))
+    k,q,a = np.maximum(w.sum(1, keepdims=True), 1),w.shape[1],y.mean(1, keepdims=True)
+    return np.where(w, a*q/k + np.sqrt((1-1/k)/(1-1/q))*(y-a), 0)
 
 # %% ../../nbs/analysis/29_grids.ipynb #35559618
 def fitted(
@@ -152,6 +181,20 @@ def fitted(
         f = two_way(x, w)
         out[:,s] = f.personas+f.questions.mean(0)
     return out
+
+# %% ../../nbs/analysis/29_grids.ipynb #5a21bfb2
+def plain_bias(
+    v:PersonaVectors # At one layer
+)->pd.DataFrame: # By persona: questions, answers, off (units of the residual stream), relative (to the fitted vector's centred length), along (the axis)
+    "How far each persona's plain mean lies from its fitted vector, both minus the roles' mean; relative is NaN for a vector of length 0"
+    n,fit,plain = _counts(v),fitted(v),v.stacked().double().numpy()
+    roles = np.isin(v.personas, v.roles)
+    fit,plain = (x-x[roles].mean(0) for x in (fit,plain))
+    off,length = plain-fit,np.linalg.norm(fit, axis=1)
+    df = pd.DataFrame(dict(questions=(n>0).sum(1), answers=n.sum(1), off=np.linalg.norm(off, axis=1)), pd.Index(v.personas, name='persona'))
+    df['relative'] = df.off/np.where(length>0, length, np.nan)
+    axis = fit[~roles].mean(0) if not roles.all() else np.full(fit.shape[1], np.nan)
+    return df.assign(along=off@axis/np.linalg.norm(axis))
 
 # %% ../../nbs/analysis/29_grids.ipynb #5fc57ea7
 def on_shared_cells(

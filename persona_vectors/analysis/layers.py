@@ -7,10 +7,10 @@ __all__ = ['layer_sweep', 'choose_layer']
 
 # %% ../../nbs/analysis/36_layers.ipynb #cab9c2da
 from jaxtyping import Float
+from .grids import balanced, on_shared_cells
 from .uncertainty import half_width, jackknife_se, p_value, reliability
-from ..extraction.vectors import PersonaVectors
-from .grids import balanced
-import numpy as np, pandas as pd
+from ..extraction.vectors import PersonaVectors, Row
+import numpy as np, pandas as pd, torch
 
 # %% ../../nbs/analysis/36_layers.ipynb #9152329b
 def _pc1_cosine(x, k): # 'persona question d_model', the first `k` neutral
@@ -102,20 +102,26 @@ def _one_layer(v, ys, *out):
 
 # %% ../../nbs/analysis/36_layers.ipynb #e5762c2e
 def _shared(v, effect, column, groups):
-    "The vectors on the questions that `effect` has too; its mean over a role's answers to each of these, 'role × question'"
-    y = effect.pivot_table(index='persona', columns='question', values=column, sort=False)
-    rs,qs = v.split()[1],[q for q in v.complete().questions if q in y]
-    y = y.reindex(index=rs, columns=qs)
-    if (n := y.isna().sum().sum()) or len(qs)<2:
-        raise ValueError(f"the effect is missing for {n} of {y.size} answers of the roles, and {len(qs)} questions are in both: "
+    "The vectors, and the effect 'role × question', from the roles' answers that have both; filled where some have not, by `balanced`"
+    y,rs = effect.pivot_table(index='persona', columns='question', values=column, sort=False),v.split()[1]
+    y = y.reindex(index=rs, columns=[q for q in v.questions if q in y]).T.stack().dropna()                # by question and role
+    of = PersonaVectors(torch.tensor(y.values)[:,None,None], [Row(p, q) for q,p in y.index], [None])
+    roles,of = on_shared_cells(v.only(rs), of)
+    lacking = [p for p in rs if p not in of]
+    if lacking or len(of.questions)<2:
+        raise ValueError(f"the effect is missing for {len(lacking)} of {len(rs)} roles, and {len(of.questions)} questions are in both: "
             'give it for all roles, and at least two questions')
     if len(rs)<2*groups: raise ValueError(f"{len(rs)} roles cannot be held out in {groups} groups of at least two: choose fewer groups")
-    return v.only(questions=qs),y
+    have = {(r.persona,r.question) for r in roles.rows}
+    at = [i for i,r in enumerate(v.rows) if r.question in of.questions and (r.persona in v.neutral or (r.persona,r.question) in have)]
+    v,of = (balanced(o) for o in (PersonaVectors(v.means[at], [v.rows[i] for i in at], v.layers, v.meta|dict(neutral=v.neutral)), of))
+    g = of.grid()
+    qs = [q for q in v.questions if q in g.questions]
+    return v.only(questions=qs),pd.DataFrame(g.x[...,0], g.personas, g.questions).loc[rs,qs]
 
 # %% ../../nbs/analysis/36_layers.ipynb #72f42205
-def _effects(v, effect, column, groups, splits, permutations, seed):
-    "By layer: effect, answers, se, p, behind, behind_se"
-    v,y = _shared(v, effect, column, groups)
+def _effects(v, y, groups, splits, permutations, seed):
+    "By layer, of `v` and `y` as `_shared` gives them: effect, answers, se, p, behind, behind_se"
     rng = np.random.default_rng(seed)
     ys = np.stack([y.values, *(y.values[rng.permutation(len(y))] for _ in range(permutations))])
     out = _folds(*y.shape, groups, splits, seed)
@@ -137,9 +143,9 @@ def layer_sweep(
 )->pd.DataFrame: # Index: layer. reliability, low, high, cos_pc1, cos_low, cos_high; effect, answers (of single answers), se, p, behind, behind_se
     "Each layer's reliability and cos(axis, PC1) with 95 % intervals, and how well its axis predicts `effect` for held-out roles and questions"
     v.split()
-    v = balanced(v) if effect is None else _shared(v, effect, column, groups)[0].complete()
+    v,y = (balanced(v),None) if effect is None else _shared(v, effect, column, groups)
     df = pd.DataFrame([_by_itself(v.at(k)) for k in v.layers], index=pd.Index(v.layers, name='layer'))
-    return df if effect is None else df.join(_effects(v, effect, column, groups, splits, permutations, seed))
+    return df if effect is None else df.join(_effects(v, y, groups, splits, permutations, seed))
 
 # %% ../../nbs/analysis/36_layers.ipynb #36a4b5da
 def choose_layer(

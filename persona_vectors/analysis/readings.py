@@ -9,7 +9,7 @@ __all__ = ['along', 'difference', 'order_of', 'spearman', 'left_over', 'compare_
 from dataclasses import dataclass
 from textwrap import shorten
 from ..extraction.vectors import Direction, PersonaVectors, Row
-from .grids import balanced, fitted, on_shared_cells
+from .grids import balanced, empty_cells, filled_cells, fitted, on_shared_cells, question_parts
 from .axis import centred, cross_fitted, leave_one_out_axes
 from .uncertainty import cross_covariance, cross_products, isometric_coordinates, jackknife, jackknifed, p_value
 from .uncertainty import permute_roles, without_each
@@ -49,14 +49,18 @@ def along(
     other:PersonaVectors=None, # Measure these along the direction of `v`: vectors in the same space; None: `v`
     splits:int=20, # Random halvings of the questions
     seed:int=0
-)->pd.DataFrame: # Persona × question; 0 is the mean of the roles on that question
+)->pd.DataFrame: # Persona × question; 0 is the mean of the roles on that question; attrs['empty']: `empty_cells`, if there are any
     "Position of every answer along a direction; centred, so that a move of the whole model is not seen: see `shift`"
     v.split()
     g,o,at = _two_grids(v, other)
     u,parts = None if direction is None else unit_along(direction, v),((s, g.centre(o.part(s)[at])) for s in g.parts())
     if u is None: y = cross_fitted(((g.part(s), x) for s,x in parts), g.ns, g.rs, splits, np.random.default_rng(seed))
     else: y = sum(x@u[s] for s,x in parts)
-    return pd.DataFrame(y, index=g.personas, columns=g.questions)
+    y = pd.DataFrame(y, index=g.personas, columns=g.questions)
+    empty = [empty_cells(z) for z in (v,other) if z is not None]
+    empty = {p: k for p in y.index if (k := [q for q in y if any(q in o.get(p, []) for o in empty)])}
+    if empty: y.attrs['empty'] = empty
+    return y
 
 # %% ../../nbs/analysis/38_readings.ipynb #337c901c
 def difference(
@@ -78,34 +82,55 @@ class Order:
     reliability:float # Cronbach's alpha of the roles' means over questions
     low:float # 95 % interval of the reliability (Feldt 1965)
     high:float
-    p:float # By permutation of the roles within each question
+    p:float # By permutation of the roles within each question; on incomplete grids by the questions' signs
+
+# %% ../../nbs/analysis/38_readings.ipynb #30c59cd0
+def answered(
+    y # Role × question
+)->np.ndarray: # Bool
+    "Where there was an answer, from what `along` says in `attrs`; everywhere, if it says nothing"
+    empty = getattr(y, 'attrs', {}).get('empty')
+    return filled_cells(empty, y.index, list(y)) if empty else np.ones(np.shape(y), bool)
 
 # %% ../../nbs/analysis/38_readings.ipynb #612cad12
 def cronbach_alpha(
-    y # Role × question
+    y # Role × question, as `along` gives it, or an array
 )->tuple: # alpha, low, high
     "Cronbach's alpha of the roles' means, with its 95 % interval (Feldt 1965)"
     from scipy.stats import f
-    y = np.asarray(y, float)
+    filled,y = answered(y),np.asarray(y, float)
     y = y-y.mean(0)
     r,q = y.shape
-    spread,df = y.mean(1).var(ddof=1),(r-1,(r-1)*(q-1))
+    spread,df = y.mean(1).var(ddof=1),(r-1,filled.sum()-r-q+1)
     a = cross_covariance(y)/spread if spread else np.nan
     return float(a),float(1-(1-a)*f.ppf(.975, *df)),float(1-(1-a)*f.ppf(.025, *df))
 
+# %% ../../nbs/analysis/38_readings.ipynb #1d60cdf3
+def _by_signs(
+    y, # Role × question, from `question_parts`
+    n,
+    rng
+)->float:
+    "p of the variance between roles: of `n` draws of the questions' signs, the share that gives as much"
+    products = y.T@y
+    np.fill_diagonal(products, 0)
+    s = rng.choice([-1.,1.], (n,len(products)))
+    return float(p_value(products.sum()-1e-9*np.abs(products).sum(), ((s@products)*s).sum(1)))
+
 # %% ../../nbs/analysis/38_readings.ipynb #319d7887
 def order_of(
-    y, # Role × question
-    n:int=1000, # Permutations
+    y, # Role × question, as `along` gives it, or an array
+    n:int=1000, # Permutations, or draws of signs
     seed:int=0
 )->Order:
     "The order of the roles that does not depend on the questions: its variance, reliability and p"
-    y = np.asarray(y, float)
+    filled,a,y = answered(y),cronbach_alpha(y),np.asarray(y, float)
     y = y-y.mean(0)
     real,(r,q),rng = cross_covariance(y),y.shape,np.random.default_rng(seed)
+    if not filled.all(): return Order(float(real), *a, _by_signs(question_parts(y, filled), n, rng))
     if n*r*q<2e7: null = cross_covariance(rng.permuted(np.broadcast_to(y, (n,r,q)), axis=1))
     else: null = np.array([cross_covariance(rng.permuted(y, axis=0)) for _ in range(n)])
-    return Order(float(real), *cronbach_alpha(y), float(p_value(real-1e-12, null)))
+    return Order(float(real), *a, float(p_value(real-1e-12, null)))
 
 # %% ../../nbs/analysis/38_readings.ipynb #41c9e838
 def spearman(a, b)->tuple: # rho, low, high; with fewer than five values low and high are NaN
@@ -244,6 +269,7 @@ def predicted_from(
     readings:list # `PersonaVectors` of the same answers, of any width
 )->dict: # A row like those of `compare_orders`
     "How well all readings together predict the order of the roles, each role from the others"
+    readings = [balanced(o.only(list(y.index))) for o in readings]
     qs = [q for q in y if all(q in o.questions for o in readings)]
     x,y = isometric_coordinates(np.concatenate(list(_features(readings, list(y.index), qs)), -1)),y[qs].values
     m = y.mean(1)
@@ -353,9 +379,10 @@ def contributions(
 
 # %% ../../nbs/analysis/38_readings.ipynb #37080d79
 def _of_cells(x, v, personas, questions, **meta):
-    "`PersonaVectors` from cells 'persona question d', made like `v`"
-    rows = [Row(p, q) for p in personas for q in questions]
-    return PersonaVectors(torch.tensor(x, dtype=torch.float32).reshape(len(rows), 1, -1), rows, v.layers, v.meta|meta)
+    "`PersonaVectors` from cells 'persona question d' (NaN where there is no answer), made like `v`"
+    rows,x = [Row(p, q) for p in personas for q in questions],torch.tensor(x, dtype=torch.float32).reshape(-1, 1, x.shape[-1])
+    at = x.isfinite().all(-1)[:,0]
+    return PersonaVectors(x[at], [r for r,k in zip(rows, at) if k], v.layers, v.meta|meta)
 
 # %% ../../nbs/analysis/38_readings.ipynb #24eb4a25
 def prompt_part(
@@ -370,10 +397,10 @@ def prompt_part(
 def pooled(
     v:PersonaVectors, # Its personas and questions
     readings:list # `PersonaVectors` in one space
-)->PersonaVectors: # One row for each persona, and question that all have
+)->PersonaVectors: # One row for each persona and question that all have
     "The mean of several readings of the same personas and questions"
-    readings = [balanced(o.only(list(v))) for o in readings]
-    qs = [q for q in v.questions if all(q in o.questions for o in readings)]
-    if not qs: raise ValueError(f"these {len(readings)} readings and the vectors have no question in common")
-    v = v.only(questions=qs)
-    return _of_cells(np.mean([_aligned(v, o)[1] for o in readings], 0), readings[0], list(v), qs)
+    shared = on_shared_cells(*(o.only(list(v), v.questions) for o in readings))
+    if not shared[0].rows: raise ValueError(f"these {len(readings)} readings and the vectors have no question in common")
+    gs,qs = [o.grid() for o in shared],[q for q in v.questions if q in shared[0].questions]
+    x = [g.x[np.ix_([g.personas.index(p) for p in v], [g.questions.index(q) for q in qs])] for g in gs]
+    return _of_cells(np.mean(x, 0), readings[0], list(v), qs)

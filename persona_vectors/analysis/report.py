@@ -14,8 +14,9 @@ from ..config import atomic_write, content_hash, slug
 from ..personas import category_of
 from ..selection import Selection, Unanswered, select
 from ..extraction.extractor import ActivationExtractor, cached_vectors
-from ..extraction.vectors import Direction, PersonaVectors
-from .grids import balanced
+from ..extraction.vectors import Direction, PersonaVectors, Row
+from ..responses import Responses
+from .grids import balanced, fitted
 from .axis import assistant_axis, centred, rank_personas
 from .uncertainty import axis_strength, cross_products, d_study, half_width, jackknife, order_reliability, p_value, permute_roles
 from .uncertainty import rank_intervals, reliability, variance_components
@@ -27,7 +28,7 @@ from .layers import choose_layer, layer_sweep
 from .readings import KINDS, SAME_ORDER, along, compare_orders, compare_readings, contributions
 from .readings import cronbach_alpha, gaps, kind_of, made_as, order_of, pooled, predicted_from, prompt_part, rank_p
 from .readings import read_along, rho_difference, same_space, spearman
-import numpy as np, pandas as pd
+import numpy as np, pandas as pd, torch
 from scipy.stats import norm
 
 # %% ../../nbs/analysis/39_report.ipynb #f355125a
@@ -83,7 +84,7 @@ def _order_along(e):
 @dataclass(eq=False)
 class Report:
     "The evidence about a direction: inputs, tables of numbers, findings, and a conclusion in words"
-    vectors:PersonaVectors # At one layer, on questions that every persona has
+    vectors:PersonaVectors # At one layer, `balanced`: every persona at every question
     direction:Direction=None # None: the assistant axis
     readings:dict=field(default_factory=dict) # Name to PersonaVectors: the same personas, read in another way
     variants:dict=field(default_factory=dict) # Name to PersonaVectors: where it should still be there
@@ -97,6 +98,9 @@ class Report:
     findings:list=field(default_factory=list)
     headline:str=''
     sentences:list=field(default_factory=list)
+    answers:PersonaVectors=None # As they were read, with cells missing; None: `vectors`, where none is
+    selection:pd.DataFrame=None # The axis by which answers were kept: a row each, as 'all answers' and 'kept'
+    def __post_init__(self): self.answers = self.vectors if self.answers is None else self.answers
     @cached_property
     def positions(self): return along(self.vectors, self.direction, seed=self.seed)
     @cached_property
@@ -107,10 +111,40 @@ class Report:
     def dominating(self): return _dominating(self.vectors)
     @cached_property
     def without(self): return _without(self)
+    @property
+    def incomplete(self): return self.answers is not self.vectors
     def __getitem__(self, key): return {o.key: o for o in self.findings}[key]
     @property
     def verdict(self): return f'{self.headline}. ' + ' '.join(self.sentences)
     def __repr__(self): return f'{self.headline}\n' + '\n'.join(f'  {s}' for s in self.sentences)
+
+# %% ../../nbs/analysis/39_report.ipynb #be3ad789
+def _keys(v): return [(r.persona, r.question, r.prompt, r.sample) for r in v.rows]
+
+def _texts_of(v, responses):
+    "The responses that were read for `v`; ValueError if there are none"
+    read = set(_keys(v))
+    rows = [r for r,k in zip(responses.rows, _keys(responses)) if k in read]
+    if not rows: raise ValueError("none of these responses is among the answers of the vectors: give those that the vectors were made from")
+    return responses if len(rows)==len(responses.rows) else Responses(rows, responses.meta, responses.path)
+
+# %% ../../nbs/analysis/39_report.ipynb #e2f67424
+def _same_answers(v, o):
+    "The reading `o` of the answers in `v` alone, if it is of these answers, else in the cells of `v`; one of other texts is left as it is"
+    if made_as(o) in ('one_text','prompt_last','prompt_text','prompt_part'): return o
+    read,keys = set(_keys(v)),_keys(o)
+    if not read<=set(keys): read,keys = {k[:2] for k in read},[k[:2] for k in keys]
+    at = [i for i,k in enumerate(keys) if k in read]
+    return o if len(at)==len(keys) else PersonaVectors(o.means[at], [o.rows[i] for i in at], o.layers, o.meta|dict(neutral=o.neutral))
+
+# %% ../../nbs/analysis/39_report.ipynb #fc547cf1
+def _cells(e):
+    "Answers and questions of each persona, and how far the plain mean of its own answers lies from the fit, along the axis"
+    v,u = e.answers,(e.direction or assistant_axis(e.vectors)).unit.double().numpy()
+    by = pd.DataFrame(_keys(v), columns=['persona','question','prompt','sample']).groupby('persona')
+    off = pd.Series({p: (v[p]-e.vectors[p]).double().numpy()@u for p in v})
+    t = pd.DataFrame(dict(answers=by.size(), questions=by.question.nunique(), off=off-off[v.roles].mean()))
+    return t.sort_values(['questions','answers'], kind='stable').rename_axis('persona')
 
 # %% ../../nbs/analysis/39_report.ipynb #c0d75b22
 def _scatter(x): # 'persona question coordinate'
@@ -133,7 +167,7 @@ def _dominating(v):
 # %% ../../nbs/analysis/39_report.ipynb #d2c93901
 def _length(v):
     "Length of the axis without noise (negative if its square is), with its interval over questions"
-    g = v.grid()
+    g = balanced(v).grid()
     axis = np.concatenate([x[g.ns].mean(0)-x[g.rs].mean(0) for x in map(g.part, g.parts())], 1)[None]      # 1 question d
     axis = np.concatenate([axis, 0*axis])                       # as a neutral, beside a role at 0
     return tuple(map(float, jackknife(lambda keep: gaps(axis[:,keep], axis[:,keep], [0], [1])[0], len(g.questions))))
@@ -174,7 +208,7 @@ def _measured(e):
 # %% ../../nbs/analysis/39_report.ipynb #dbb66fa3
 def _variance(e):
     "Variance by source, and the reliability that other numbers of questions and wordings give"
-    try: e.tables['variance_parts'] = variance_components(e.vectors)
+    try: e.tables['variance_parts'] = variance_components(e.answers)
     except ValueError: return                                  # wordings with too few answers in common
     e.tables['needed'] = d_study(e.tables['variance_parts'])
 
@@ -249,7 +283,7 @@ _PROMPT_ALONE,_OWN = ('one_text','prompt_last'),'own minus re-read'
 def held(self:Report)->dict:
     "Name to reading in which the text was held and the prompt changed"
     bare,out = self.bare,{KINDS[k]: _pool(self.vectors, self.of_kind(k)) for k in _PROMPT_ALONE}
-    if bare is not None: out[_OWN] = prompt_part(self.vectors, bare)
+    if bare is not None: out[_OWN] = prompt_part(self.answers, bare)
     return {k: o for k,o in out.items() if o is not None}
 
 # %% ../../nbs/analysis/39_report.ipynb #52dafcbe
@@ -368,11 +402,11 @@ def _shares(e):
     "What prompt and text contribute: with all prompts together, and with each under which the answers were read"
     for k,o in e.readings.items():
         if kind_of(o)!='prompt' or not same_space(e.vectors, o): continue
-        try: e.tables[f'prompt_and_text: {k}'] = contributions(e.vectors, o, e.direction)
+        try: e.tables[f'prompt_and_text: {k}'] = contributions(e.answers, o, e.direction)
         except ValueError: pass                                # its row among the readings says what is wrong
     each = [o for k,o in e.tables.items() if k.startswith('prompt_and_text')]
     together = len(each)>1 and e.bare is not None and len(e.bare.questions)>2
-    if each: e.tables['prompt_held'] = contributions(e.vectors, e.bare, e.direction) if together else each[0]
+    if each: e.tables['prompt_held'] = contributions(e.answers, e.bare, e.direction) if together else each[0]
 
 # %% ../../nbs/analysis/39_report.ipynb #7aab06c5
 def _power(e, half):
@@ -450,9 +484,10 @@ def _by_wording(v):
 # %% ../../nbs/analysis/39_report.ipynb #58b4bd73
 def _varied(e):
     "The order in each variant, and in the first wording beside the others if there are others"
-    t,two = compare_readings(e.vectors, e.variants, e.direction),_by_wording(e.vectors)
+    t,two = compare_readings(e.vectors, e.variants, e.direction),_by_wording(e.answers)
     if not two: return t
-    y,o = (along(x, e.direction).loc[e.vectors.roles] for x in two)
+    try: y,o = (along(x, e.direction).loc[e.vectors.roles] for x in two)
+    except ValueError: return t                                # too few answers in one wording
     row = pd.DataFrame([compare_orders(y, o, 'an axis of each')], index=['the first wording of each prompt, beside the others'])
     return pd.concat([t,row]).rename_axis('reading')
 
@@ -484,7 +519,7 @@ def _without(e):
     at,v = e.dominating,e.vectors
     if not at: return None
     w = Report(_blank(v, at), e.direction and _blank(e.direction, at), {k: _blank(o, at) if same_space(v, o) else o for k,o in e.readings.items()},
-               n=e.n, seed=e.seed)
+               n=e.n, seed=e.seed, answers=_blank(e.answers, at) if e.incomplete else None)
     w.without,w.dominating = None,at
     _shares(w)
     w.findings = [f(w) for f in (_difference, _order, _prompt, _share)]
@@ -555,12 +590,22 @@ def _against_chance(e, m):
     t.attrs = dict(value=float(np.corrcoef(p, y)[0,1]), p=float(t.p['random directions']), shuffled=float(p_value(real*(1-1e-12), null)))
     return t
 
+# %% ../../nbs/analysis/39_report.ipynb #ac5648d3
+def _adherence(e):
+    "Each persona's mean adherence, from the answers that were read; where cells are missing, over all questions by persona + question"
+    t = e.adherence
+    if not e.incomplete or 'question' not in t: return t.groupby('persona').difference.mean()
+    read = {k[:2] for k in _keys(e.answers)}
+    t = t[[k in read for k in zip(t.persona, t.question)]]
+    o = PersonaVectors(torch.tensor(t.difference.values)[:,None,None], [Row(*k) for k in zip(t.persona, t.question)], [None])
+    return pd.Series(fitted(o)[:,0], o.personas).sort_index()
+
 # %% ../../nbs/analysis/39_report.ipynb #21588e4d
 def _behaviour(e):
     key,q = 'behaviour','Does it go with how much the prompts change what the model says?'
     rule = ('p ≤ 0.05 with the adherence shuffled over the roles (is there a relation?) and among directions with the roles’ covariance '
             '(is it this direction’s?)')
-    m = pd.Series(dtype=float) if e.adherence is None else e.adherence.groupby('persona').difference.mean()
+    m = pd.Series(dtype=float) if e.adherence is None else _adherence(e)
     roles = m[[p for p in e.vectors.roles if p in m.index]]
     if len(roles)<5 or not roles.std()>0:
         return _found(key, q, 'not tested', 'No adherence of at least five roles was given: the axis may be there and do nothing.', rule)
@@ -598,6 +643,47 @@ def _steering_clause(e):
     said = _steered(e.steering)
     return f'; steering moves {said} beyond its controls' if said else '; steering is not seen to move anything beyond its controls'
 
+# %% ../../nbs/analysis/39_report.ipynb #67006b36
+_SAME_AXIS = .9
+
+def _by_choice(t):
+    "Does the axis depend on which answers were kept: answer, the choice that decides it, and what it shows (alone, moved or '')"
+    t = t.drop('kept, plain means', errors='ignore').dropna(subset='length')
+    if not {'all answers','kept'}<=set(t.index): return 'not tested','',''
+    whole,kept,choices = t.loc['all answers'],t.loc['kept'],t.drop('all answers')
+    if whole.length_low<=0: return ('yes','kept','alone') if kept.length_low>0 else ('not tested','','')
+    moved = choices[(choices.cosine_high<_SAME_AXIS) | (choices.rho_high<SAME_ORDER)]
+    if len(moved): return 'yes',moved.cosine.idxmin(),'moved'
+    same = (choices.cosine_low>=_SAME_AXIS) & (choices.rho_low>=SAME_ORDER) & (choices.length_low>0)
+    return ('no' if same.all() else 'unclear'),choices.rho_low.idxmin(),''
+
+# %% ../../nbs/analysis/39_report.ipynb #da5d517c
+def _choice_said(t, which, shows):
+    "What the table of the selection says, in words"
+    whole,kept,how = t.loc['all answers'],t.loc['kept'],t.attrs.get('threshold')
+    at = '' if how is None else f' (score ≥ {how:g})' if isinstance(how, (int,float)) else f' (scores {how})'
+    said = (f'{int(kept.answers)} of {int(whole.answers)} answers were kept{at}: {int(kept.roles)} of {int(whole.roles)} roles, '
+            f'{percent(kept.filled)} of the cells of persona and question. The axis is {num(kept.length)} long ({span(kept.length_low, kept.length_high)}), '
+            f'that of all answers {num(whole.length)} ({span(whole.length_low, whole.length_high)}).')
+    if shows=='alone': return f'{said} So it is seen only among the kept answers, and may be made by the choice.'
+    if not which: return said
+    o = t.loc[which]
+    return (f'{said} {"Least alike: " if len(t)>2 else ""}{which}, cosine with the axis of all answers {num(o.cosine)} ({span(o.cosine_low, o.cosine_high)}), '
+            f'order of the roles ρ = {num(o.rho)} ({span(o.rho_low, o.rho_high)}).')
+
+# %% ../../nbs/analysis/39_report.ipynb #25390e89
+def _selected(e):
+    "Does the axis depend on which answers were kept?"
+    q,t = 'Does the axis depend on which answers were kept?',e.selection
+    rule = ('yes if an axis is seen only among the kept answers, or if at some threshold or weight the cosine with the axis of all answers lies '
+            f'below {_SAME_AXIS} or the rank correlation of the roles below {SAME_ORDER} (intervals); no if both lie above in all')
+    if t is None: return _found('selection', q, 'not tested', 'Answers are missing, and nothing says what the missing ones would have shown.', rule)
+    e.tables['selection'],(answer,which,shows) = t,_by_choice(t)
+    t.attrs['shows'] = shows
+    if answer=='not tested': because = 'No axis is seen in all answers, nor among those that were kept.'
+    else: because = _choice_said(t, which, shows)
+    return _found('selection', q, answer, because, rule, yes='against', no='for')
+
 # %% ../../nbs/analysis/39_report.ipynb #b813ab2a
 def _lower(s): return s[0].lower()+s[1:]
 
@@ -629,6 +715,27 @@ def _about(e, f):
     if t is None: return f'{said}; the prompts alone order the roles like it{_ALONE[alone]}'
     held = ' and '.join(f'{_HELD[k]} (ρ {num(t.rho[name])}, {span(t.low[name], t.high[name])})' for k,name in KINDS.items() if name in t.attrs['alone'])
     return f'{said}; {held}, the prompts alone order the roles like it{_ALONE[alone]}'
+
+# %% ../../nbs/analysis/39_report.ipynb #1b60ac36
+def _selection_clause(e, f):
+    "What the headline says of the choice of answers"
+    shows = e.tables['selection'].attrs['shows'] if 'selection' in e.tables else ''
+    return {'alone': '; it is seen only among the answers that were kept', 'moved': '; it changes with which answers are kept'}.get(shows, '')
+
+def _chosen(e, f):
+    "Sentences on the answers that are missing"
+    if e.incomplete:
+        n,(filled,total) = e.tables['cells'].questions,e.vectors.meta['cells']
+        has = f'{n.min()} to {n.max()}' if n.min()<n.max() else n.min()
+        yield (f'Answers are missing: {filled} of {total} cells of persona and question are filled ({percent(filled/total)}), each persona has {has} of '
+               f'{len(e.vectors.questions)} questions. A fit of persona + question makes up for which questions a persona has left, '
+               'not for which of its answers.')
+    if 'selection' in e.tables and f['selection'].answer!='not tested':
+        yield (f'{f["selection"].because} {_DEPENDS[f["selection"].answer]} What is left is a selected set: '
+               'what is seen in it need not hold of all that the model says.')
+
+_DEPENDS = dict(yes='The axis depends on which answers are kept.', no='It is the same whichever are kept.',
+                unclear='It is unclear whether it depends on which are kept.')
 
 # %% ../../nbs/analysis/39_report.ipynb #0ada6e1c
 def _sources(e, f):
@@ -670,7 +777,8 @@ def conclude(
     "What follows from the findings, in plain words"
     f,this = {o.key: o for o in e.findings},'axis' if e.direction is None else 'direction'
     found = f['difference'].answer=='yes' and f['order'].answer!='no'
-    head,differ,order = _headline(e)+_coordinate_clause(e, found)+_steering_clause(e),f['difference'].because,_lower(f['order'].because)
+    head = _headline(e)+_coordinate_clause(e, found)+_selection_clause(e, f)*found+_steering_clause(e)
+    differ,order = f['difference'].because,_lower(f['order'].because)
     if f['difference'].answer=='no': said = [f'The difference is not seen to be more than chance. {differ} So far, a ranking of the personas along this {this} '
         'means nothing. If there is a weak difference, more questions would show it.']
     elif not found: said = [f'{differ} But along it no order of the roles is seen that is the same in other questions: {order} '
@@ -680,7 +788,7 @@ def conclude(
             'The order of the roles is not chance, but weak or not well known'
         said = [f'It is no accident: {_lower(differ)} {same}: {order}', *_sources(e, f), *_qualified(e, f)]
     if e.without: said.append(f'Without {_named(e.dominating)}: {_lower(_headline(e.without))}.')
-    return head,said
+    return head,[*said, *_chosen(e, f)]
 
 # %% ../../nbs/analysis/39_report.ipynb #9041f9d9
 def _made_here(direction, v):
@@ -728,7 +836,7 @@ def _qualified(e, f):
         yield (f'The direction {e.direction.orientation!r} was made from the answers of two personas, and these are left out of all of this: '
                'along it, their accidents would look like an order.')
     yield from _otherwise(e)
-    yield _reach(e.vectors)
+    yield _reach(e.answers)
 
 # %% ../../nbs/analysis/39_report.ipynb #e778b3eb
 def _ranked(e):
@@ -742,17 +850,17 @@ def _ranked(e):
 
 # %% ../../nbs/analysis/39_report.ipynb #72fcdcfb
 def _checked(v, direction, steering, n):
-    "The vectors that a report is about; ValueError or TypeError if it cannot be made"
+    "The answers that a report is about, and their `balanced` grid; ValueError or TypeError if it cannot be made"
     if not isinstance(direction, Direction|None):
         raise TypeError(f"direction is a {type(direction).__name__}: give a Direction, as load_direction makes one")
     if steering is not None and 'tries' not in steering: raise ValueError("steering has no column 'tries': give the table of against_controls()")
     if n<20: raise ValueError(f"n={n}: with fewer than 20 resamples no p can be 0.05")
-    v = balanced(v)
     if _made_here(direction, v): v = v.only([p for p in v if p not in direction.made_of['plus']+direction.made_of['minus']])
-    if (k := len(v.questions))<4:
-        raise ValueError(f"a report needs at least four questions and there are {k} (a .pt file has means only, and no questions)")
     v.split()
-    return v
+    whole = balanced(v)
+    if (k := len(whole.questions))<4:
+        raise ValueError(f"a report needs at least four questions and there are {k} (a .pt file has means only, and no questions)")
+    return v,whole
 
 # %% ../../nbs/analysis/39_report.ipynb #62c9784d
 def evidence(
@@ -765,25 +873,30 @@ def evidence(
     steering:pd.DataFrame=None, # From `SteeringEvaluation.against_controls`: does steering with it do what its controls do not?
     sweep:pd.DataFrame=None, # From `layer_sweep`, with attrs: layer and reason, as `choose_layer` gives them
     extras:dict=None, # Name to DataFrame: further tables to show, as the logit lens
+    selection:pd.DataFrame=None, # By which answers were kept, the axis: 'all answers', 'kept', 'score >= 2', …; attrs: threshold
     n:int=1000, # Resamples, permutations, random directions
     seed:int=0
 )->Report:
     "Is it real? Everything that vectors and texts can say about a direction"
     for k,o in dict(readings=readings, variants=variants).items():
         if not isinstance(o, dict|None): raise TypeError(f"{k} is a {type(o).__name__}: give a dict of name to PersonaVectors")
-    v = _checked(v, direction, steering, n)
-    texts = {} if responses is None else text_baselines(responses)
-    e = Report(v, direction, texts | (readings or {}), _matched(v) | (variants or {}), adherence, steering, extras or {}, n, seed)
+    v,whole = _checked(v, direction, steering, n)
+    texts = {} if responses is None else text_baselines(_texts_of(v, responses))
+    given = [{k: _same_answers(v, o) for k,o in (held or {}).items()} for held in (readings, variants)]
+    e = Report(whole, direction, texts | given[0], _matched(v) | given[1], adherence, steering, extras or {}, n, seed, answers=v, selection=selection)
     e.tables |= dict(ranking=_ranked(e), readings=e.compared)
+    if e.incomplete: e.tables['cells'] = _cells(e)
     if sweep is not None: e.tables['over_layers'] = sweep
     for f in (_variance, _random, _shares): f(e)
     e.findings = [f(e) for f in (_difference, _measured, _special, _order, _prompt, _share, _words, _other, _variants, _coordinates, _behaviour, _steering)]
+    if e.incomplete or selection is not None: e.findings.append(_selected(e))
     e.headline,e.sentences = conclude(e)
     return e
 
 # %% ../../nbs/analysis/39_report.ipynb #ece1a63c
 _SECTIONS = ['ranking','text_held','prompt_held','readings','variants','masked','coordinates_scaled','coordinates','probes','pseudo_defaults','reliability',
-             'variance_parts','needed','adherence','behaviour','steering','over_layers']
+             'variance_parts','needed','adherence','behaviour','steering','over_layers',
+             'cells','selection']
 
 def _frames(e):
     "The tables that go into `Report.table`, by name"

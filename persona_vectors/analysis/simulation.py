@@ -88,6 +88,43 @@ def planted(
     v = PersonaVectors(torch.tensor(x.reshape(-1,1,R.shape[1]), dtype=torch.float32), rows, [1], meta)
     return v,_truth(names, n_neutral, basis@R, means@R, said@R, huge)
 
+# %% ../../nbs/analysis/31_simulation.ipynb #c7fa303a
+def _likings(v, sds, rng):
+    "How much the judge likes each answer: role, question and role × question with these SDs, and chance"
+    x = rng.logistic(size=len(v.rows))
+    for sd,key in zip(sds, (lambda r: r.persona, lambda r: r.question, lambda r: (r.persona,r.question))):
+        at = {k: i for i,k in enumerate(dict.fromkeys(map(key, v.rows)))}
+        x += sd*rng.normal(size=len(at))[[at[key(r)] for r in v.rows]]
+    return x
+
+def _best_cells(v, liking, mine, least):
+    "Indices of each role's best answers to its `least` best questions"
+    best = {}
+    for i in sorted(np.flatnonzero(mine), key=lambda i: -liking[i]):
+        cells = best.setdefault(v.rows[i].persona, {})
+        if len(cells)<least: cells.setdefault(v.rows[i].question, i)
+    return [i for cells in best.values() for i in cells.values()]
+
+# %% ../../nbs/analysis/31_simulation.ipynb #6e56da55
+def as_judged(
+    v:PersonaVectors, # With one layer
+    rate=.4, # Share of the roles' answers that is kept
+    sds=(1.3,.3,1.), # SDs of the judge's liking over roles, questions, and role × question, on the logit scale
+    place=0., # What one SD of an answer's own place along `axis` adds to the liking
+    axis=None, # Unit vector; only with `place`
+    least=3, # Questions that each role keeps in any case
+    seed=0
+)->PersonaVectors:
+    "The answers of the neutrals, and those of the roles that a judge likes best"
+    liking,mine = _likings(v, sds, np.random.default_rng([seed,2])),np.isin([r.persona for r in v.rows], v.roles)
+    if place:
+        y = v.means[:,0].double().numpy()@axis
+        liking += place*(y-y[mine].mean())/y[mine].std()
+    keep = ~mine | (liking>=np.quantile(liking[mine], 1-rate))
+    keep[_best_cells(v, liking, mine, least)] = True
+    at = np.flatnonzero(keep)
+    return PersonaVectors(v.means[at], [v.rows[i] for i in at], v.layers, v.meta)
+
 # %% ../../nbs/analysis/31_simulation.ipynb #2435056a
 _ROLES,_ALONG,_GAP = np.array([66,21.5,10.7,7.6,6.1]),41,410**.5  # variances of the roles' components; along the axis; neutrals minus roles
 _ACCIDENTS,_ACCIDENTS_ALONG,_ASKED = 1178,97,800                  # variance of an answer's accidents, in all and along the axis; of the questions

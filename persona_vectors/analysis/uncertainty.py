@@ -498,46 +498,65 @@ def order_reliability(
     return Interval(float(1-np.exp(-value)), *((low,high) if value==value and low==low else (0.,1.)), level, over)
 
 # %% ../../nbs/analysis/32_uncertainty.ipynb #b4a13903
-def _mean_squares(x):
-    "Mean square of each source, from 'persona wording question sample d', summed over coordinates; None without degrees of freedom"
-    P,W,Q,S,_ = x.shape
-    def m(*keep): return x.mean(tuple(i for i in range(4) if i not in keep), keepdims=True)
-    mean,p,w,q,pq,wq = m(),m(0),m(0,1),m(2),m(0,2),m(0,1,2)
-    effects = dict(p=(p-mean, P-1), w=(w-p, P*(W-1)), q=(q-mean, Q-1), pq=(pq-p-q+mean, (P-1)*(Q-1)),
-                   wq=(wq-w-pq+p, P*(W-1)*(Q-1)), s=(x-wq, P*W*Q*(S-1)))
-    return {k: (o**2).sum()*(x[...,0].size/o[...,0].size)/df if df else None for k,(o,df) in effects.items()}
+_SHARED = dict(s=(0,1,2), w=(0,2), q=(0,1), wq=(0,), p=(2,), pq=())           # of persona, wording, question
+def _half_squares(
+    x, # 'answer d'
+    at, # Indices of persona, wording and question, 'answer 3'
+    size=20_000_000 # Numbers in one block of coordinates
+)->dict: # By what differs, beside the sample
+    "Mean of half the squared distance of two answers, by what they do not share; NaN where there is no such pair"
+    from scipy.sparse import csr_array
+    n,whole = len(x),{}
+    groups = {k: np.unique(at[:,o], axis=0, return_inverse=True)[1].ravel() if o else np.zeros(n, int) for k,o in _SHARED.items()}
+    sums = {k: csr_array((np.ones(n), (g,np.arange(n)))) for k,g in groups.items()}
+    square,total = np.zeros(n),dict.fromkeys(groups, 0.)
+    for i in range(0, x.shape[1], step := max(1, size//n)):
+        y = np.asarray(x[:,i:i+step], float)
+        y = y-y.mean(0)
+        square += (y**2).sum(1)
+        for k,m in sums.items(): total[k] += ((m@y)**2).sum()
+    for k,g in groups.items():
+        c = np.bincount(g)
+        whole[k] = np.array([c[g]@square-total[k], (c*(c-1.)).sum()])           # over all pairs that share this: squared distances; twice the number of pairs
+    s,w,q,wq,p,pq = (whole[k] for k in _SHARED)
+    only = dict(s=s, w=w-s, q=q-s, wq=wq-w-q+s, p=p-w, pq=pq-wq-p+w)            # that share this and no more
+    return {k: float(d/m) if m else np.nan for k,(d,m) in only.items()}
 
 # %% ../../nbs/analysis/32_uncertainty.ipynb #e3dbde80
-def _sources(x):
-    "Variance component of each source, from 'persona wording question sample d'; sources that cannot be separated are joined"
-    P,W,Q,S,_ = x.shape
-    ms = _mean_squares(x)
-    rest = ms['wq'] if W>1 else ms['s'] if S>1 else 0
-    out = {'persona': (ms['p']-ms['pq']-(ms['w']-ms['wq'] if W>1 else 0))/(W*Q*S)}
-    if W>1: out['wording'] = (ms['w']-ms['wq'])/(Q*S)
-    out |= {'question': (ms['q']-ms['pq'])/(P*W*S), 'persona × question': (ms['pq']-rest)/(W*S)}
-    if W>1: out['wording × question'] = (ms['wq']-(ms['s'] if S>1 else 0))/S
-    if S>1: out['sample'] = ms['s']
-    sample = ' + sample'*(S==1)
-    joined = {'persona': ' + wording', 'persona × question': ' + wording × question'+sample} if W==1 else {'wording × question': sample}
-    return {k+joined.get(k, ''): o for k,o in out.items()}
+def _sources(d, wordings, samples):
+    "Variance components from `_half_squares`; without `wordings` or `samples` the sources that cannot be separated are joined"
+    question,sample = d['pq']-d['p'],d['s'] if samples else 0
+    if not wordings:
+        out = {'persona + wording': d['pq']-d['q'], 'question': question, 'persona × question + wording × question': d['q']-question-sample}
+    else:
+        w = d['wq']-d['q']
+        out = {'persona': d['pq']-d['wq'], 'wording': w, 'question': question, 'persona × question': d['wq']-d['w']-question,
+               'wording × question': d['w']-w-sample}
+    return out | {'sample': sample} if samples else {k+' + sample'*('wording × question' in k): o for k,o in out.items()}
 
 # %% ../../nbs/analysis/32_uncertainty.ipynb #76181049
+def _several_of(rows, cell, unit):
+    "Most units that a role has in one cell; 1 unless at least half of the roles have several"
+    found = {}
+    for r in rows: found.setdefault(r.persona, {}).setdefault(cell(r), set()).add(unit(r))
+    most = [max(map(len, o.values())) for o in found.values()]
+    return max(most) if np.mean([k>1 for k in most])>=.5 else 1
+
+# %% ../../nbs/analysis/32_uncertainty.ipynb #e3c244c9
 def variance_components(
     v:PersonaVectors # At one layer
 )->pd.DataFrame: # By source: variance of whole vectors (summed over coordinates) and along the axis, and their shares; attrs: how many of each
-    "The roles' variance by persona, wording, question and sample, as far as they can be separated (ANOVA, expected mean squares)"
-    unit,(i,qs) = assistant_axis(v).unit.double().numpy(),_block(v, v.roles)
-    if len(qs)<2: raise ValueError("persona and question cannot be separated with one question: give at least two")
-    step = max(1, 4_000_000//i.size)
-    sums,along = [],0.
-    for k in range(0, len(unit), step):                                  # mean squares add up over coordinates
-        x = v.means[:,0,k:k+step].double().numpy()[i]
-        sums.append(pd.Series(_sources(x)))
-        along = along+x@unit[k:k+step]
-    df = pd.DataFrame(dict(vectors=sum(sums), axis=_sources(along[...,None]))).rename_axis('source')
+    "The roles' variance by persona, wording, question and sample, as far as they can be separated, from pairs of answers (Koch 1968)"
+    unit,v = assistant_axis(v).unit.double().numpy(),v.only(v.roles)
+    if len(v.questions)<2: raise ValueError("persona and question cannot be separated with one question: give at least two")
+    at = np.stack([np.unique([getattr(r, k) for r in v.rows], return_inverse=True)[1] for k in ('persona','prompt','question')], 1)
+    wordings = _several_of(v.rows, lambda r: r.question, lambda r: r.prompt)
+    samples = _several_of(v.rows, lambda r: (r.prompt,r.question), lambda r: r.sample)
+    x = v.means[:,0].numpy()
+    df = pd.DataFrame({k: _sources(_half_squares(o, at), wordings>1, samples>1) for k,o in (('vectors',x), ('axis',(x@unit)[:,None]))}).rename_axis('source')
+    if df.isna().any(axis=None): raise ValueError("no two roles share a question, or no role has two: persona and question cannot be separated")
     for k in ('vectors','axis'): df[f'share of {k}'] = df[k].clip(lower=0)/df[k].clip(lower=0).sum()
-    df.attrs = dict(zip(('personas','wordings','questions','samples'), i.shape))
+    df.attrs = dict(personas=len(v), wordings=wordings, questions=len(v.questions), samples=samples)
     return df
 
 # %% ../../nbs/analysis/32_uncertainty.ipynb #a7b30be9
