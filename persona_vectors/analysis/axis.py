@@ -54,31 +54,48 @@ def project(
     return pd.Series(centred(v).values @ direction.unit.double().numpy(), index=list(v))
 
 # %% ../../nbs/analysis/30_axis.ipynb #5337d12c
-def leave_one_out_axes(half, ns, rs):
-    "Unit axes 'persona … d_model', each made without the persona itself, from mean answers 'persona … d_model' over `half` of the questions"
+def _leave_one_out(half, ns, rs):
+    "Axes 'persona … coordinate', each made without the persona itself, from mean answers 'persona … coordinate' over `half` of the questions"
     n,total = len(half),half[rs].sum(0)
     out = np.empty_like(half)
     for p in range(n):
         neutral = [o for o in ns if o!=p] or ns
         roles = (total-half[p])/(len(rs)-1) if p in rs else total/len(rs)
         out[p] = half[neutral].mean(0)-roles
-    length = np.linalg.norm(out, axis=-1, keepdims=True)
-    if not (length>0).all(): raise ValueError("the neutral personas and the roles do not differ, so there is no axis between them")
-    return out/length
+    return out
+
+def _lengths(squared):
+    if not (squared>0).all(): raise ValueError("the neutral personas and the roles do not differ, so there is no axis between them")
+    return np.sqrt(squared)
+
+def leave_one_out_axes(half, ns, rs):
+    "Unit axes 'persona … d_model', each made without the persona itself, from mean answers 'persona … d_model' over `half` of the questions"
+    out = _leave_one_out(half, ns, rs)
+    return out/_lengths((out**2).sum(-1, keepdims=True))
+
+# %% ../../nbs/analysis/30_axis.ipynb #4a6d7e10
+def _halves(q, splits, rng): # 'half question': 1 where the question is in the half
+    "Random halvings of `q` questions, both halves of each"
+    if q<2: raise ValueError("one question cannot be split in halves: a cross-fitted ranking needs at least two questions. "
+        "Of means only, project(v, assistant_axis(v)) gives places on an axis made from the same means")
+    out = np.zeros((2*splits,q))
+    for i in range(splits):
+        order = rng.permutation(q)
+        out[2*i,order[::2]] = out[2*i+1,order[1::2]] = 1
+    return out
 
 # %% ../../nbs/analysis/30_axis.ipynb #f09139bb
-def cross_fitted(x, o, ns, rs, splits, rng): # 'persona question d_model' each; gives 'persona question'
+def cross_fitted(parts, ns, rs, splits, rng): # of (x, o): some coordinates of two grids, 'persona question coordinate' each; gives 'persona question'
     "Projection of every answer in `o` on axes from `x` without its persona and its question, averaged over the splits"
-    if x.shape[1]<2: raise ValueError("one question cannot be split in halves: a cross-fitted ranking needs at least two questions. "
-        "Of means only, project(v, assistant_axis(v)) gives places on an axis made from the same means")
-    total,n = np.zeros(x.shape[:2]),np.zeros(x.shape[1])
-    for _ in range(splits):
-        order = rng.permutation(x.shape[1])
-        for made,measured in ((order[::2],order[1::2]), (order[1::2],order[::2])):
-            axes = leave_one_out_axes(x[:,made].mean(1), ns, rs)
-            total[:,measured] += np.einsum('pqd,pd->pq', o[:,measured], axes)
-            n[measured] += 1
-    return total/n
+    made = dot = squared = None
+    for x,o in parts:
+        if made is None: made = _halves(x.shape[1], splits, rng)
+        half = np.einsum('hq,pqd->phd', made/made.sum(1, keepdims=True), x, optimize=True)
+        axes = _leave_one_out(half, ns, rs)
+        d,s = o@axes.transpose(0,2,1),(axes**2).sum(-1)
+        dot,squared = (d,s) if dot is None else (dot+d,squared+s)
+    y,measured = dot/_lengths(squared)[:,None],1-made.T            # persona question half
+    return (y*measured).sum(-1)/measured.sum(-1)
 
 # %% ../../nbs/analysis/30_axis.ipynb #7303d2a0
 def held_out(
@@ -89,7 +106,7 @@ def held_out(
     "Cross-fitted projection of every answer, on axes made without its persona and its question"
     v.split()
     g = balanced(v).grid()
-    y = cross_fitted(g.x, g.centred, g.ns, g.rs, splits, np.random.default_rng(seed))
+    y = cross_fitted(((x, g.centre(x)) for x in map(g.part, g.parts())), g.ns, g.rs, splits, np.random.default_rng(seed))
     return pd.DataFrame(y, index=g.personas, columns=g.questions)
 
 # %% ../../nbs/analysis/30_axis.ipynb #6ab3cec9

@@ -50,7 +50,8 @@ def pseudo_defaults(
     names,ns,rs = g.personas,g.ns,g.rs
     who = [('neutral, together', ns, rs)]*(len(ns)>1) + [(names[p], [p], rs) for p in ns]
     who += [(names[p], [p], [o for o in rs if o!=p]) for p in rs]
-    gap,k = _gaps(cross_products(g.centred), [_contrast(len(names), a, b) for _,a,b in who]),len(who)-len(rs)
+    M = sum(cross_products(g.centre(g.part(s))) for s in g.parts())
+    gap,k = _gaps(M, [_contrast(len(names), a, b) for _,a,b in who]),len(who)-len(rs)
     p = np.r_[p_value(gap[:k], gap[k:,None]), np.full(len(rs), np.nan)]
     df = pd.DataFrame(dict(kind=['neutral']*k+['role']*len(rs), gap=gap, p=p), index=[o for o,*_ in who])
     return df.sort_values('gap', ascending=False, kind='stable').rename_axis('as default')

@@ -7,15 +7,21 @@ __all__ = ['massive_activations', 'outlier_dimensions', 'transform', 'probe_dire
 
 # %% ../../nbs/analysis/34_coordinates.ipynb #6aa2bc5e
 import torch
+from weakref import ref
 from .axis import assistant_axis, centred, cosine_matrix, left_out, rank_personas, role_pca
 from ..extraction.vectors import Direction, PersonaVectors, need_questions
 from .grids import balanced
 import numpy as np, pandas as pd
 
 # %% ../../nbs/analysis/34_coordinates.ipynb #c245ea5d
+def _parts(v, size=8_000_000):
+    "Yields slices of the coordinates, and the answers in them, 'answer coordinate' in float64"
+    step = max(1, size//len(v.rows))
+    for i in range(0, v.means.shape[-1], step): yield slice(i, i+step),v.means[:,0,i:i+step].double().numpy()
+
 def _shares(v):
     "Each coordinate's share of the squared norm, of the roles' variance and of the squared axis; columns sum to 1"
-    sums = dict(norm=(v.means[:,0].double().numpy()**2).sum(0), variance=(centred(v).loc[v.split()[1]].values**2).sum(0),
+    sums = dict(norm=np.concatenate([(x**2).sum(0) for _,x in _parts(v)]), variance=(centred(v).loc[v.split()[1]].values**2).sum(0),
                 axis=assistant_axis(v).vector.double().numpy()**2)
     return pd.DataFrame({k: o/o.sum() for k,o in sums.items()})
 
@@ -53,6 +59,66 @@ def _whitener(r, df, shrink):
     s,V = np.linalg.svd(r/sd, full_matrices=False)[1:]
     return sd,V,(1-lam)*s**2/df+lam,float(lam)
 
+# %% ../../nbs/analysis/34_coordinates.ipynb #7e657c8d
+MANY = 4000 # More answers than this are gone through in parts
+
+def _in_cells(g, size=2000): # A `Grid` without empty cells
+    "Yields slices of the personas, and their cell means 'persona question d_model' in float32, a few thousand cells at a time"
+    p,q,d = g.shape
+    x = g.means
+    if len(x)!=p*q or (np.diff(g.at)!=1).any():
+        x = torch.empty(p*q, d)
+        for s in g.parts(): x[:,s] = torch.from_numpy(g.part(s).reshape(p*q, -1))
+    for i in range(0, p, step := max(1, size//q)): yield slice(i, i+step),x[i*q:(i+step)*q].view(-1, q, d)
+
+# %% ../../nbs/analysis/34_coordinates.ipynb #65f1492c
+def _residual_parts(g):
+    "A function that yields the residuals of `_residuals`, some 'answer d_model' at a time"
+    by_persona,by_question = np.empty((g.shape[0],g.shape[2])),np.zeros(g.shape[1:])
+    for s,x in _in_cells(g):
+        x = x.double().numpy()
+        by_persona[s] = x.mean(1)
+        by_question += x.sum(0)/g.shape[0]
+    by_question -= by_persona.mean(0)
+    def parts():
+        for s,x in _in_cells(g):
+            x = x.double().numpy()
+            x -= by_persona[s][:,None]
+            x -= by_question
+            yield x.reshape(-1, x.shape[-1])
+    return parts
+
+def _products(rs): # of 'answer d_model'
+    out = 0.
+    for r in rs:
+        if np.ndim(out): out += r.T@r
+        else: out = r.T@r
+    return out
+
+# %% ../../nbs/analysis/34_coordinates.ipynb #dc6e4fb2
+def _shrinkage(lam, length, n): # Eigenvalues of the products of `n` answers, over n; squared length of each answer
+    "Ledoit and Wolf's (2004, JMVA 88:365, lemmas 3.2 to 3.5), as scikit-learn's `ledoit_wolf_shrinkage` with assume_centered"
+    d,total = len(lam),(lam**2).sum()
+    delta = (total-lam.sum()**2/d)/d
+    return min(((length**2).sum()/n-total)/(d*n), delta)/delta
+
+def _whitener_of(v, shrink=None):
+    "What `_whitener` returns, of `v`"
+    g = balanced(v).grid()
+    if g.n.size<=max(MANY, g.shape[-1]): return _whitener(*_residuals(v), shrink)
+    parts,n,df = _residual_parts(g),g.n.size,(g.shape[0]-1)*(g.shape[1]-1)
+    C = _products(parts())
+    sd = np.sqrt(np.diag(C)/df)
+    if not sd.max()>1e-9: raise ValueError("the answers of a persona do not differ from question to question, so there is nothing to whiten by")
+    sd = np.where(sd>1e-9*sd.max(), sd, sd.max())
+    C /= sd
+    C /= sd[:,None]
+    s,V = np.linalg.eigh(C)
+    s = s.clip(0)
+    lam = _shrinkage(s/n, np.concatenate([((r/sd)**2).sum(1) for r in parts()]), n) if shrink is None else shrink
+    if not 0<lam<=1: raise ValueError(f"shrink={shrink}: give a number above 0 and up to 1")
+    return sd,V.T,(1-lam)*s/df+lam,float(lam)
+
 # %% ../../nbs/analysis/34_coordinates.ipynb #cec59a8e
 def outlier_dimensions(
     v:PersonaVectors, # At one layer
@@ -63,19 +129,45 @@ def outlier_dimensions(
     return [int(i) for i in s.index[(s>factor*s.median()).any(axis=1)]]
 
 # %% ../../nbs/analysis/34_coordinates.ipynb #3a191e07
-def _masked(v, x, top):
-    "`x` with outlier dimensions at 0, and what was done, in words"
+def _rescaled(v, f):
+    "The means of `v` after `f`, which is called with some of the coordinates"
+    y = torch.empty_like(v.means, dtype=torch.float32)
+    for s,x in _parts(v): y[:,0,s] = torch.from_numpy(f(x))
+    return y
+
+def _standardised(v):
+    over = 'personas' if v.means_only else 'answers'
+    return _rescaled(v, lambda x: x/np.where(x.std(0)>0, x.std(0), 1.)),f'standardised: divided by the standard deviation over {over}'
+
+def _masked(v, top):
+    "The means with outlier dimensions at 0, and what was done, in words"
     shares = _shares(v)[['norm','variance']].max(axis=1)
     at = outlier_dimensions(v) if top is None else [int(i) for i in shares.nlargest(top).index]
-    y = x.copy()
-    y[:,at] = 0
-    return y, f"masked: {len(at)} of {x.shape[1]} coordinates set to 0{': ' if at else ''}{', '.join(map(str, sorted(at)))}"
+    y = v.means.float().clone()
+    y[...,at] = 0
+    return y, f"masked: {len(at)} of {y.shape[-1]} coordinates set to 0{': ' if at else ''}{', '.join(map(str, sorted(at)))}"
 
 # %% ../../nbs/analysis/34_coordinates.ipynb #f9c3f200
-def _whitened(v, x, shrink):
-    "`x` whitened by the scatter of `v` within personas, and what was done, in words"
-    sd,V,lams,lam = _whitener(*_residuals(v), shrink)
-    return x/sd/lam**.5 + (x/sd@V.T)*(lams**-.5-lam**-.5)@V, f'whitened by the scatter within personas, shrunk by {lam:.3f}'
+_last = {} # The whitening made last, of many answers: a report needs it twice
+
+def _whitening(v, shrink):
+    "The matrix 'd_model d_model' that whitens, float32, and the shrinkage"
+    if not (_last and _last['of']() is v.means and _last['shrink']==shrink):
+        sd,V,lams,lam = _whitener_of(v, shrink)
+        W = (V.T*(lams**-.5-lam**-.5))@V
+        W[np.diag_indices(len(W))] += lam**-.5
+        _last.update(of=ref(v.means), shrink=shrink, made=(torch.from_numpy((W/sd[:,None]).astype(np.float32)),lam))
+    return _last['made']
+
+def _whitened(v, shrink):
+    "The means whitened by the scatter of `v` within personas, and what was done, in words"
+    if len(v.rows)>MANY:
+        (W,lam),y = _whitening(v, shrink),torch.empty_like(v.means, dtype=torch.float32)
+        for i in range(0, len(y), 4000): y[i:i+4000,0] = v.means[i:i+4000,0].float()@W
+    else:
+        (sd,V,lams,lam),x = _whitener_of(v, shrink),v.means[:,0].double().numpy()
+        y = torch.tensor(x/sd/lam**.5 + (x/sd@V.T)*(lams**-.5-lam**-.5)@V, dtype=torch.float32)[:,None]
+    return y,f'whitened by the scatter within personas, shrunk by {lam:.3f}'
 
 # %% ../../nbs/analysis/34_coordinates.ipynb #1a39bc17
 _SCALINGS = 'none','standardised','masked','whitened'
@@ -89,36 +181,56 @@ def transform(
     "The vectors in rescaled coordinates"
     if how not in _SCALINGS: raise ValueError(f"how={how!r}: choose from {', '.join(_SCALINGS)}")
     v.layer # ValueError for several layers
-    x = v.means[:,0].double().numpy()
-    if how=='none': y,said = x,'as they are'
-    elif how=='standardised':
-        y,said = x/np.where(x.std(0)>0, x.std(0), 1.),f"standardised: divided by the standard deviation over {'personas' if v.means_only else 'answers'}"
-    elif how=='masked': y,said = _masked(v, x, top)
-    else: y,said = _whitened(v, x, shrink)
-    return PersonaVectors(torch.tensor(y, dtype=torch.float32)[:,None], v.rows, v.layers, {**v.meta, 'coordinates': said})
+    if how=='none': y,said = v.means,'as they are'
+    elif how=='standardised': y,said = _standardised(v)
+    elif how=='masked': y,said = _masked(v, top)
+    else: y,said = _whitened(v, shrink)
+    return PersonaVectors(y, v.rows, v.layers, {k: o for k,o in v.meta.items() if k!='within'} | {'coordinates': said})
 
 # %% ../../nbs/analysis/34_coordinates.ipynb #93ca2349
-def _groups(v):
-    "Answers 'answer d_model' minus the roles' mean on the question; whether each is a neutral's; the indices of its persona and question"
+def _groups(v, most=1000):
+    """Answers 'answer d_model' minus the roles' mean on the question; whether each is a neutral's; the indices of its persona and question.
+    Of more than `most` answers, all of the neutrals and some of the roles', as many of each, drawn at random"""
     v.split()
     g = balanced(v).grid()
     p,q = (o.ravel() for o in np.indices(g.n.shape))
-    return g.centred.reshape(-1, g.x.shape[-1]),np.isin(p, g.ns),p,q
+    y = np.isin(p, g.ns)
+    at = np.arange(len(y)) if len(y)<=most else _drawn(y, p, most)
+    x = np.concatenate([g.centre(g.part(s)).reshape(len(y), -1)[at] for s in g.parts()], 1)
+    return x,y[at],p[at],q[at]
+
+def _drawn(y, p, most):
+    "Indices of at most `most` answers: those of the neutrals (at most half), and the same number of each role"
+    rng,per = np.random.default_rng(0),{}
+    for i in rng.permutation(len(y)): per.setdefault(p[i], []).append(i)
+    ns,rs = ([per[k] for k in per if y[per[k][0]]==kind] for kind in (True,False))
+    ns = [o[:max(1, most//2//len(ns))] for o in ns]
+    left = max(1, (most-sum(map(len, ns)))//len(rs))
+    return np.sort(np.concatenate([*ns, *(o[:left] for o in rs)]))
 
 # %% ../../nbs/analysis/34_coordinates.ipynb #3d6e773f
-def _fit(x, y, kind):
-    "The unit vector that separates the rows of `x` where `y` from the others, by 'mean', 'lda' or 'logistic'"
+def _components(x):
+    "Standard deviations of the coordinates, and principal components 'k d_model' of the standardised rows of `x`"
+    sd = np.where(x.std(0)>0, x.std(0), 1.)
+    return sd,np.linalg.svd((x-x.mean(0))/sd, full_matrices=False)[2][:min(len(x)-1, x.shape[1])]
+
+def _fits(x, y, kinds):
+    "Kind ('mean', 'lda', 'logistic') to the unit vector that separates the rows of `x` where `y` from the others"
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
     from sklearn.linear_model import LogisticRegression
-    if kind=='mean': w = x[y].mean(0)-x[~y].mean(0)
-    else:
-        sd = np.where(x.std(0)>0, x.std(0), 1.)
-        V = np.linalg.svd((x-x.mean(0))/sd, full_matrices=False)[2][:min(len(x)-1, x.shape[1])]
+    ms,out = dict(lda=LinearDiscriminantAnalysis(solver='lsqr', shrinkage='auto'),
+                  logistic=LogisticRegression(C=1., class_weight='balanced', max_iter=2000)),{}
+    if set(kinds)&set(ms):
+        sd,V = _components(x)
         z = ((x-x.mean(0))/sd)@V.T
-        if kind=='lda': m = LinearDiscriminantAnalysis(solver='lsqr', shrinkage='auto')
-        else: m = LogisticRegression(C=1., class_weight='balanced', max_iter=2000)
-        w = m.fit(z, y).coef_[0]@V/sd
-    return w/np.linalg.norm(w)
+    for k in kinds: out[k] = x[y].mean(0)-x[~y].mean(0) if k=='mean' else ms[k].fit(z, y).coef_[0]@V/sd
+    return {k: w/np.linalg.norm(w) for k,w in out.items()}
+
+# %% ../../nbs/analysis/34_coordinates.ipynb #d9ed4e09
+def _of_how_many(n, v):
+    "What to say where `n` answers were drawn from all; empty where it is all of them"
+    every = len(v)*len(v.questions)
+    return f'; {n:,} of {every:,} answers' if n<every else ''
 
 # %% ../../nbs/analysis/34_coordinates.ipynb #e2426d2f
 def probe_direction(
@@ -129,8 +241,8 @@ def probe_direction(
     if kind not in ('lda','logistic','mean'): raise ValueError(f"kind={kind!r}: choose from lda, logistic, mean")
     x,y,*_ = _groups(v)
     made_of = dict(kind='probe', plus=v.neutral, minus=v.roles, responses=v.meta.get('responses'))
-    said = f'{kind}: neutral answers positive, role answers negative'
-    return Direction(torch.tensor(_fit(x, y, kind), dtype=torch.float32), said, v.layer, v.model, made_of)
+    said = f'{kind}: neutral answers positive, role answers negative{_of_how_many(len(y), v)}'
+    return Direction(torch.tensor(_fits(x, y, [kind])[kind], dtype=torch.float32), said, v.layer, v.model, made_of)
 
 # %% ../../nbs/analysis/34_coordinates.ipynb #675afcbf
 def _folds(y, p, q, folds, rng):
@@ -147,22 +259,23 @@ def separation(
     kinds=('mean','lda','logistic'),
     folds:int=3, # Of questions, and of personas
     seed:int=0
-)->pd.DataFrame: # Kind × auc (held-out answers), cosine with the mean difference, reliability (cosine between two halves of the questions)
-    "How well each kind of direction separates neutral from role answers, on personas and questions not used to fit it"
+)->pd.DataFrame: # Kind × auc (held-out answers), cosine with the mean difference, reliability (cosine of two halves of the questions); attrs: answers
+    "How well each kind of direction separates neutral from role answers (of over 1,000: a sample), on personas and questions not used to fit it"
     from sklearn.metrics import roc_auc_score
     need_questions(v, 'a test on answers held out', "sensitivity(v) works, and probe_direction(v), in-sample")
     (x,y,p,q),rng = _groups(v),np.random.default_rng(seed)
     fq,fp = _folds(y, p, q, folds, rng)
-    even,rows = rng.permutation(q.max()+1)%2,{}
-    for k in kinds:
-        auc = []
-        for i,j in np.ndindex(folds, folds):
-            test = (fq[q]==i) & ((fp[p]==j) | (fp[p]==-1))
-            made = _fit(*(o[(fq[q]!=i) & (fp[p]!=j)] for o in (x,y)), k)
-            if 0<y[test].sum()<test.sum(): auc.append(roc_auc_score(y[test], x[test]@made))
-        halves = [_fit(x[even[q]==h], y[even[q]==h], k) for h in (0,1)]
-        rows[k] = {'auc': np.mean(auc), 'cosine with mean': _fit(x, y, k)@_fit(x, y, 'mean'), 'reliability': halves[0]@halves[1]}
-    return pd.DataFrame(rows).T.rename_axis('direction')
+    even,auc = rng.permutation(q.max()+1)%2,{k: [] for k in kinds}
+    for i,j in np.ndindex(folds, folds):
+        test = (fq[q]==i) & ((fp[p]==j) | (fp[p]==-1))
+        if not 0<y[test].sum()<test.sum(): continue
+        made = _fits(*(o[(fq[q]!=i) & (fp[p]!=j)] for o in (x,y)), kinds)
+        for k in kinds: auc[k].append(roc_auc_score(y[test], x[test]@made[k]))
+    halves,whole = [_fits(x[even[q]==h], y[even[q]==h], kinds) for h in (0,1)],_fits(x, y, {*kinds,'mean'})
+    rows = {k: {'auc': np.mean(auc[k]), 'cosine with mean': whole[k]@whole['mean'], 'reliability': halves[0][k]@halves[1][k]} for k in kinds}
+    df = pd.DataFrame(rows).T.rename_axis('direction')
+    df.attrs['answers'] = f'{len(y):,} answers'+_of_how_many(len(y), v).replace(f'; {len(y):,}', '')
+    return df
 
 # %% ../../nbs/analysis/34_coordinates.ipynb #5f5d1994
 def _verdict(df, held, masked):
@@ -196,10 +309,14 @@ def sensitivity(
     v:PersonaVectors # At one layer
 )->pd.DataFrame: # Scaling × effective number of coordinates, first component, agreement with 'none'; attrs: 'matters' and 'words', the verdict
     "The analysis repeated with each scaling, and whether the scaling matters; of means only, 'whitened' is NaN and attrs has the reason"
-    ts = {how: transform(v, how) for how in _SCALINGS if how!='whitened' or not v.means_only}
-    rows,first = {},_numbers(ts['none'])
-    for how,t in ts.items(): rows[how] = _agreeing(t, *first)
+    rows,first,said = {},_numbers(v),''
+    for how in _SCALINGS:
+        if how=='whitened' and v.means_only: continue
+        t = transform(v, how)                                     # one at a time: each is as large as all answers
+        rows[how] = _agreeing(t, *first)
+        if how=='masked': said = t.meta['coordinates']
+        t = None
     df = pd.DataFrame(rows).T.reindex(list(_SCALINGS)).rename_axis('coordinates')
-    df.attrs = _verdict(df, massive_activations(v).attrs, ts['masked'].meta['coordinates'])
+    df.attrs = _verdict(df, massive_activations(v).attrs, said)
     if v.means_only: df.attrs['whitened'] = 'whitening needs at least two questions, and these vectors have one mean a persona'
     return df

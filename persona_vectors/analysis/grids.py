@@ -39,7 +39,10 @@ def two_way(
     inverse = _pseudo_inverse(np.diag(w.sum(1))-(w/total)@w.T)
     a = inverse@(np.einsum('pq,pqd->pd', w, x)-w@mean)
     b = mean-(w/total).T@a
-    return TwoWay(a, b, np.where(w[...,None]>0, x-a[:,None]-b, 0), inverse)
+    x -= a[:,None]
+    x -= b
+    x[w==0] = 0
+    return TwoWay(a, b, x, inverse)
 
 # %% ../../nbs/analysis/29_grids.ipynb #31ef420d
 def _groups(w):
@@ -88,23 +91,19 @@ def _correction(w, inverse):
     return np.sqrt(1-1/q)*half@_power(half@seen@half, -.5)@half
 
 # %% ../../nbs/analysis/29_grids.ipynb #2ea78657
-def _blocks(v, layer, size=20_000_000):
+def _blocks(v, layer, size=8_000_000):
     "Yields slices of coordinates, with the cell means 'persona question coordinate' and the squares within cells (one number)"
-    p,q = ({o: i for i,o in enumerate(k)} for k in (v.personas, v.questions))
-    at = np.array([p[r.persona]*len(q)+q[r.question] for r in v.rows])
-    n = np.bincount(at, minlength=len(p)*len(q))
-    for s in range(0, v.means.shape[-1], step := max(1, size//max(len(n), len(at)))):
-        rows = v.means[:,layer,s:s+step].double().numpy()
-        x = np.zeros((len(n),rows.shape[1]))
-        np.add.at(x, at, rows)
-        x[n>0] /= n[n>0][:,None]
-        yield slice(s, s+step),x.reshape(len(p), len(q), -1),(rows**2).sum()-(n[:,None]*x**2).sum()
+    g = PersonaVectors(v.means[:,layer:layer+1], v.rows, [v.layers[layer]]).grid()
+    k = np.bincount(g.at, minlength=g.n.size).reshape(g.n.shape)
+    for s in g.parts(size):
+        x = np.nan_to_num(g.part(s), copy=False)
+        yield s,x,(v.means[:,layer,s].double()**2).sum().item()-(k[...,None]*x**2).sum() if k.max()>1 else 0.
 
 def _counts(v):
     "Number of answers of each persona to each question"
     p,q = ({o: i for i,o in enumerate(k)} for k in (v.personas, v.questions))
     n = np.zeros((len(p),len(q)), int)
-    np.add.at(n, ([p[r.persona] for r in v.rows],[q[r.question] for r in v.rows]), 1)
+    np.add.at(n, ([p[r.persona] for r in v.rows],[q[r.question] for r in v.rows]), [r.answers for r in v.rows])
     return n
 
 # %% ../../nbs/analysis/29_grids.ipynb #ba7e80a9
@@ -118,7 +117,7 @@ def cell_weights(
     within = rest = 0.
     for _,x,inside in _blocks(v, 0):
         within,rest = within+inside,rest+(two_way(x, w).residuals**2).sum()
-    of_sample = within/max((used-1).sum(), 1)
+    of_sample = v.meta.get('within', within/max((used-1).sum(), 1))      # rows that are cells already have it from `cell_means`
     own = rest/max(len(used)-sum(n.shape)+1, 1)-of_sample*(1/used).mean()
     if not own>0: return n*1.
     return n/(n+of_sample/own)
@@ -142,7 +141,8 @@ def balanced(
             f = two_way(x, w)
             a = _correction(w, f.inverse)@f.inverse*len(qs) if a is None else a
             r = np.einsum('pr,rqd->pqd', a, w[...,None]*f.residuals, optimize=True)
-            means[:,k,s] = torch.tensor(f.personas[:,None]+f.questions+r, dtype=torch.float32).flatten(0, 1)
+            r += f.personas[:,None]+f.questions
+            means[:,k,s] = torch.from_numpy(r).flatten(0, 1).float()
     rows = [Row(p, q) for p in v.personas for q in v.questions]
     meta = v.meta|dict(cells=[int((n>0).sum()), n.size], empty=empty_cells(v))
     return PersonaVectors(means, rows, v.layers, meta|dict(neutral=v.neutral))

@@ -40,6 +40,9 @@ _HEADS = dict(
     layers=dict(reliability='reliability of the axis', low='reliability, low', high='reliability, high', cos_pc1='cosine of axis and PC1',
                 cos_low='cosine, low', cos_high='cosine, high', effect='held-out effect', se='± se',
                 answers='of single answers', behind='behind the best', behind_se='± se of that'),
+    cells=dict(off='plain mean minus fit, along it'),
+    kept=dict(filled='cells filled', length_low='length, from', length_high='to', cosine='cosine with the axis of all', cosine_low='cosine, from',
+              cosine_high='to ', rho='ρ with the order of all', rho_low='ρ, from', rho_high=' to'),
     shares=dict(norm='of the squared norm', variance='of the roles’ variance', axis='of the axis'),
     gap={'length without noise': 'length of the axis, without noise', 'squared length without noise': 'its square',
          'neutrals minus roles along it': 'neutrals minus roles, along it'})
@@ -53,7 +56,9 @@ def _nulls(e):
     return {first: (float(real.get('neutral, together', real.iloc[0])), roles.values)} | {f'{k}; random directions': o for k,o in e.nulls.items()}
 
 # %% ../../nbs/analysis/40_page.ipynb #7cb3d03d
-def _said_by(e): return f'{e.model} · {len(e.vectors.roles)} roles, {len(e.vectors.questions)} questions · 95 % intervals'
+def _filled(e): return ', {} of {} cells filled'.format(*e.vectors.meta['cells']) if e.incomplete else ''
+
+def _said_by(e): return f'{e.model} · {len(e.vectors.roles)} roles, {len(e.vectors.questions)} questions{_filled(e)} · 95 % intervals'
 
 def two_way(e):
     "What is there where only the prompt changes, and what where only the text changes: gap and order, with 95 % intervals"
@@ -133,7 +138,8 @@ def _made_from(e):
     v,m = e.vectors,e.vectors.meta
     def shown(o): return ', '.join(f'{a} {b}' for a,b in o.items()) if isinstance(o, dict) else str(o)
     t = {'in question': e.name, 'model': e.model, 'personas': f'{len(v.neutral)} neutral ({", ".join(v.neutral)}), {len(v.roles)} roles',
-         'questions': str(len(v.questions)), 'answers': v.describe()['answers']}
+         'questions': str(len(v.questions)), 'answers': e.answers.describe()['answers']}
+    if e.incomplete: t['cells filled'] = '{} of {}'.format(*v.meta['cells'])
     return pd.DataFrame({'': t | {name: shown(m[k]) for k,name in _META.items() if k in m}})
 
 # %% ../../nbs/analysis/40_page.ipynb #b2c7882c
@@ -205,6 +211,24 @@ any persona sticks out.)</p>
 {{ fig('nulls') }}
 {{ table(t.pseudo_defaults.head(8).rename_axis('in the place of the default' if axis else 'persona'), 'The furthest eight.', heads.place) }}
 {% endcall %}
+'''
+
+# %% ../../nbs/analysis/40_page.ipynb #b103b483
+_ANSWERS = '''
+{% if 'cells' in t or 'selection' in t %}{% call section('answers', 'Which answers there are') %}
+{% if 'selection' in t %}
+<p>Answers were kept by their scores. That is a choice on the outcome: is the axis the same in all answers, at other thresholds, and with the
+score as a weight? The kept ones are a selected set in any case.</p>
+{{ table(t.selection, names=heads.kept) }}
+{% endif %}
+{% if 'cells' in t %}
+<p>Not every persona answered every question. Questions differ more than personas do, so the plain mean of a persona’s own answers also says which
+questions it has left. Everything here is from a fit of persona + question to the cells that are filled. The last column is how far the plain
+mean would have put a persona off along the {{ this }}, beside the roles’ mean. The fit does not make up for an answer that is missing because
+of what it says.</p>
+{{ table(t.cells, 'Answers and questions of each persona, the fewest first.', heads.cells) }}
+{% endif %}
+{% endcall %}{% endif %}
 '''
 
 # %% ../../nbs/analysis/40_page.ipynb #1e881a49
@@ -294,7 +318,7 @@ may be how the answers are written. ρ: rank correlation with the order of the r
 <section><h2>In words</h2>{% for s in e.sentences %}<p>{{ s }}</p>{% endfor %}</section>
 <section><h2>Questions and answers</h2>{{ findings(e.findings) }}</section>{{ body }}
 <footer><p>Every number is in {{ table_file }}. Made by persona_vectors.</p></footer></main></body></html>
-'''.replace('SECTIONS', _EVIDENCE+_MEASUREMENT+_MORE)
+'''.replace('SECTIONS', _EVIDENCE+_ANSWERS+_MEASUREMENT+_MORE)
 
 # %% ../../nbs/analysis/40_page.ipynb #398526bf
 def _render(e, figs, plotly, table_file):

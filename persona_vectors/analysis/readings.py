@@ -16,15 +16,20 @@ from .uncertainty import permute_roles, without_each
 import numpy as np, pandas as pd, torch
 
 # %% ../../nbs/analysis/38_readings.ipynb #fde5dc21
-def _aligned(v, other=None):
-    "The grid of `v`, and the answers of `other` (None: of `v`) in the same order; both at the personas' questions that both have"
+def _two_grids(v, other=None):
+    "The grid of `v`, that of `other` (None: of `v`), and where it has the cells of the first; both at the personas' questions that both have"
     if other is not None:
         other = other.only(list(v))
         if not set(v.questions) & set(other.questions): raise ValueError("the two sets of vectors have no question in common")
         v,other = on_shared_cells(v, other)
     v = balanced(v)
     g,o = v.grid(),(v if other is None else balanced(other)).grid()
-    return g,o.x[np.ix_([o.personas.index(p) for p in g.personas], [o.questions.index(q) for q in g.questions])]
+    return g,o,np.ix_([o.personas.index(p) for p in g.personas], [o.questions.index(q) for q in g.questions])
+
+def _aligned(v, other=None):
+    "The grid of `v`, and the answers of `other` (None: of `v`) in the same order; both at the personas' questions that both have"
+    g,o,at = _two_grids(v, other)
+    return g,o.x[at]
 
 # %% ../../nbs/analysis/38_readings.ipynb #e95a50a7
 def unit_along(
@@ -47,10 +52,10 @@ def along(
 )->pd.DataFrame: # Persona × question; 0 is the mean of the roles on that question; attrs['empty']: `empty_cells`, if there are any
     "Position of every answer along a direction; centred, so that a move of the whole model is not seen: see `shift`"
     v.split()
-    g,o = _aligned(v, other)
-    o = o - o[g.rs].mean(0)
-    if direction is None: y = cross_fitted(g.x, o, g.ns, g.rs, splits, np.random.default_rng(seed))
-    else: y = o @ unit_along(direction, v)
+    g,o,at = _two_grids(v, other)
+    u,parts = None if direction is None else unit_along(direction, v),((s, g.centre(o.part(s)[at])) for s in g.parts())
+    if u is None: y = cross_fitted(((g.part(s), x) for s,x in parts), g.ns, g.rs, splits, np.random.default_rng(seed))
+    else: y = sum(x@u[s] for s,x in parts)
     y = pd.DataFrame(y, index=g.personas, columns=g.questions)
     empty = [empty_cells(z) for z in (v,other) if z is not None]
     empty = {p: k for p in y.index if (k := [q for q in y if any(q in o.get(p, []) for o in empty)])}
@@ -225,7 +230,8 @@ def compare_readings(
     direction:Direction=None # None: the assistant axis
 )->pd.DataFrame: # A row a reading, as `compare_orders` gives it
     "How well each reading gives the same order of the roles, and how much of it is left"
-    y,rows = along(v, direction).loc[v.split()[1]],{}
+    rs,rows = v.split()[1],{}
+    y = along(v, direction).loc[rs] if readings else None
     for k,o in readings.items():
         try: rows[k] = compare_orders(y, *read_along(v, o, direction))
         except ValueError as e: rows[k] = dict(measured=shorten(f'not possible: {e}', 60, placeholder='…'))

@@ -147,10 +147,14 @@ def _cells(e):
     return t.sort_values(['questions','answers'], kind='stable').rename_axis('persona')
 
 # %% ../../nbs/analysis/39_report.ipynb #c0d75b22
+def _scatter(x): # 'persona question coordinate'
+    "Each coordinate's squares without its persona's and its question's mean, summed over answers"
+    return ((x-x.mean(1, keepdims=True)-x.mean(0)+x.mean((0,1)))**2).sum((0,1))
+
 def _sums(v):
     "Each coordinate's share of the squared norm, of the roles' variance, of the squared axis, and of the scatter over questions"
-    t,x = massive_activations(v, v.means.shape[-1]).sort_index(),v.grid().x
-    noise = ((x-x.mean(1, keepdims=True)-x.mean(0)+x.mean((0,1)))**2).sum((0,1))
+    t,g = massive_activations(v, v.means.shape[-1]).sort_index(),v.grid()
+    noise = np.concatenate([_scatter(g.part(s)) for s in g.parts()])
     return t.assign(noise=noise/max(noise.sum(), 1e-30))
 
 # %% ../../nbs/analysis/39_report.ipynb #5ab61594
@@ -164,7 +168,9 @@ def _dominating(v):
 def _length(v):
     "Length of the axis without noise (negative if its square is), with its interval over questions"
     g = balanced(v).grid()
-    return tuple(map(float, jackknife(lambda keep: gaps(g.x[:,keep], g.x[:,keep], g.ns, g.rs)[0], len(g.questions))))
+    axis = np.concatenate([x[g.ns].mean(0)-x[g.rs].mean(0) for x in map(g.part, g.parts())], 1)[None]      # 1 question d
+    axis = np.concatenate([axis, 0*axis])                       # as a neutral, beside a role at 0
+    return tuple(map(float, jackknife(lambda keep: gaps(axis[:,keep], axis[:,keep], [0], [1])[0], len(g.questions))))
 
 def _gap(e):
     "Neutrals minus roles (of the axis: its length without noise), with its interval over questions"
@@ -528,14 +534,15 @@ def _named(at):
 def _masked(e):
     "The analysis without the coordinates that dominate, or the two largest, and whitened, beside the plain one"
     at,y = e.dominating or list(_sums(e.vectors).max(axis=1).nlargest(2).index),e.positions.loc[e.vectors.roles]
-    made = {'as they are': (e.vectors,e.direction), f'without {_named(at)}': (_blank(e.vectors, at), e.direction and _blank(e.direction, at))}
-    if e.direction is None: made['whitened'] = transform(e.vectors, 'whitened'),None
+    made = {'as they are': lambda: (e.vectors,e.direction),
+            f'without {_named(at)}': lambda: (_blank(e.vectors, at), e.direction and _blank(e.direction, at))}
+    if e.direction is None: made['whitened'] = lambda: (transform(e.vectors, 'whitened'),None)
     def row(v, u):
         z = along(v, u, seed=e.seed)
         o,gap = order_of(z.loc[v.roles], e.n, e.seed),_gap(Report(v, u, seed=e.seed)).iloc[0]
         rho,low,high = spearman(y.mean(axis=1), z.loc[v.roles].mean(axis=1))
         return dict(length=gap.value, length_low=gap.low, length_high=gap.high, reliability=o.reliability, own=o.p, rho=rho, low=low, high=high)
-    return pd.DataFrame({k: row(*o) for k,o in made.items()}).T.rename_axis('coordinates')
+    return pd.DataFrame({k: row(*o()) for k,o in made.items()}).T.rename_axis('coordinates')
 
 # %% ../../nbs/analysis/39_report.ipynb #673bc364
 def _ten_largest(e):

@@ -108,20 +108,28 @@ class Gram:
         g = balanced(v).grid()
         _several(len(g.questions))
         self.personas,self.questions,self.ns,self.rs = g.personas,g.questions,g.ns,g.rs
-        y = g.centred if centre=='roles' else g.x-g.x.mean(0) if centre else g.x
-        self.y = np.ascontiguousarray(isometric_coordinates(y).transpose(1,0,2))   # question persona d
-        self.square = self.y@self.y.transpose(0,2,1)                               # question persona persona
+        def centred(x): return g.centre(x) if centre=='roles' else x-x.mean(0) if centre else x
+        def turned(x): return np.ascontiguousarray(x.transpose(1,0,2))             # question persona d
+        ss = g.parts()
+        self.y = turned(isometric_coordinates(centred(g.x))) if len(ss)==1 else None # None: too large, so made in parts, each time
+        self.parts = lambda: [self.y] if len(ss)==1 else (turned(centred(g.part(s))) for s in ss)
+        self.square = sum(y@y.transpose(0,2,1) for y in self.parts())              # question persona persona
         self._weigh(np.ones((1,len(g.questions))))
 
 # %% ../../nbs/analysis/32_uncertainty.ipynb #fe512587
-@patch
-def _weigh(self:Gram, w, roles=None, over=('questions',), block=4_000_000):
-    "Set `inner` and `same` for question weights 'resample question'; keep role weights 'resample role' (None: 1) for the statistics"
-    q,p,d = self.y.shape
-    sums = np.empty((len(w),p,p))
+def _squared_sums(y, w, block=4_000_000):
+    "Products 'resample persona persona' of the sums of 'question persona d', weighted by 'resample question'"
+    q,p,d = y.shape
+    out = np.empty((len(w),p,p))
     for i in range(0, len(w), step := max(1, block//(p*d))):
-        s = (w[i:i+step]@self.y.reshape(q,-1)).reshape(-1,p,d)
-        sums[i:i+step] = s@s.transpose(0,2,1)
+        s = (w[i:i+step]@y.reshape(q,-1)).reshape(-1,p,d)
+        out[i:i+step] = s@s.transpose(0,2,1)
+    return out
+
+@patch
+def _weigh(self:Gram, w, roles=None, over=('questions',)):
+    "Set `inner` and `same` for question weights 'resample question'; keep role weights 'resample role' (None: 1) for the statistics"
+    sums = sum(_squared_sums(y, w) for y in self.parts())
     n,n2 = w.sum(1)[:,None,None],(w**2).sum(1)[:,None,None]
     self.inner,self.same = (sums-np.tensordot(w**2, self.square, 1))/(n**2-n2),np.tensordot(w, self.square, 1)/n
     self.roles,self.over = np.ones((len(w),len(self.rs))) if roles is None else roles,over
@@ -151,14 +159,15 @@ def distances(self:Gram):
     return d[:,:,None] + d[:,None,:] - 2*self.inner
 
 # %% ../../nbs/analysis/32_uncertainty.ipynb #7f14e8c8
-def _block(v):
+def _block(v, who=None):
     """Row indices 'persona wording question sample' of a complete block of answers, and its questions:
-    as many wordings and samples as every persona has, the first ones of each"""
+    as many wordings and samples as every persona (of `who`) has, the first ones of each"""
+    who = list(v) if who is None else who
     at = {}
     for i,r in enumerate(v.rows): at.setdefault((r.persona,r.prompt), {}).setdefault(r.question, []).append(i)
-    prompts = {p: sorted(w for o,w in at if o==p) for p in v}
+    prompts = {p: sorted(w for o,w in at if o==p) for p in who}
     n = min(map(len, prompts.values()))
-    cells = [[at[p,w] for w in prompts[p][:n]] for p in v]
+    cells = [[at[p,w] for w in prompts[p][:n]] for p in who]
     qs = [q for q in v.questions if all(q in c for o in cells for c in o)]
     if not qs: raise ValueError(f"no question has an answer of every persona in {n} wordings: use v.only(...) for those that are complete")
     s = min(len(c[q]) for o in cells for c in o for q in qs)
@@ -240,16 +249,21 @@ def _factors(over):
     if not over: raise ValueError("over is empty: give ('questions',), ('questions','personas') or ('personas',)")
     return over
 
+# %% ../../nbs/analysis/32_uncertainty.ipynb #1f976185
+def _enough(g, n, over):
+    "ValueError without resamples, or with too few units"
+    if n<2: raise ValueError(f"n={n}: an interval needs resamples, a thousand say")
+    for what,k in (('questions',len(g.questions)),('personas',len(g.rs))):
+        if what in over and k<4: raise ValueError(f"an interval over {what} needs at least 4 of them, and there are {k}")
+
 # %% ../../nbs/analysis/32_uncertainty.ipynb #d32651f9
 def replicates(v, statistic, n=1000, over=('questions',), seed=0)->tuple: # As `resample` takes them
     "A statistic's estimate '…', its values in the resamples 'n …', and the first `Gram`"
     over,gs = _factors(over),[Gram(o) for o in (v if isinstance(v, (list,tuple)) else [v])]
     g = gs[0]
-    if n<2: raise ValueError(f"n={n}: an interval needs resamples, a thousand say")
     if any((o.personas,o.questions)!=(g.personas,g.questions) for o in gs):
         raise ValueError("the vectors have different personas or questions: use only(...) to make them the same, so that they can be resampled together")
-    for what,k in (('questions',len(g.questions)),('personas',len(g.rs))):
-        if what in over and k<4: raise ValueError(f"an interval over {what} needs at least 4 of them, and there are {k}")
+    _enough(g, n, over)
     ones = np.ones((1,len(g.questions)))
     w = bootstrap_weights(len(g.questions), n, [seed,0]) if 'questions' in over else ones.repeat(n, 0)
     roles = bootstrap_weights(len(g.rs), n, [seed,1]) if 'personas' in over else None
@@ -304,6 +318,11 @@ def squared_axis(self:Gram):
     n,n2 = u.sum(1),(u**2).sum(1)
     return s - whole/n**2 + (whole-same)/(n**2-n2)
 
+# %% ../../nbs/analysis/32_uncertainty.ipynb #8acca450
+def _pairs(m, w): # 'question question', 'resample question'; gives 'resample'
+    "Mean over pairs of different questions, for the weights of each resample"
+    return (((w@m)*w).sum(1)-(w**2)@np.diag(m))/(w.sum(1)**2-(w**2).sum(1))
+
 # %% ../../nbs/analysis/32_uncertainty.ipynb #2486c531
 def axis_strength(
     v:PersonaVectors, # At one layer
@@ -313,7 +332,15 @@ def axis_strength(
     level:float=.95
 )->Interval: # In squared units of the residual stream; with zero in it, no axis is shown
     "Unbiased squared length of the assistant axis, with its interval"
-    return resample(v, lambda g: g.squared_axis, n, over, seed, level)
+    if _factors(over)!=('questions',): return resample(v, lambda g: g.squared_axis, n, over, seed, level)
+    g = balanced(v).grid()
+    v.split()
+    _several(len(g.questions))
+    _enough(g, n, over)
+    m = sum(a@a.T for a in (x[g.ns].mean(0)-x[g.rs].mean(0) for x in map(g.part, g.parts())))   # of the axis, between questions
+    value,reps = _pairs(m, np.ones((1,len(m))))[0],_pairs(m, bootstrap_weights(len(m), n, [seed,0]))
+    low,high,se = bootstrap_interval(value, reps, g, ('questions',), level)
+    return Interval(float(value), float(low), float(high), level, _in_words(g, ('questions',)), float(se))
 
 # %% ../../nbs/analysis/32_uncertainty.ipynb #fb326f60
 @patch
@@ -391,14 +418,19 @@ def _against_roles(k, at, rs): # 'persona persona' inner products; weights 'pers
     kr = (at@k)[rs]
     return at@k@at - kr[:,None] - kr[None] + k[np.ix_(rs,rs)]
 
+# %% ../../nbs/analysis/32_uncertainty.ipynb #390d48b8
+def _question_products(y, g): # 'persona question coordinate'; its `Grid`
+    "Products 'item question question' of the personas' answers and, if there are neutrals, of the axis"
+    if g.ns: y = np.concatenate([y, (y[g.ns].mean(0)-y[g.rs].mean(0))[None]])
+    return y@y.transpose(0,2,1)
+
 # %% ../../nbs/analysis/32_uncertainty.ipynb #28806958
 def _over_questions(v, splits, seed)->pd.DataFrame: # Persona and 'axis' × split_half, reliability, low, high
     "Reliability over questions, NaN if there is only one"
     g,names = v.grid(),['split_half','reliability','low','high']
-    y,items,half = isometric_coordinates(g.centred),list(g.personas),_halvings(len(g.questions), splits, seed)
-    if g.ns: y,items = np.concatenate([y, (y[g.ns].mean(0)-y[g.rs].mean(0))[None]]),items+['axis']
+    items,half = [*g.personas,*['axis']*bool(g.ns)],_halvings(len(g.questions), splits, seed)
     if len(g.questions)<2: return pd.DataFrame(np.nan, items, names)
-    products = y@y.transpose(0,2,1)                                       # item question question
+    products = sum(_question_products(g.centre(g.part(s)), g) for s in g.parts())
     r = np.array([_split_half(o, half) for o in products])
     return pd.DataFrame(np.column_stack([r, _spearman_brown(r), [share_interval(o) for o in products]]), items, names)
 
@@ -429,9 +461,11 @@ def reliability(
 # %% ../../nbs/analysis/32_uncertainty.ipynb #9e327f7b
 def _axis_products(g): # A `Grid`
     "Products 'role question question' of a role's axis (made without it) with its answer to another question, minus their mean over roles"
-    y = g.centred[g.rs]
-    axis = g.x[g.ns].mean(0)-g.x[g.rs].mean(0)                           # question d
-    m = axis@y.transpose(0,2,1) + y@y.transpose(0,2,1)/(len(y)-1)
+    def one(x):
+        y = g.centre(x)[g.rs]
+        axis = x[g.ns].mean(0)-x[g.rs].mean(0)                           # question d
+        return axis@y.transpose(0,2,1) + y@y.transpose(0,2,1)/(len(y)-1)
+    m = sum(one(g.part(s)) for s in g.parts())
     return m-m.mean(0)
 
 # %% ../../nbs/analysis/32_uncertainty.ipynb #5f8568f3

@@ -399,3 +399,47 @@ def each_mean(
     for p in map(load_part, files):
         if p.means is None: raise ValueError(f"{path} has sums alone")
         for i,n,m in zip(p.rows, p.n_tokens, p.means): yield row_of(answers, i, n),m
+
+# %% ../../nbs/extraction/28_parts.ipynb #f7e30f0d
+def _cells_of(answers):
+    "(the row of each of the answers' cells, −1 if nothing of it is read; (persona, question) of each row)"
+    row,at = np.full(len(answers.cells), -1),{}
+    for c in dict.fromkeys(answers.cell[answers.rows[answers.grid_order(answers.rows)]].tolist()):
+        p,_,q = answers.cells[c]
+        row[c] = at.setdefault((p,q), len(at))
+    return row,list(at)
+
+def _of_layer(parts, k, path):
+    "Yields (numbers of the answers, their tokens, their means at the layer with index `k`, in float32)"
+    for p in parts:
+        if p.means is None: raise ValueError(f"{path} has sums alone, and cells need the means of the answers")
+        yield p.rows,p.n_tokens,p.means[:,k]
+
+# %% ../../nbs/extraction/28_parts.ipynb #9bc34d8f
+def _squares(x): return np.concatenate([o.double().square().sum(1).numpy() for o in x.split(1000)])   # of each row, in float64
+
+# %% ../../nbs/extraction/28_parts.ipynb #e7595baf
+def cell_means(
+    path, # Folder of the parts
+    answers=None, # As `merge` takes them
+    layer:int=None # Index; None: the only one
+)->PersonaVectors: # One row for each persona and question; meta['within']: variance of an answer within its cell, summed over coordinates
+    "The mean answer of each persona to each question, a part at a time, for runs larger than memory"
+    run,answers,files = _whole_run(path, answers)
+    layers = run['meta']['layers']
+    if layer not in (None,*layers) or (layer is None and len(layers)>1): raise ValueError(f"layer={layer}: the parts have layers {layers}")
+    k = 0 if layer is None else layers.index(layer)
+    (row,cells),total,within = _cells_of(answers),None,0.
+    n,tokens = np.zeros((2,len(cells)), int)
+    for rows,n_tokens,x in _of_layer(map(load_part, files), k, path):
+        if total is None: total = torch.zeros(len(cells), x.shape[1])
+        at = row[answers.cell[rows]]
+        total.index_add_(0, torch.from_numpy(at), x)
+        within += _squares(x).sum()
+        n += np.bincount(at, minlength=len(n))
+        tokens += np.bincount(at, n_tokens, len(n)).astype(int)
+    total /= torch.from_numpy(n.clip(1)[:,None]).float()
+    there,within = np.flatnonzero(n),max(0., within-n@_squares(total))/max((n-1).clip(0).sum(), 1)
+    meta = run['meta']|dict(layers=[layers[k]], answers=int(n.sum()), within=within)
+    return PersonaVectors((total if len(there)==len(n) else total[there])[:,None],
+                          [Row(*cells[i], n_tokens=int(tokens[i]), answers=int(n[i])) for i in there], [layers[k]], meta)

@@ -9,6 +9,7 @@ __all__ = ['Row', 'PersonaVectors', 'Grid', 'load_vectors', 'shipped_vectors', '
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 from fastcore.basics import patch
@@ -27,6 +28,7 @@ class Row:
     prompt:int=0 # Index of the persona's system prompt
     sample:int=0 # Index of the answer to this prompt and question
     n_tokens:int=0
+    answers:int=1 # How many answers it is the mean of
 
 # %% ../../nbs/extraction/20_vectors.ipynb #20199f80
 class PersonaVectors(Mapping):
@@ -42,7 +44,7 @@ class PersonaVectors(Mapping):
         self.means,self.rows,self.layers,self.meta = means,list(rows),list(layers),meta or {}
         self.personas = list(dict.fromkeys(r.persona for r in rows))
         self.questions = list(dict.fromkeys(r.question for r in rows))
-        self._vectors = {}
+        self._vectors,self._at = {},{}
     def __iter__(self): return iter(self.personas)
     def __len__(self): return len(self.personas)
     def __getitem__(self, persona):
@@ -54,10 +56,9 @@ class PersonaVectors(Mapping):
 @patch
 def _mean(self:PersonaVectors, persona):
     "Mean over questions of the mean of this persona's answers to each question"
-    at = {}
-    for i,r in enumerate(self.rows):
-        if r.persona==persona: at.setdefault(r.question, []).append(i)
-    v = torch.stack([self.means[i].mean(0) for i in at.values()]).mean(0)
+    if not self._at:
+        for i,r in enumerate(self.rows): self._at.setdefault(r.persona, {}).setdefault(r.question, []).append(i)
+    v = torch.stack([self.means[i].mean(0) for i in self._at[persona].values()]).mean(0)
     return v[0] if len(self.layers)==1 else v
 
 # %% ../../nbs/extraction/20_vectors.ipynb #cdc2048b
@@ -73,7 +74,8 @@ def only(self:PersonaVectors, personas=None, questions=None)->PersonaVectors:
     "The vectors of some personas, or from some questions; ValueError if a persona is not there"
     lacking = [p for p in personas or [] if p not in self.personas]
     if lacking: raise ValueError(f"no vectors of {', '.join(lacking)}: there are {', '.join(self.personas)}")
-    def chosen(r): return (personas is None or r.persona in personas) and (questions is None or r.question in questions)
+    who,qs = (None if o is None else set(o) for o in (personas,questions))
+    def chosen(r): return (who is None or r.persona in who) and (qs is None or r.question in qs)
     keep = [i for i,r in enumerate(self.rows) if chosen(r)]
     return PersonaVectors(self.means[keep], [self.rows[i] for i in keep], self.layers, self.meta)
 
@@ -153,31 +155,51 @@ def model(self:PersonaVectors)->str:
 @dataclass(frozen=True, repr=False)
 class Grid:
     "The mean answer of each persona to each question, at one layer"
-    x:Float[np.ndarray, 'persona question d_model'] # float64; NaN where there is no answer
+    means:Float[Tensor, 'row d_model'] # The rows that it is made of
+    at:np.ndarray # The cell of each row, personas × questions flattened
     n:np.ndarray # Answers behind each mean, 'persona question'
     personas:list
     questions:list
     ns:list # Indices of the neutral personas
     rs:list # Indices of the roles
+    @cached_property
+    def x(self): return self.part(slice(None))                   # float64, 'persona question d_model'; NaN where there is no answer
     @property
-    def centred(self): return self.x - self.x[self.rs].mean(0)   # from the roles' mean in each question; NaN where a role has no answer
+    def shape(self): return (*self.n.shape,self.means.shape[-1])
+    def centre(self, x): return x - x[self.rs].mean(0)           # from the roles' mean in each question; NaN where a role has no answer
+    @property
+    def centred(self): return self.centre(self.x)
     def __repr__(self):
-        p,q,d = self.x.shape
+        p,q,d = self.shape
         return f"Grid: {p} personas × {q} questions × {d}, {(self.n>0).sum()} of {p*q} cells filled"
 
 # %% ../../nbs/extraction/20_vectors.ipynb #7c7b1c0c
+@patch
+def part(self:Grid, s:slice)->np.ndarray:
+    "Some of the coordinates of `x`: 'persona question coordinate'"
+    rows,k = self.means[:,s].double().numpy(),np.bincount(self.at, minlength=self.n.size)
+    x = np.zeros((len(k),rows.shape[1]))
+    if k.max()>1: np.add.at(x, self.at, rows)
+    else: x[self.at] = rows
+    x[k==0] = np.nan
+    x[k>1] /= k[k>1][:,None]
+    return x.reshape(*self.n.shape, -1)
+
+@patch
+def parts(self:Grid, size:int=8_000_000)->list:
+    "Slices of the coordinates, each with at most `size` numbers in the grid: a grid that is larger than memory in float64 is gone through in these"
+    step = max(1, size//self.n.size)
+    return [slice(i, i+step) for i in range(0, self.shape[-1], step)]
+
+# %% ../../nbs/extraction/20_vectors.ipynb #9a1b9ea2
 @patch
 def grid(self:PersonaVectors)->Grid:
     "The `Grid` of vectors at one layer (ValueError for several); `complete().grid()` has no empty cell"
     self.layer                                                   # ValueError if there are several
     p,q = ({o: i for i,o in enumerate(k)} for k in (self.personas, self.questions))
-    i = [p[r.persona] for r in self.rows],[q[r.question] for r in self.rows]
-    x,n = np.zeros((len(p), len(q), self.means.shape[-1])),np.zeros((len(p), len(q)), int)
-    np.add.at(x, i, self.means[:,0].double().numpy())
-    np.add.at(n, i, 1)
-    x[n==0] = np.nan
-    x[n>0] /= n[n>0][:,None]
-    return Grid(x, n, self.personas, self.questions, *([p[o] for o in names] for names in (self.neutral, self.roles)))
+    at = np.array([p[r.persona]*len(q)+q[r.question] for r in self.rows])
+    n = np.bincount(at, [r.answers for r in self.rows], len(p)*len(q)).astype(int).reshape(len(p), -1)
+    return Grid(self.means[:,0], at, n, self.personas, self.questions, *([p[o] for o in names] for names in (self.neutral, self.roles)))
 
 # %% ../../nbs/extraction/20_vectors.ipynb #a3a29d32
 VECTORS_FORMAT,DIRECTION_FORMAT = 'persona_vectors.vectors/1','persona_vectors.direction/1'
@@ -193,6 +215,9 @@ def save_pt(path, tensors):
     torch.save(tensors, b := BytesIO())
     with atomic_write(path, 'wb') as f: f.write(b.getbuffer())
 
+# %% ../../nbs/extraction/20_vectors.ipynb #84d7a5df
+def _as_dict(r): return {k: o for k,o in asdict(r).items() if (k,o)!=('answers',1)}    # files from before cells could be rows stay as they are
+
 # %% ../../nbs/extraction/20_vectors.ipynb #1f8e2163
 @patch
 def save(self:PersonaVectors, path):
@@ -200,7 +225,7 @@ def save(self:PersonaVectors, path):
     path = Path(path)
     if path.suffix=='.safetensors':
         tensors = {f'persona.{k}': t.contiguous() for k,t in self.items()} | {'responses.means': self.means.contiguous()}
-        save_tensors(path, tensors, VECTORS_FORMAT, dict(layers=self.layers, rows=[asdict(r) for r in self.rows], meta=self.meta))
+        save_tensors(path, tensors, VECTORS_FORMAT, dict(layers=self.layers, rows=[_as_dict(r) for r in self.rows], meta=self.meta))
     elif path.suffix!='.pt': raise ValueError(f"{path}: give a name that ends in .safetensors (everything) or .pt (the vectors alone)")
     elif len(self.layers)!=1:
         raise ValueError(f"{path}: a .pt file holds one layer, and these are {self.layers}: choose one with v.at(layer), or write .safetensors")
