@@ -10,7 +10,7 @@ __all__ = ['centred', 'cosine_matrix', 'assistant_axis', 'project', 'held_out', 
 from dataclasses import dataclass
 from ..personas import category_of
 from ..responses import Responses
-from .grids import balanced, fitted
+from .grids import balanced, empty_cells, filled_cells, fits, fitted, half_moves
 from ..extraction.vectors import Direction, PersonaVectors, Row
 import numpy as np, pandas as pd, torch
 
@@ -74,25 +74,45 @@ def leave_one_out_axes(half, ns, rs):
     return out/_lengths((out**2).sum(-1, keepdims=True))
 
 # %% ../../nbs/analysis/30_axis.ipynb #4a6d7e10
-def _halves(q, splits, rng): # 'half question': 1 where the question is in the half
-    "Random halvings of `q` questions, both halves of each"
+def _halves(filled, splits, rng): # 'persona question'; gives 'half question': 1 where the question is in the half
+    "Random halvings of the questions, both halves of each; if it can be, so that a fit to each half is possible"
+    q = filled.shape[1]
     if q<2: raise ValueError("one question cannot be split in halves: a cross-fitted ranking needs at least two questions. "
         "Of means only, project(v, assistant_axis(v)) gives places on an axis made from the same means")
     out = np.zeros((2*splits,q))
     for i in range(splits):
-        order = rng.permutation(q)
+        for _ in range(100):
+            order = rng.permutation(q)
+            if filled.all() or all(fits(filled[:,order[k::2]]) for k in (0,1)): break
         out[2*i,order[::2]] = out[2*i+1,order[1::2]] = 1
     return out
 
+# %% ../../nbs/analysis/30_axis.ipynb #1a27b804
+def _moved(o, axes, rs, moves, halves): # gives 'persona half'
+    "Projection of what makes `o`, on each half, a fit to this half alone"
+    half = np.einsum('hq,pqd->phd', halves/halves.sum(1, keepdims=True), o, optimize=True)
+    half = np.einsum('hpr,rhd->phd', moves, half-o.mean(1)[:,None], optimize=True)
+    return ((half-half[rs].mean(0))*axes).sum(-1)
+
 # %% ../../nbs/analysis/30_axis.ipynb #f09139bb
-def cross_fitted(parts, ns, rs, splits, rng): # of (x, o): some coordinates of two grids, 'persona question coordinate' each; gives 'persona question'
+def cross_fitted(
+    parts, # of (x, o): some coordinates of two grids, 'persona question coordinate' each
+    ns, rs, # Indices of the neutrals and the roles
+    filled, # Which cells have an answer, 'persona question'
+    splits, rng
+): # 'persona question'
     "Projection of every answer in `o` on axes from `x` without its persona and its question, averaged over the splits"
     made = dot = squared = None
     for x,o in parts:
-        if made is None: made = _halves(x.shape[1], splits, rng)
+        if made is None:
+            made = _halves(filled, splits, rng)
+            other = made.reshape(-1, 2, made.shape[1])[:,::-1].reshape(made.shape)
+            moves = None if filled.all() else half_moves(filled, made)
         half = np.einsum('hq,pqd->phd', made/made.sum(1, keepdims=True), x, optimize=True)
+        if moves is not None: half = half+np.einsum('hpr,rhd->phd', moves, half-x.mean(1)[:,None], optimize=True)
         axes = _leave_one_out(half, ns, rs)
         d,s = o@axes.transpose(0,2,1),(axes**2).sum(-1)
+        if moves is not None: d = d+_moved(o, axes, rs, moves.reshape(-1, 2, *moves.shape[1:])[:,::-1].reshape(moves.shape), other)[:,None]
         dot,squared = (d,s) if dot is None else (dot+d,squared+s)
     y,measured = dot/_lengths(squared)[:,None],1-made.T            # persona question half
     return (y*measured).sum(-1)/measured.sum(-1)
@@ -105,8 +125,9 @@ def held_out(
 )->pd.DataFrame: # Persona × question
     "Cross-fitted projection of every answer, on axes made without its persona and its question"
     v.split()
-    g = balanced(v).grid()
-    y = cross_fitted(((x, g.centre(x)) for x in map(g.part, g.parts())), g.ns, g.rs, splits, np.random.default_rng(seed))
+    v = balanced(v)
+    g,filled = v.grid(),filled_cells(empty_cells(v), v.personas, v.questions)
+    y = cross_fitted(((x, g.centre(x)) for x in map(g.part, g.parts())), g.ns, g.rs, filled, splits, np.random.default_rng(seed))
     return pd.DataFrame(y, index=g.personas, columns=g.questions)
 
 # %% ../../nbs/analysis/30_axis.ipynb #6ab3cec9

@@ -28,6 +28,8 @@ def _pseudo_inverse(m):
     mean = np.full_like(m, np.trace(m)/len(m)**2)
     return np.linalg.inv(m+mean)-mean/np.square(mean.sum(0))
 
+def _inverse(w): return _pseudo_inverse(np.diag(w.sum(1))-(w/np.maximum(w.sum(0), 1e-300))@w.T)
+
 def two_way(
     x, # 'persona question d_model', NaN where there is no answer
     w=None # Weights of the cells, 'persona question'; None: 1 where there is an answer
@@ -36,7 +38,7 @@ def two_way(
     w = np.isfinite(x[...,0]).astype(float) if w is None else w
     x,total = np.where(w[...,None]>0, x, 0),np.maximum(w.sum(0), 1e-300)
     mean = np.einsum('pq,pqd->qd', w, x)/total[:,None]
-    inverse = _pseudo_inverse(np.diag(w.sum(1))-(w/total)@w.T)
+    inverse = _inverse(w)
     a = inverse@(np.einsum('pq,pqd->pd', w, x)-w@mean)
     b = mean-(w/total).T@a
     x -= a[:,None]
@@ -181,6 +183,20 @@ def fitted(
         f = two_way(x, w)
         out[:,s] = f.personas+f.questions.mean(0)
     return out
+
+# %% ../../nbs/analysis/29_grids.ipynb #c3bd14bc
+def half_moves(
+    filled, # From `filled_cells`
+    halves # 'half question': 1 where the question is in the half
+)->np.ndarray: # 'half persona persona'
+    "What to add to a half's mean of what `balanced` made, times its difference from the mean of all, so that it is fitted to this half alone"
+    w,p = filled*1.,len(filled)
+    whole,centring = _inverse(w),np.eye(p)-1/p
+    back = _power(whole, -1)@_power(_correction(w, whole), -1)/w.shape[1]
+    def one(h): return _inverse(w[:,h>0])@back*h.sum()-centring if fits(filled[:,h>0]) else np.zeros((p,p))
+    return np.array([one(h) for h in halves])
+
+def fits(filled): return bool((filled.sum(1)>0).all()) and not _groups(filled).max()
 
 # %% ../../nbs/analysis/29_grids.ipynb #5a21bfb2
 def plain_bias(

@@ -54,11 +54,12 @@ def along(
     v.split()
     g,o,at = _two_grids(v, other)
     u,parts = None if direction is None else unit_along(direction, v),((s, g.centre(o.part(s)[at])) for s in g.parts())
-    if u is None: y = cross_fitted(((g.part(s), x) for s,x in parts), g.ns, g.rs, splits, np.random.default_rng(seed))
+    empty = [empty_cells(z) for z in (v,other) if z is not None]
+    empty = {p: k for p in g.personas if (k := [q for q in g.questions if any(q in o.get(p, []) for o in empty)])}
+    filled = filled_cells(empty, g.personas, g.questions)
+    if u is None: y = cross_fitted(((g.part(s), x) for s,x in parts), g.ns, g.rs, filled, splits, np.random.default_rng(seed))
     else: y = sum(x@u[s] for s,x in parts)
     y = pd.DataFrame(y, index=g.personas, columns=g.questions)
-    empty = [empty_cells(z) for z in (v,other) if z is not None]
-    empty = {p: k for p in y.index if (k := [q for q in y if any(q in o.get(p, []) for o in empty)])}
     if empty: y.attrs['empty'] = empty
     return y
 
