@@ -200,7 +200,8 @@ def fits(filled): return bool((filled.sum(1)>0).all()) and not _groups(filled).m
 
 # %% ../../nbs/analysis/29_grids.ipynb #5a21bfb2
 def plain_bias(
-    v:PersonaVectors # At one layer
+    v:PersonaVectors, # At one layer
+    axis=None # What `along` is along, 'd_model'; None: the axis of the fitted vectors
 )->pd.DataFrame: # By persona: questions, answers, off (units of the residual stream), relative (to the fitted vector's centred length), along (the axis)
     "How far each persona's plain mean lies from its fitted vector, both minus the roles' mean; relative is NaN for a vector of length 0"
     n,fit,plain = _counts(v),fitted(v),v.stacked().double().numpy()
@@ -209,7 +210,7 @@ def plain_bias(
     off,length = plain-fit,np.linalg.norm(fit, axis=1)
     df = pd.DataFrame(dict(questions=(n>0).sum(1), answers=n.sum(1), off=np.linalg.norm(off, axis=1)), pd.Index(v.personas, name='persona'))
     df['relative'] = df.off/np.where(length>0, length, np.nan)
-    axis = fit[~roles].mean(0) if not roles.all() else np.full(fit.shape[1], np.nan)
+    if axis is None: axis = fit[~roles].mean(0) if not roles.all() else np.full(fit.shape[1], np.nan)
     return df.assign(along=off@axis/np.linalg.norm(axis))
 
 # %% ../../nbs/analysis/29_grids.ipynb #5fc57ea7

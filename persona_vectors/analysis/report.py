@@ -16,7 +16,7 @@ from ..selection import Selection, Unanswered, select
 from ..extraction.extractor import ActivationExtractor, cached_vectors
 from ..extraction.vectors import Direction, PersonaVectors, Row
 from ..responses import Responses
-from .grids import balanced, fitted
+from .grids import balanced, fitted, plain_bias
 from .axis import assistant_axis, centred, rank_personas
 from .uncertainty import axis_strength, cross_products, d_study, half_width, jackknife, order_reliability, p_value, permute_roles
 from .uncertainty import rank_intervals, reliability, variance_components
@@ -140,11 +140,8 @@ def _same_answers(v, o):
 # %% ../../nbs/analysis/39_report.ipynb #fc547cf1
 def _cells(e):
     "Answers and questions of each persona, and how far the plain mean of its own answers lies from the fit, along the axis"
-    v,u = e.answers,(e.direction or assistant_axis(e.vectors)).unit.double().numpy()
-    by = pd.DataFrame(_keys(v), columns=['persona','question','prompt','sample']).groupby('persona')
-    off = pd.Series({p: (v[p]-e.vectors[p]).double().numpy()@u for p in v})
-    t = pd.DataFrame(dict(answers=by.size(), questions=by.question.nunique(), off=off-off[v.roles].mean()))
-    return t.sort_values(['questions','answers'], kind='stable').rename_axis('persona')
+    t = plain_bias(e.answers, None if e.direction is None else e.direction.vector.double().numpy())
+    return t[['answers','questions','along']].rename(columns={'along': 'off'}).sort_values(['questions','answers'], kind='stable')
 
 # %% ../../nbs/analysis/39_report.ipynb #c0d75b22
 def _scatter(x): # 'persona question coordinate'
