@@ -477,8 +477,9 @@ def _from_roles(files, src, model_name):
     if not used: raise ValueError(f"{src}: the questions of a trait's evaluation make no vector; name its extraction file, "
                                   f"as {files[0].name}_extract.json (--questions takes this one)")
     if twice := _repeats([p for f in used for p in f.prompts]): raise ValueError(f"{src}: two files are of persona {twice[0]!r}; leave one out")
-    prompts = {p: _check_prompts(f'{f.path}: persona {p!r}', _fill(ss, model_name, f'{f.path}: persona {p!r}')) for f in used for p,ss in f.prompts.items()}
-    kinds = [k for k,o in (('role files of the Assistant Axis', [not f.trait for f in used]), ('trait files of Chen et al.', [f.trait for f in used])) if any(o)]
+    filled = {(f"{f.path}: persona {p!r}", p): ss for f in used for p,ss in f.prompts.items()}
+    prompts = {p: _check_prompts(who, _fill(ss, model_name, who)) for (who,p),ss in filled.items()}
+    kinds = [k for t,k in enumerate(('role files of the Assistant Axis','trait files of Chen et al.')) if any(f.trait==t for f in used)]
     gaps = any('{model_name}' in s for f in used for ss in f.prompts.values() for s in ss)
     aside = ', '.join(f.path.name for f in files if f.evaluation)
     return Personas(prompts, f"{src} ({' and '.join(kinds)})", {p: f.questions for f in used if f.questions for p in f.prompts},
@@ -502,7 +503,7 @@ def open_personas(src, model_name=None)->Personas:
 
 # %% ../nbs/02_personas.ipynb #2b5cb296
 def load_personas(
-    src, # a mapping of name to prompt or prompts; a JSON or YAML file of one; a role or trait file, or a folder of them; or built-in names, in a list or with commas between
+    src, # a mapping of name to prompt or prompts; a JSON or YAML file of one; role and trait files, in a folder or one; or built-in names
     model_name:str=None # what {model_name} in a file stands for
 ): # name → a prompt, or a list of prompts
     "The personas in `src`; ValueError says what is wrong with them"
