@@ -124,19 +124,39 @@ def cell_weights(
     if not own>0: return n*1.
     return n/(n+of_sample/own)
 
+# %% ../../nbs/analysis/29_grids.ipynb #b9ebaee9
+def rows_of(
+    v:PersonaVectors,
+    at # Indices of rows
+)->PersonaVectors:
+    "The vectors of some answers alone; who is neutral stays"
+    return PersonaVectors(v.means[at], [v.rows[i] for i in at], v.layers, v.meta|dict(neutral=v.neutral))
+
+def _weighed(v, weights):
+    "The answers that count, scaled so that the mean of a cell is its weighted mean; the weights of the cells, 'persona question'"
+    at = np.flatnonzero(weights>0)
+    v,weights = rows_of(v, at),weights[at]
+    g = v.at(v.layers[0]).grid()
+    total,k = (np.bincount(g.at, o, g.n.size) for o in (weights, None))
+    v.means = v.means*torch.tensor((weights*k[g.at]/total[g.at])[:,None,None], dtype=v.means.dtype)
+    return v,total.reshape(g.n.shape)
+
 # %% ../../nbs/analysis/29_grids.ipynb #f21c0a35
 def balanced(
-    v:PersonaVectors # At one layer or several
+    v:PersonaVectors, # At one layer or several
+    weights=None # How much each answer counts, 'row': 0 for one that does not; None: all the same
 )->PersonaVectors: # One row for each persona and question; meta['cells']: how many were filled, and of how many; meta['empty']: `empty_cells`
     "What each question says of every persona, by the fit of persona + question; `v` itself if every persona answered every question"
+    w = None
+    if weights is not None: v,w = _weighed(v, np.asarray(weights, float))
     n = _counts(v)
-    if n.all() or len(v.questions)<2: return v
+    if w is None and n.all() or len(v.questions)<2: return v
     keep = (n>0).sum(0)>1                                       # a question of one persona compares nobody
     if not keep.any(): raise ValueError("no question was answered by two personas: nothing says how they differ. Ask some questions of all")
     _check(n[:,keep], v.personas)
     qs = [q for q,k in zip(v.questions, keep) if k]
     v,n = v.only(questions=qs) if not keep.all() else v,n[:,keep]
-    w = cell_weights(v, n)
+    w = cell_weights(v, n) if w is None else w[:,keep]
     means,a = torch.empty(n.size, len(v.layers), v.means.shape[-1]),None
     for k in range(len(v.layers)):
         for s,x,_ in _blocks(v, k):
@@ -222,5 +242,5 @@ def on_shared_cells(
     cells = set.intersection(*({(r.persona,r.question) for r in v.rows} for v in vs))
     def one(v):
         at = [i for i,r in enumerate(v.rows) if r.persona in who and (r.persona,r.question) in cells]
-        return v if len(at)==len(v.rows) else PersonaVectors(v.means[at], [v.rows[i] for i in at], v.layers, v.meta|dict(neutral=v.neutral))
+        return v if len(at)==len(v.rows) else rows_of(v, at)
     return [one(v) for v in vs]
