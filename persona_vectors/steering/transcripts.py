@@ -128,7 +128,8 @@ def _shown(df): return df.to_string(float_format='{:.2f}'.format)
 def _of_direction(self:Turns, k):
     "Quantiles along a direction, and the conversations that drift most, in lines"
     d,c = self.drift(k),self.calibration
-    q = pd.DataFrame({'all answers': self.answers(k).y, 'first answer': d['first'], 'last answer': d['last'], 'drift': d.drift}).describe([.05,.25,.5,.75,.95]).T
+    shown = {'all answers': self.answers(k).y, 'first answer': d['first'], 'last answer': d['last'], 'drift': d.drift}
+    q = pd.DataFrame(shown).describe([.05,.25,.5,.75,.95]).T
     q = q[['count','5%','25%','50%','75%','95%']].astype(dict(count=int))
     unit = 'projection' if c is None else f"z against the answers of {c.source}"
     return [f'\n{k}: {unit}', _shown(q), f'\nlargest drift along {k}', _shown(d[:FEW])]
@@ -182,7 +183,8 @@ def save(self:Turns, path):
 def _stamp(path):
     "What a changed input would change: names, sizes and times of its files"
     path = Path(path)
-    return [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in ([path] if path.is_file() else sorted(p for p in path.rglob('*') if p.suffix in SUFFIXES))]
+    files = [path] if path.is_file() else sorted(p for p in path.rglob('*') if p.suffix in SUFFIXES)
+    return [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in files]
 
 class _Partial:
     "The file in which the turns of a run are kept until it ends"
