@@ -14,7 +14,7 @@ from fastcore.basics import patch
 from jaxtyping import Float
 from ..config import log
 from .blocks import check_blocks, residual_hooks
-from .packing import batches, block_outputs, can_pack, causal_mask, forward
+from .packing import batches, block_outputs, can_pack, drop_masks, forward
 from ..models import batch_key
 import numpy as np, torch
 from torch import Tensor, nn
@@ -22,10 +22,12 @@ from torch import Tensor, nn
 # %% ../../nbs/extraction/23_engine.ipynb #abb771b6
 def span_means(
     h:Float[Tensor, 'token d_model'], # Residual stream of a batch, rows end to end, any dtype
-    spans:list # For each sequence the segments to average: a list of (first token, one past the last)
+    batch # The `Batch`
 )->Float[Tensor, 'sequence d_model']: # float32
     "Mean of `h` over each sequence's span, in float32"
-    return torch.stack([torch.cat([h[a:b] for a,b in s]).float().mean(0) for s in spans])
+    if h.device.type=='cpu': return torch.stack([torch.cat([h[a:b] for a,b in s]).float().mean(0) for s in batch.spans])
+    o = batch.on(h.device)
+    return torch.segment_reduce(h[o.span].float(), 'mean', lengths=o.counts, axis=0, unsafe=True)      # its checks would wait
 
 # %% ../../nbs/extraction/23_engine.ipynb #7131663d
 class Means:
@@ -131,7 +133,7 @@ def keeping_memory():
 # %% ../../nbs/extraction/23_engine.ipynb #f01ef25d
 def _halve(batch, seqs)->int:
     "Half the tokens of `batch`, the next budget; MemoryError names a sequence that does not fit by itself"
-    causal_mask.cache_clear()
+    drop_masks()
     if torch.cuda.is_available(): torch.cuda.empty_cache()
     if len(batch.index)==1:
         i = batch.index[0]
@@ -174,7 +176,7 @@ def each_batch(
 def read_batch(model, batch, layers, blocks=None)->Float[Tensor, 'sequence layer d_model']:
     "The means of the sequences of `batch`, in the order of `batch.index`"
     got = {}
-    def keep(k, h): got[k] = span_means(h.flatten(0, 1), batch.spans)
+    def keep(k, h): got[k] = span_means(h.flatten(0, 1), batch)
     with residual_hooks(model, layers, keep, blocks): forward(model, batch)
     return torch.stack([got[k].to(model.device) for k in layers], 1)
 

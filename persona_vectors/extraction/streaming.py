@@ -220,7 +220,7 @@ def _reset(self:_Streamed):
 def pool(self:_Streamed, layer, h, batch, got, i):
     "Put the means of batch `i` at `layer` into `got`, if the layer is asked for"
     if layer not in got: return
-    got[layer][i] = span_means(h.flatten(0, 1), batch.spans).cpu()
+    got[layer][i] = span_means(h.flatten(0, 1), batch).cpu()
     self.means.check(batch.index, layer, got[layer][i])
 
 # %% ../../nbs/extraction/26_streaming.ipynb #bf23cf39
