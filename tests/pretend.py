@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-aten,Device = torch.ops.aten,torch.device
+aten,Device,SDPA = torch.ops.aten,torch.device,torch.nn.functional.scaled_dot_product_attention
 CPU = Device('cpu')
 
 class WrongPlace(AssertionError): "What would go wrong on a GPU. No RuntimeError, which the code that is tested might take for something else"
@@ -49,6 +49,8 @@ class Event:
     def wait(self, s): s.wait_event(self)
     def synchronize(self):
         for s,n in self.seen.items(): s.done = max(s.done, n)
+
+def coming(s): return Obj(device=CPU, wrote=(s,s.n), users={}, kept=set(), forget=Obj(detach=lambda: None))     # on the CPU, from stream `s`
 
 class GPU:
     "What is pretended, and what was asked of it"
@@ -106,10 +108,11 @@ class GPU:
     def copied(self, x, to, later):
         "`x` goes to device `to`; which stream writes there"
         src,dst = (self.current(d) if self.has(d) else None for d in (where(x), to))
-        self.use(x, src, 'a copy')
+        later = later and (src is not None or getattr(x.untyped_storage(), 'pinned', False))
+        self.use(x, src or (dst if later else None), 'a copy')       # in the order of its stream
         for s in {src, dst}-{None}: s.n += 1
         if src and dst: dst.wait_stream(src)
-        elif not (later and (src or getattr(x.untyped_storage(), 'pinned', False))): self.sync(src or dst, f"copy {'from' if src else 'to'} the device")
+        elif not later: self.sync(src or dst, f"copy {'from' if src else 'to'} the device")
         return dst or src
 
 # every operation
@@ -147,8 +150,10 @@ class Ops(TorchDispatchMode):
                     if work: note(o).wrote = s,s.n
             return out
     def across(self, func, args, kwargs):
-        s = self.gpu.copied(args[1], where(args[0]), (*args[2:], kwargs.get('non_blocking', False))[0])
+        x,later = args[0].untyped_storage(),(*args[2:], kwargs.get('non_blocking', False))[0]
+        s = self.gpu.copied(args[1], where(args[0]), later and (where(args[0])!=CPU or getattr(x, 'pinned', False)))
         if n := note(args[0]): n.wrote = s,s.n
+        elif later and getattr(x, 'pinned', False): x.note = coming(s)
         return func(*args, **kwargs)
 
 # every call from Python
@@ -164,9 +169,12 @@ def to(g, f, x, *args, device=None, dtype=None, non_blocking=False, copy=False, 
     if d in (None, was): return f(x, dtype or x.dtype, copy=(flags[1:] or [copy])[0], **fmt)
     later = (flags or [non_blocking])[0]
     s = g.copied(x, d, later)
+    store = plain(x).untyped_storage()
+    n = getattr(store, 'note', None)
+    if later and n and not g.has(was): store.note = None         # the stream reads it, not the host
     out = g.put(f(x, dtype or x.dtype, copy=True, **fmt), d)
-    if later and not g.has(d):                                   # it is not there yet
-        out.untyped_storage().note = Obj(device=CPU, wrote=(s,s.n), users={}, kept=set(), forget=Obj(detach=lambda: None))
+    if n: store.note = n
+    if later and not g.has(d): out.untyped_storage().note = coming(s)                    # it is not there yet
     return out
 
 def host(g, f, x, *args, **kw):
@@ -198,6 +206,7 @@ class Calls(TorchFunctionMode):
     def __torch_function__(self, f, types, args=(), kwargs=None):
         g,kwargs = self.gpu,dict(kwargs or {})
         if f in OWN: return OWN[f](g, f, *args, **kwargs)
+        if kwargs.pop('pin_memory', False): return pin(g, None, f(*args, **kwargs))
         d,gen = g.named(kwargs.get('device')),kwargs.get('generator')
         if d is None or d.type=='meta': return f(*args, **kwargs)
         if gen is not None and gen.device.type!=d.type: raise WrongPlace(f"a generator of {gen.device} for numbers on {d}")
@@ -221,7 +230,11 @@ def api(g, room):
 
 # kernels that a CPU has not
 
-def lower_right(kind): return lambda n,m: torch.ones(n, m, dtype=torch.bool, device=kind).tril(m-n)
+def lower_right(n, m): return n,m                                # needs no memory, and so is on no device
+
+def attention(q, k, v, attn_mask=None, dropout_p=0., is_causal=False, **kw):
+    if isinstance(attn_mask, tuple): attn_mask = torch.ones(*attn_mask, dtype=torch.bool, device=q.device).tril(attn_mask[1]-attn_mask[0])
+    return SDPA(q, k, v, attn_mask, dropout_p, is_causal, **kw)
 
 def varlen(g):
     "`torch.nn.attention.varlen.varlen_attn` of what the GPU `g` holds: one launch, and no wait"
@@ -255,7 +268,8 @@ def pretend(kind='cuda', devices=1, memory=float('inf')):
         stack.enter_context(patch.object(ThreadPoolExecutor, '__init__', pool))
         stack.enter_context(patch.object(Tensor, 'record_stream', lambda x,s: note(x).kept.add(s)))       # C would want a stream of its own
         stack.enter_context(patch.multiple(getattr(torch, kind), **api(g, int(min(memory, 1<<50)))))
-        stack.enter_context(patch.object(torch.nn.attention.bias, 'causal_lower_right', lower_right(kind)))
+        stack.enter_context(patch.object(torch.nn.attention.bias, 'causal_lower_right', lower_right))
+        stack.enter_context(patch.object(torch.nn.functional, 'scaled_dot_product_attention', attention))
         stack.enter_context(patch.object(torch.nn.attention.varlen, 'varlen_attn', varlen(g)))
         stack.enter_context(patch.object(torch.backends.mps, 'is_available', lambda: kind=='mps'))
         stack.enter_context(Calls(g))

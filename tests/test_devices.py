@@ -5,6 +5,8 @@ from unittest.mock import patch
 import pytest, torch
 from accelerate import dispatch_model
 from transformers import AutoModelForCausalLM, Gemma2Config, Gemma3TextConfig, LlamaConfig
+from persona_vectors import ActivationExtractor, PersonaVectorConfig
+from persona_vectors.analysis import controls, likelihood
 from persona_vectors.extraction import engine, packing, planning, streaming
 from persona_vectors.extraction.vectors import Direction
 from persona_vectors.generation import local
@@ -12,6 +14,7 @@ from persona_vectors.models import ModelSource
 from persona_vectors.prompts import Tokens
 from persona_vectors.steering import capping, steer
 from pretend import Device, WrongPlace, pretend
+from tiny import make_llama
 
 shape = dict(vocab_size=128, hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512)
 halves = {f'model.{k}': i for i,ks in enumerate((('embed_tokens','rotary_emb','layers.0','layers.1'), ('layers.2','layers.3','norm'))) for k in ks} | dict(lm_head=0)
@@ -145,3 +148,73 @@ def test_memory():
     want = read(m)
     with pretend(memory=400_000) as g: m.to('cuda'); same(read(m, 4000), want)               # all sequences at once need more
     assert g.peak[Device('cuda:0')]>300_000
+
+# what went wrong before
+
+def test_capping_over_two():
+    m,ds = make(),[direction(1), direction(4)]
+    want = capping.token_projections(m, seqs[:2], ds)
+    with pretend(devices=2): got = capping.token_projections(dispatch_model(make(), halves), seqs[:2], ds)
+    for a,b in zip(got, want): same(a, b)
+
+def test_likelihoods_over_two():
+    "The head is asked with another forward in place of the decoder's, and accelerate's own comes back"
+    want = likelihood.token_logprobs(make(), seqs[:3], progress=False)
+    with pretend(devices=2):
+        m = dispatch_model(make(), halves)
+        for _ in range(2): got = likelihood.token_logprobs(m, seqs[:3], progress=False)
+    for a,b in zip(got, want): same(a, b)
+
+def test_time_of_the_other_gpu():
+    "The time of matrix products is taken when they are done"
+    with pretend(devices=2):
+        planning.matmul_rate([torch.randn(8, 8, device='cuda:1')], 8)
+        s = torch.cuda.current_stream('cuda:1')
+        assert s.done==s.n
+
+def test_plan_of_a_full_gpu():
+    with pretend(memory=100_000):
+        p = planning.plan_reading(make().config, [4], seqs, device='cuda')
+        assert p.rate is None and p.stream
+
+@pytest.fixture
+def tiny(tmp_path): # A folder
+    make_llama(tmp_path/'tiny', n=4)
+    return tmp_path/'tiny'
+
+def extractor(tiny, **kw): return ActivationExtractor(PersonaVectorConfig(model_name=str(tiny), dtype='float32', **kw))
+
+def test_own_memory_is_free(tiny):
+    "A model that is dropped before the next is loaded does not stand in its way"
+    ex = extractor(tiny, device='cuda')
+    with pretend() as g:
+        ex.blocks(2)
+        held = g.used[Device('cuda:0')]
+        before = ex.plan(seqs, [4]).weights+ex.plan(seqs, [4]).batch
+    ex._blocks = None
+    with pretend(memory=before/.9+held/2):
+        ex.blocks(2)
+        assert not ex.plan(seqs, [4]).stream and ex.plan(seqs, [2]).stream is False
+        assert not (torch.cuda.memory_allocated()==0)
+
+def test_auto(tiny):
+    "Spread over all GPUs, the plan counts them together; block by block it counts one, the emptiest"
+    ex = extractor(tiny, device='auto')
+    with pretend(devices=2, memory=20e6):
+        hold = torch.zeros(3_000_000, device='cuda:0')
+        assert ex.device=='cuda:1'
+        p = ex.plan(seqs, [4])
+        assert p.free==planning.free_memory('auto') and not p.stream
+        del hold
+        wide = extractor(tiny, device='auto', stream=True).plan(seqs, [4])
+        assert wide.stream and wide.free==planning.free_memory('cuda:0')
+
+def test_seeds_of_gpus_stay():
+    "An untrained twin leaves the caller's random numbers on the GPU as they are"
+    cfg = make().config
+    with patch.object(torch.cuda, 'manual_seed_all', side_effect=AssertionError): list(controls.random_parts(cfg, 1))
+
+def test_budget_is_remembered():
+    m = make()
+    with pretend(memory=400_000): m.to('cuda'); read(m, None)
+    assert m.get_decoder().fits<planning.default_batch_tokens('cpu')*9

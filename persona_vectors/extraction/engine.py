@@ -108,12 +108,14 @@ def _resume(self:Means):
 
 # %% ../../nbs/extraction/23_engine.ipynb #d08871f7
 def default_batch_tokens(device:str)->int:
-    "The default for the most tokens in a batch"
-    return 16384 if str(device).startswith('cuda') else 2048
+    "The default for the most tokens in a batch; of a GPU that is here by its memory, one token to 4 MB"
+    if not str(device).startswith('cuda'): return 2048
+    if not torch.cuda.is_available(): return 16384
+    return min(32768, max(2048, torch.cuda.get_device_properties(device).total_memory>>22))
 
 def out_of_memory(e)->bool:
     "Whether the exception `e` is an out-of-memory error of any device"
-    words = r"out of memory|ALLOC_FAILED|can't allocate memory|not enough memory|bad_alloc|could not create a (memory|primitive)"
+    words = r"out of memory|ALLOC_FAILED|can't allocate memory|Invalid buffer size|STATUS_NOT_INITIALIZED|not enough memory|bad_alloc|could not create a (memory|primitive)"
     return isinstance(e, MemoryError) or isinstance(e, RuntimeError) and bool(re.search(words, str(e)))
 
 # %% ../../nbs/extraction/23_engine.ipynb #05d07415
@@ -135,6 +137,7 @@ def _halve(batch, seqs)->int:
     "Half the tokens of `batch`, the next budget; MemoryError names a sequence that does not fit by itself"
     drop_masks()
     if torch.cuda.is_available(): torch.cuda.empty_cache()
+    if torch.backends.mps.is_available(): torch.mps.empty_cache()
     if len(batch.index)==1:
         i = batch.index[0]
         raise attach_index(i, MemoryError(f"{sequence_name(seqs, i)}: its {len(seqs[i])} tokens do not fit into memory by themselves: "
@@ -147,7 +150,8 @@ def each_chunk(
     seqs:list, # `Tokens` of every sequence
     f, # Function of the batches of a chunk
     batch_tokens:int=2048, packed:bool=True, only:list=None, key=None, # As `batches` takes them
-    chunks:int=1 # Number of chunks, each of whole batches
+    chunks:int=1, # Number of chunks, each of whole batches
+    shrunk=lambda n: None # Called with the tokens that a batch may have from then on
 ): # Yields (batches, what `f` returned)
     "Call `f` with one chunk after another; if memory runs out, again with smaller batches"
     bs = batches(seqs, batch_tokens, packed, only, key)
@@ -159,7 +163,7 @@ def each_chunk(
         except (RuntimeError, MemoryError) as e:
             if not out_of_memory(e): raise
             failed = True
-        if failed: batch_tokens = _halve(max(bs, key=len), seqs); continue
+        if failed: shrunk(batch_tokens := _halve(max(bs, key=len), seqs)); continue
         yield bs,got
         del todo[0]
 
@@ -167,10 +171,11 @@ def each_chunk(
 def each_batch(
     seqs:list, # `Tokens` of every sequence
     f, # Function of a batch
-    batch_tokens:int=2048, packed:bool=True, only:list=None, key=None # As `batches` takes them
+    batch_tokens:int=2048, packed:bool=True, only:list=None, key=None, # As `batches` takes them
+    shrunk=lambda n: None # As `each_chunk` takes it
 ): # Yields (batch, what `f` returned)
     "Call `f` with one batch after another; if memory runs out, again with smaller batches"
-    for bs,got in each_chunk(seqs, lambda bs: [f(b) for b in bs], batch_tokens, packed, only, key, len(seqs)): yield from zip(bs, got)
+    for bs,got in each_chunk(seqs, lambda bs: [f(b) for b in bs], batch_tokens, packed, only, key, len(seqs), shrunk): yield from zip(bs, got)
 
 # %% ../../nbs/extraction/23_engine.ipynb #b682b319
 def read_batch(model, batch, layers, blocks=None)->Float[Tensor, 'sequence layer d_model']:
@@ -207,9 +212,10 @@ def read(
     "The residual stream at `layers`, averaged over each sequence's span; FloatingPointError and MemoryError name the sequence"
     means = means or Means(seqs, layers, model.config.hidden_size)
     check_blocks(model, blocks)
-    budget,packed = batch_tokens or default_batch_tokens(model.device),packs(model, blocks)
+    budget,packed = batch_tokens or getattr(model, 'fits', None) or default_batch_tokens(model.device),packs(model, blocks)
+    def shrunk(n): model.fits = n                                # the next reading begins with it
     with reading_bar(means, progress) as bar, keeping_memory():
-        for b,got in each_batch(seqs, partial(read_batch, model, layers=layers, blocks=blocks), budget, packed, means.todo, batch_key(model)):
+        for b,got in each_batch(seqs, partial(read_batch, model, layers=layers, blocks=blocks), budget, packed, means.todo, batch_key(model), shrunk):
             means.add(b.index, got)
             bar.update(sum(len(seqs[i]) for i in b.index))
     return means.values

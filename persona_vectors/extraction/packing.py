@@ -344,5 +344,6 @@ def can_pack(
 )->bool:
     "Whether the residual stream of `model` is the same packed as padded; if not, the reason is logged"
     why = _why_not(model, outputs or partial(block_outputs, model))
-    if why: log.info(f'{type(model).__name__} is read in padded batches: {why}')
+    say = log.info if model.device.type in ('cpu','meta') else log.warning           # on a GPU it is a matter of minutes
+    if why: say(f'{type(model).__name__} is read in padded batches: {why}')
     return not why
