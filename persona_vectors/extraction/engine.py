@@ -115,7 +115,8 @@ def default_batch_tokens(device:str)->int:
 
 def out_of_memory(e)->bool:
     "Whether the exception `e` is an out-of-memory error of any device"
-    words = r"out of memory|ALLOC_FAILED|can't allocate memory|Invalid buffer size|STATUS_NOT_INITIALIZED|not enough memory|bad_alloc|could not create a (memory|primitive)"
+    words = (r"out of memory|ALLOC_FAILED|can't allocate memory|not enough memory|bad_alloc|could not create a (memory|primitive)|"
+             "STATUS_NOT_INITIALIZED|Invalid buffer size")                     # CUDA's libraries on a full GPU; Apple
     return isinstance(e, MemoryError) or isinstance(e, RuntimeError) and bool(re.search(words, str(e)))
 
 # %% ../../nbs/extraction/23_engine.ipynb #05d07415
