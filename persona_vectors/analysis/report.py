@@ -665,7 +665,8 @@ def _choice_said(t, which, shows):
     whole,kept,how = t.loc['all answers'],t.loc['kept'],t.attrs.get('threshold')
     at = '' if how is None else f' (score ≥ {how:g})' if isinstance(how, (int,float)) else f' (scores {how})'
     said = (f'{int(kept.answers)} of {int(whole.answers)} answers were kept{at}: {int(kept.roles)} of {int(whole.roles)} roles, '
-            f'{percent(kept.filled)} of the cells of persona and question{_few(t)}. The axis is {num(kept.length)} long ({span(kept.length_low, kept.length_high)}), '
+            f'{percent(kept.filled)} of the cells of persona and question{_few(t)}. '
+            f'The axis is {num(kept.length)} long ({span(kept.length_low, kept.length_high)}), '
             f'that of all answers {num(whole.length)} ({span(whole.length_low, whole.length_high)}).')
     if kept.get('times_low', 0)>1: said += (f' Among the kept answers it is {num(kept.times)} times as long ({span(kept.times_low, kept.times_high)}): '
                                             'they lie further out than the personas do.')
