@@ -421,6 +421,8 @@ def _check_described(data, where):
                      "name the folder of role files, or write prompts, as 'You are …'")
 
 # %% ../nbs/02_personas.ipynb #b3fbc316
+_gap = re.compile(r'(?<![\\\w}$^_{])\{([A-Za-z_]\w*)\}(?!\})') # A word in braces that stands for something
+
 class RoleFile:
     "A role of the Assistant Axis or a trait of Chen et al.: `prompts` of each persona, `questions` (may be empty), `rubric` (None: it has none)"
     def __init__(self, path, data=None):
@@ -436,6 +438,8 @@ class RoleFile:
         qs = d.get('questions') or []
         self.questions = _check_questions([dict(question=q, id=i) if isinstance(q, str) else q for i,q in enumerate(qs)], path) if qs else []
         self.rubric = d.get('eval_prompt') or None
+        if odd := [o for o in _gap.findall(str(self.rubric)) if o not in ('question','answer')]:
+            raise ValueError(f"{path}: its eval_prompt has {{{odd[0]}}} in it, which nothing fills in; {{question}} and {{answer}} are filled in")
         if not isinstance(self.rubric, (str,type(None))): raise ValueError(f"{path}: its eval_prompt is {reprlib.repr(self.rubric)}; give text in quotes")
 
 # %% ../nbs/02_personas.ipynb #8c4cfd48
@@ -448,8 +452,6 @@ def role_files(path)->list: # of `RoleFile`
     return [RoleFile(p) for p in found]
 
 # %% ../nbs/02_personas.ipynb #3cf34bcf
-_gap = re.compile(r'(?<![\\\w}$^_{])\{([A-Za-z_]\w*)\}(?!\})')
-
 def _fill(prompts, model_name, who):
     "`prompts`, text or list, with `model_name` for {model_name}; ValueError if that is not known, or another gap is left"
     if isinstance(prompts, (list,tuple)): return [_fill(p, model_name, f'{who}, prompt {i}') for i,p in enumerate(prompts, 1)]
