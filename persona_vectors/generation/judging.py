@@ -6,14 +6,14 @@
 __all__ = ['ROLE', 'COHERENCE', 'Rubric', 'trait_rubric', 'load_rubric', 'Judging', 'judge_responses']
 
 # %% ../../nbs/generation/13_judging.ipynb #20e05ffb
-import re
+import json, re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from fastcore.basics import patch
 from math import exp
 from pathlib import Path
-from ..config import PersonaVectorConfig, content_hash, halved, log
+from ..config import PersonaVectorConfig, atomic_write, content_hash, halved, log
 from .endpoint import Filtered, NoAnswer, longest, read_answer, request, send, usage
 from .answers import Generation, Journal, local_source, settings
 from .local import LocalModel
@@ -368,7 +368,7 @@ class Judging(Generation):
         self.config = replace(config, temperature=0, max_tokens=n, prompt_format='chat')
         self.responses,self.rubric = responses.prompted(),load_rubric(rubric)
         self.settings = dict(settings(self.config, self.source), judging=JUDGING_VERSION, rubric=asdict(self.rubric))
-        self.apart = unjudged(self.responses, self.rubric)   # who has no rubric, in words
+        if said := unjudged(self.responses, self.rubric): log.info(said)
         todo = to_judge(self.responses, self.rubric)
         self.kept,self.todo = {r.key for r in todo},list({_judged(r): r for r in todo}.values())   # the same answer twice is judged once
         self.name = f'{self.rubric.name}-{content_hash(self.settings)[:8]}'
@@ -468,3 +468,56 @@ def judge_responses(
 )->Responses: # `responses` with scores; also saved in a file of their own
     "Judge every answer that has no score yet; Unanswered if some failed for good, RuntimeError if the endpoint refuses"
     return Judging(config, responses, rubric, api, out).run(batch_size)
+
+# %% ../../nbs/generation/13_judging.ipynb #b2bac4ee
+def _places(responses)->dict:
+    "(persona, prompt, number of the question) to the answer's number in `responses`; ValueError if two have the same"
+    order,out = {q: i for i,q in enumerate(responses.questions)},{}
+    for i,r in enumerate(responses.rows):
+        key = (r.persona, r.prompt, order[r.question] if r.question_id is None else r.question_id)
+        if key in out: raise ValueError(f"persona {r.persona!r} has several answers under prompt {r.prompt} to {r.question!r}, "
+            "and a score file has a place for one: take one sample")
+        out[key] = i
+    return out
+
+def read_scores(folder)->dict: # (persona, prompt, number of the question) to score
+    "The scores in the files of a folder; ValueError names one that holds something else"
+    files,out = sorted(Path(folder).glob('[!.]*.json')),{}
+    if not files: raise ValueError(f"{folder}: no folder with .json files; name the one with a file of scores for each role")
+    for p in files:
+        d = read_data(p, ('.json',))
+        for k,score in d.items() if isinstance(d, Mapping) else [('', d)]:
+            m = re.fullmatch(r'(?:pos|default)_p(\d+)_q(\d+)', k)
+            if not m or isinstance(score, bool) or not isinstance(score, (int,float)) or not 0<=score<=3: raise ValueError(
+                f"{p}: {k!r}: {score!r:.60} is no score of an answer; write for example {{\"pos_p0_q0\": 3}}")
+            out[p.stem, int(m[1]), int(m[2])] = score
+    return out
+
+# %% ../../nbs/generation/13_judging.ipynb #3e925432
+def scored(responses:Responses, folder)->Responses:
+    "`responses` with the scores in the files of `folder`, for the rubric 'role'; saved in a file beside them"
+    name,scores,at = 'role',read_scores(folder),_places(responses)
+    found = {at[k]: o for k,o in scores.items() if k in at}
+    if not found: raise ValueError(f"{folder}: none of its {len(scores)} scores is of these answers: name the folder that belongs to them")
+    rows = [replace(r, scores={**(r.scores or {}), name: found[i]}) if i in found else r for i,r in enumerate(responses.rows)]
+    by = dict(scores=Path(folder).name, hash=content_hash(sorted([*k, o] for k,o in scores.items())))
+    rs = Responses(rows, {**responses.meta, 'judges': {**responses.meta.get('judges', {}), name: by}})
+    stem,at = (responses.path.stem,responses.path.parent) if responses.path else (responses.hash(),Path('data/responses'))
+    rs.path = at/f"{stem}.{name}-{by['hash'][:8]}.json"
+    rs.save(rs.path)
+    bare = Counter(r.persona for i,r in enumerate(rows) if i not in found)
+    log.info(f"{len(found):,} of {len(rows):,} answers have a score from {folder}" + (f"; without one: {', '.join(f'{p} ({n})' for p,n in bare.items())}" if bare else '')
+             + (f"; {len(scores)-len(found):,} scores are of other answers" if len(scores)>len(found) else ''))
+    return rs
+
+def save_scores(responses:Responses, folder)->list[Path]:
+    "Write the scores for 'role' as such files, each the nearest whole number; ValueError if there are none"
+    by,name = {},'role'
+    for (p,i,q),at in _places(responses).items():
+        score = (responses.rows[at].scores or {}).get(name)
+        if score is not None: by.setdefault(p, {})[f'pos_p{i}_q{q}'] = int(score+.5)
+    if not by: raise ValueError(f"no answer has a score for {name!r}: judge them first, with `persona-vectors judge`")
+    if odd := [p for p in by if re.search(r'[/\\\0]', p)]: raise ValueError(f"persona {odd[0]!r} cannot be the name of a file: rename it")
+    for p,scores in by.items():
+        with atomic_write(Path(folder)/f'{p}.json') as f: json.dump(scores, f, indent=1)
+    return [Path(folder)/f'{p}.json' for p in by]
