@@ -508,6 +508,7 @@ def open_personas(src, model_name=None)->Personas:
     "The personas in `src`, as `load_personas` takes it, with what else its files hold; ValueError says what is wrong with them"
     if isinstance(src, Mapping): return Personas(_check_personas(src, 'personas'))
     if not (path := _path_of(src)): return Personas(_built_in(src.split(',') if isinstance(src, str) else src))
+    if not path.suffix and not path.exists(): raise FileNotFoundError(f'{path.absolute()}: no such file or folder; check the name and where it is')
     if path.is_dir(): return _from_roles(role_files(path), src, model_name)
     data = read_data(path, ('.json', '.yaml', '.yml'))
     if is_role(data): return _from_roles([RoleFile(path, data)], src, model_name)
