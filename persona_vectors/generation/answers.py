@@ -323,7 +323,8 @@ def finish(self:Generation)->Responses:
     "The answers in the order of the plan, in a file of one of `folders`"
     self.check()
     found = ((r, self.done[r.key, r.system]) for r in self.todo)
-    rs = Responses([o if o.question_id==r.question_id else replace(o, question_id=r.question_id) for r,o in found], _meta(self.settings, self.config, self.source))
+    rows = [o if o.question_id==r.question_id else replace(o, question_id=r.question_id) for r,o in found]
+    rs = Responses(rows, _meta(self.settings, self.config, self.source))
     files = [f/self.path.name for f in self.folders[::-1] if (f/self.path.name).exists()]
     there = next((p for p in files if load_responses(p).rows==rs.rows), None)
     if not there: rs.save(self.path)

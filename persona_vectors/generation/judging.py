@@ -348,7 +348,8 @@ def unjudged(responses:Responses, rubric:Rubric)->str: # None: there is nothing 
     if not rubric.each: return None
     lacking = {p: sum(r.persona==p for r in responses.rows) for p in responses.personas if p not in rubric.text}
     if len(lacking)==len(responses.personas):
-        raise ValueError(f"no persona of these answers ({', '.join(lacking)}) has an eval_prompt there ({', '.join(rubric.text)}): name the folder of their role files")
+        raise ValueError(f"no persona of these answers ({', '.join(lacking)}) has an eval_prompt there ({', '.join(rubric.text)}): "
+                         "name the folder of their role files")
     who = f"{len(responses.personas)-len(lacking)} personas are judged, each by its own rubric"
     return who + (f"; {', '.join(lacking)} {'have' if len(lacking)>1 else 'has'} none: {sum(lacking.values())} answers are left unjudged" if lacking else '')
 
@@ -506,7 +507,8 @@ def scored(responses:Responses, folder, name:str='role')->Responses:
     rs.path = at/f"{stem}.{name}-{by['hash'][:8]}.json"
     rs.save(rs.path)
     bare = Counter(r.persona for i,r in enumerate(rows) if i not in found)
-    log.info(f"{len(found):,} of {len(rows):,} answers have a score from {folder}" + (f"; without one: {', '.join(f'{p} ({n})' for p,n in bare.items())}" if bare else '')
+    log.info(f"{len(found):,} of {len(rows):,} answers have a score from {folder}"
+             + (f"; without one: {', '.join(f'{p} ({n})' for p,n in bare.items())}" if bare else '')
              + (f"; {len(scores)-len(found):,} scores are of other answers" if len(scores)>len(found) else ''))
     return rs
 
