@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 from .config import log
-from .personas import NEUTRAL, as_prompts, load_questions
+from .personas import NEUTRAL, as_prompts, load_questions, spread
 from .responses import OUTCOMES, Response, Responses, asked_of_all, by_persona, each_response, plan, response_at, response_files
 
 # %% ../nbs/04_selection.ipynb #5a9ee55d
@@ -57,10 +57,11 @@ def by_rubric(
 )->dict:
     "A bound on scores as rubric to number; ValueError if the answers have no such scores"
     if score is None: return None
-    def refuse(why): raise ValueError(f"{name}={score!r}{why}")
+    said = f"the {'least' if name=='min_score' else 'largest'} score {score if isinstance(score, Mapping) else f'{score:g}'}"
+    def refuse(why): raise ValueError(said+why)
     if not there: refuse(", but the answers have no scores: judge them first, with `persona-vectors judge`")
     if not isinstance(score, Mapping) and len(there)>1:
-        refuse(f": there are scores for {' and '.join(there)}; say which, as {{{there[0]!r}: {score!r}}}")
+        refuse(f": there are scores for {' and '.join(there)}; say which, as {{{there[0]!r}: {score!r}}}, or {there[0]}={score:g} at the command line")
     by = score if isinstance(score, Mapping) else {there[0]: score}
     if not all(n>=0 for n in by.values()): refuse(': give numbers of 0 or more')
     if unknown := [k for k in by if k not in there]: refuse(f" names {unknown[0]!r}, and the answers have scores for {', '.join(there)}")
@@ -119,8 +120,7 @@ def which_questions(asked, questions=None, strict=True)->list:
     if questions is not None and not isinstance(questions, int): return load_questions(questions)
     shared = list(asked) if strict or len(set().union(*asked.values()))<2 else [q for q,ps in asked.items() if len(ps)>1]
     qs = shared if compared_with(asked) or not strict and shared else asked_of_all(asked)
-    n = min(len(qs), questions or len(qs))
-    return [qs[len(qs)*i//n] for i in range(n)]
+    return spread(qs, questions)
 
 # %% ../nbs/04_selection.ipynb #3f105a41
 class Selection:
