@@ -203,7 +203,7 @@ def _leave_out_thin(self:Selection):
     few,need = self._thin(),max(1, self.rule.min_answers)
     if len(few)==len(self.prompts): raise ValueError(f"no persona has {need} answers to read: {', '.join(f'{p} has {k}' for p,k in list(few.items())[:3])}")
     if few:
-        log.warning(f"left out, with fewer than {need} answers to read: {', '.join(f'{p} ({k})' for p,k in few.items())}")
+        log.warning(f"left out, with {f'fewer than {need} answers' if need>1 else 'no answer'} to read: {', '.join(f'{p} ({k})' for p,k in few.items())}")
         self.reasons.append(f'of a persona with fewer than {need}')
         gone = np.array([p in few for p,_,_ in self.cells]+[False])
         self.why[gone[self.cell] & (self.why==0)] = len(self.reasons)-1
