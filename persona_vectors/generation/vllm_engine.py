@@ -127,17 +127,19 @@ def text_limit(
 def placed(device:str)->tuple[dict,dict]:
     "Arguments of the engine, and environment variables, that put it on `device`"
     import torch
-    if device in ('cpu','mps') and '+cpu' not in version('vllm'):
+    on_cpu = '+cpu' in version('vllm')
+    if device in ('cpu','mps') and not on_cpu:
         raise ValueError(f"device {device!r}: this vLLM ({version('vllm')}) runs on a GPU: leave the device out, or let the model answer without vLLM")
     if device!='cpu': find_device(device)
     if device=='auto': return dict(tensor_parallel_size=max(1, torch.cuda.device_count())),{}
+    if on_cpu: return dict(enable_chunked_prefill=False),{}
     if not (m := re.fullmatch(r'cuda:(\d+)', device or '')): return {},{}
     seen = os.environ.get('CUDA_VISIBLE_DEVICES')
     return {},dict(CUDA_VISIBLE_DEVICES=seen.split(',')[int(m[1])] if seen else m[1])
 
 # %% ../../nbs/generation/14_vllm.ipynb #b9964975
 HOW = ('gpu_memory_utilization', 'max_num_seqs', 'max_num_batched_tokens', 'enforce_eager', 'tensor_parallel_size', 'pipeline_parallel_size',
-       'cpu_offload_gb', 'enable_prefix_caching', 'max_model_len', 'disable_log_stats') # Arguments of the engine that decide no answer
+       'cpu_offload_gb', 'enable_prefix_caching', 'enable_chunked_prefill', 'max_model_len', 'disable_log_stats') # Arguments of the engine that decide no answer
 OURS = 'model', 'tokenizer', 'revision', 'dtype', 'seed', 'skip_tokenizer_init' # ... and those that come from other options
 
 # %% ../../nbs/generation/14_vllm.ipynb #05f0fb3d
@@ -162,7 +164,6 @@ class VllmGeneration(Generation):
         if config.base_url!=PersonaVectorConfig.base_url: raise ValueError(f"base_url={config.base_url!r}: vLLM runs the model here, leave it out")
         self.args,self.dtype = engine_args or {},config.dtype or 'auto'
         super().__init__(config, personas, questions, out, **kwargs)
-        if self.left: self.place,self.env = check_vllm(self.source, self.args, config.device)
 
 # %% ../../nbs/generation/14_vllm.ipynb #3dedb407
 @patch
@@ -229,6 +230,13 @@ def answer_here(self:VllmGeneration, batch_size, bar):
             self.journal.add(rows)
             self.count(rows)
             bar.update(len(rows))
+
+# %% ../../nbs/generation/14_vllm.ipynb #89df0f39
+@patch
+def run(self:VllmGeneration, batch_size:int=52)->Responses:
+    "All answers, the missing ones made first"
+    if self.left: self.place,self.env = check_vllm(self.source, self.args, self.config.device)
+    return Generation.run(self)
 
 # %% ../../nbs/generation/14_vllm.ipynb #b3de5b01
 @delegates(Generation, but='api')
