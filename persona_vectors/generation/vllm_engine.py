@@ -7,6 +7,7 @@ __all__ = ['VllmGeneration', 'generate_with_vllm']
 
 # %% ../../nbs/generation/14_vllm.ipynb #d156939b
 import json, os, queue, re, signal, subprocess, sys, tempfile, threading, time
+from array import array
 from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import version
@@ -184,7 +185,7 @@ HELD = 2048 # Requests at vLLM at a time: more than it answers at once, and few 
 def each_answer(self:VllmGeneration, engine, lm, texts, ids): # Yields lists of `Response`
     "Those of `left` as `engine` finishes them"
     c,said,todo = self.config,[[] for _ in ids],iter(range(len(ids)))
-    def ask(i): engine.send(dict(key=str(i), ids=ids[i]+said[i], params=params(lm, c, self.left[i], c.max_tokens-len(said[i]))))
+    def ask(i): engine.send(dict(key=str(i), ids=[*ids[i],*said[i]], params=params(lm, c, self.left[i], c.max_tokens-len(said[i]))))
     for i in islice(todo, HELD): ask(i)
     n = len(ids)
     while n:
@@ -204,6 +205,10 @@ def response(self:VllmGeneration, lm, r, text, ids, said):
     "The cell `r` with the answer in the tokens `said`"
     return replace(r, **lm.finished(said, text), prompt_tokens=len(ids), completion_tokens=len(said))
 
+def encoded(lm, texts)->list: # An array for each text
+    "The token ids of `texts`; as lists, those of a large run would take gigabytes"
+    return [array('i', o) for i in range(0, len(texts), 1000) for o in lm.encode(texts[i:i+1000])]
+
 @patch
 def turns(self:VllmGeneration)->Turns:
     "How prompts are written, and where answers end"
@@ -218,7 +223,7 @@ def answer_here(self:VllmGeneration, batch_size, bar):
     "Answer `left` with vLLM; what is finished is on the disk before more is read"
     c,src,lm = self.config,self.source,self.turns()
     texts = [lm.format.prompt(r.system, r.question) for r in self.left]
-    ids = lm.encode(texts)
+    ids = encoded(lm, texts)
     env = self.env | (dict(HF_TOKEN=c.hf_token) if c.hf_token else {})
     args = dict(model=src.path, revision=src.revision, dtype=c.dtype or 'auto', seed=c.seed, skip_tokenizer_init=not turn_ends(lm.format)[1],
                 max_model_len=text_limit(self.left, ids, c.max_tokens, context_length(src.text_config())), **self.place)
