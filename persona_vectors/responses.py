@@ -368,7 +368,7 @@ def _assistant_axis(o, persona):
     return Response(persona, o['question'], said[-1]['content'], o['system_prompt'] or '', o['prompt_index'], question_id=o.get('question_index'))
 
 # %% ../nbs/03_responses.ipynb #4d03eb02
-def _parquet(path):
+def open_parquet(path):
     try: from pyarrow.parquet import ParquetFile
     except ImportError: raise ImportError(f"{path}: Parquet files are read with pyarrow: pip install pyarrow") from None
     return ParquetFile(path)
@@ -376,7 +376,7 @@ def _parquet(path):
 # %% ../nbs/03_responses.ipynb #18a8cbdb
 def _table(path, group=None):
     "Yield (number, Response, whether the file numbers samples) of each row, or of each in one row group"
-    with _parquet(path) as f:
+    with open_parquet(path) as f:
         at,numbered = sum(f.metadata.row_group(i).num_rows for i in range(group or 0)),'sample' in f.schema_arrow.names
         for batch in f.iter_batches(1024, None if group is None else [group]):
             for i,o in enumerate(batch.to_pylist()): yield at+i,_response({k: v for k,v in o.items() if v is not None}),numbered
@@ -408,7 +408,7 @@ class _RowAt:
     "Rows of a Parquet file by number; consecutive ones are decoded once"
     def __init__(self, path):
         self.path,self.rows,self.next = path,iter(()),None
-        with _parquet(path) as f: self.sizes = [f.metadata.row_group(i).num_rows for i in range(f.metadata.num_row_groups)]
+        with open_parquet(path) as f: self.sizes = [f.metadata.row_group(i).num_rows for i in range(f.metadata.num_row_groups)]
     def __call__(self, at):
         if self.next is None or not self.next<=at<self.end: self._begin(at)
         for i,r,_ in self.rows:
