@@ -204,7 +204,8 @@ def generate(model:Model=EMBEDDED, personas:Personas=None, questions:Questions=N
     c = config_from(model, base_url, api_model, prompt_format=prompt_format, device=device, dtype=dtype, max_tokens=max_tokens,
                     temperature=temperature, seed=seed, max_concurrent_requests=max_concurrent_requests, timeout=timeout, max_retries=max_retries,
                     requests_per_minute=requests_per_minute, tokens_per_minute=tokens_per_minute, extra_body=_json(extra_body))
-    what,vllm = dict(out=out/'data/responses', samples=samples, extra=extra_questions),_vllm(engine, engine_arg, api=api, base_url=base_url, api_model=api_model)
+    what = dict(out=out/'data/responses', samples=samples, extra=extra_questions)
+    vllm = _vllm(engine, engine_arg, api=api, base_url=base_url, api_model=api_model)
     if vllm is None: g = Generation(c, *_grid(personas, questions), api=api or bool(base_url or api_model), **what)
     else: g = VllmGeneration(c, *_grid(personas, questions), engine_args=vllm, **what)
     if dry_run: return print(g.forecast())

@@ -321,7 +321,8 @@ def header(self:Generation)->dict:
     "The header of a responses file: the settings, and what was used besides them"
     st,c = self.settings,self.config
     if not self.source: return dict(settings=st, versions={o: version(o) for o in ('persona-vectors-lab', 'openai')})
-    return dict(settings=st, dtype=c.dtype or default_dtype(find_device(c.device)), versions={o: version(o) for o in ('persona-vectors-lab', 'torch', 'transformers')})
+    return dict(settings=st, dtype=c.dtype or default_dtype(find_device(c.device)),
+                versions={o: version(o) for o in ('persona-vectors-lab', 'torch', 'transformers')})
 
 # %% ../../nbs/generation/12_answers.ipynb #38691f95
 @patch
