@@ -223,7 +223,7 @@ def turns(self:VllmGeneration)->Turns:
 def answer_here(self:VllmGeneration, batch_size, bar):
     "Answer `left` with vLLM; what is finished is on the disk before more is read"
     c,src,lm = self.config,self.source,self.turns()
-    texts = [lm.format.prompt(r.system, r.question) for r in self.left]
+    texts = [lm.format.prompt(*self.messages(r)) for r in self.left]
     ids = encoded(lm, texts)
     env = self.env | (dict(HF_TOKEN=c.hf_token) if c.hf_token else {})
     args = dict(model=src.path, revision=src.revision, dtype=c.dtype or 'auto', seed=c.seed, skip_tokenizer_init=not turn_ends(lm.format)[1],
