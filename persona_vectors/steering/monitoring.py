@@ -29,7 +29,7 @@ import plotly.graph_objects as go
 # %% ../../nbs/steering/53_monitoring.ipynb #4b348014
 def conversation_of(r:Response)->list[dict]:
     "The messages of an answer: a conversation of one turn"
-    return chat_messages(r.system, r.question, r.text)
+    return chat_messages(r.system, r.question, r.whole)
 
 # %% ../../nbs/steering/53_monitoring.ipynb #f55fe23e
 KEYS = 'messages','conversation','conversations'
@@ -146,7 +146,7 @@ class Monitor:
         model, # A model of transformers: a whole one, or the first blocks of one
         tokenizer, # Its fast tokenizer
         directions, # A `Direction`, or several by name
-        prompt_format:str='chat', # 'chat' or 'raw'
+        prompt_format:str='chat', # 'chat', 'raw', or a format
         blocks:str=None # As `find_blocks` takes it
     ):
         if not hasattr(model, 'config'):
@@ -416,7 +416,7 @@ def _monitor(config, vectors, calibration, layer, direction):
     ex = ActivationExtractor(config)
     ds = {'direction': direction} if direction else _axes(ex, vectors, layer)
     ex.probe_reading(None, sorted({o.layer for o in ds.values()}))
-    m,usual = Monitor(ex.blocks(max(o.layer for o in ds.values())), ex.tokenizer, ds, config.prompt_format, config.blocks),_usual(calibration, ex)
+    m,usual = Monitor(ex.blocks(max(o.layer for o in ds.values())), ex.tokenizer, ds, ex.format, config.blocks),_usual(calibration, ex)
     if usual: m.calibrate(map(conversation_of, usual), f"{len(usual)} answers of {', '.join(dict.fromkeys(r.persona for r in usual))}")
     return m
 
