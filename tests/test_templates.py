@@ -108,7 +108,7 @@ def check(kind, name, question, answer):
     def text(shift): return text_of(tok, tk.ids[tk.start+shift:tk.end+shift]).strip()
     for shift in (-1,1): assert fails(kind, name, t, tk, shift) or text(shift)==text(0)          # the control; beside an `a` there may be another
     a,b,n = tk.start,tk.end,len(tk)
-    assert [(o.start,o.end) for o in (tokenize(tok, t, s) for s in SPANS)]==[(a,b), (a,n), (b-1,b), (a-1,a)]
+    assert [(o.start,o.end) for o in (tokenize(tok, t, s) for s in SPANS)]==[(a,b), (a,n), (b-1,b), (a-1,a), (a,b)]
     before,marked,after = preview(tok, f, system, question, answer).pieces()
     assert before+''.join(marked)+after==t.text
 
