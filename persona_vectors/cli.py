@@ -26,7 +26,8 @@ OneLayer = Annotated[str, _option('Index (20) or fraction of the depth (0.65). D
 Format = Annotated[str, _option("'chat' (the chat template) or 'raw' (plain text).")]
 Device = Annotated[str, _option('cpu, cuda, mps. Default: the best there is.')]
 Dtype = Annotated[str, _option('float32, bfloat16, float16. Default: what the device multiplies natively.')]
-Span = Annotated[str, _option("Tokens that are averaged: 'answer', 'answer+eot', 'last', 'prompt_last' (the last token of the prompt; no answer is read), 'thinking+answer'.")]
+Span = Annotated[str, _option("Tokens that are averaged: 'answer', 'answer+eot', 'last', 'thinking+answer', "
+                              "'prompt_last' (the last token of the prompt; no answer is read).")]
 Stream = Annotated[bool, _option('Read the model block by block. Default: if it does not fit into memory.', '--stream/--no-stream')]
 Blocks = Annotated[str, _option("Path of the list of decoder blocks in the model, such as 'layers'. Default: found.")]
 BatchTokens = Annotated[int, _option('Largest batch, in tokens. Default: what suits the device.')]
@@ -217,7 +218,8 @@ def judge(responses:Annotated[Path, typer.Argument(help='A responses file.')],
           model:Model=EMBEDDED, device:Device=None, dtype:Dtype=None, out:Out=None, api:Api=False, base_url:BaseUrl=None, api_model:ApiModel=None,
           max_concurrent_requests:Concurrent=10, requests_per_minute:PerMinute=None, tokens_per_minute:TokensPerMinute=None,
           extra_body:ExtraBody=None, timeout:Timeout=300, max_retries:MaxRetries=8, dry_run:DryRun=False,
-          template_arg:TemplateArg=None, max_tokens:Annotated[int, _option('Length of a reply in tokens, at least 1024; a judge that reasons may need more.')]=1024):
+          template_arg:TemplateArg=None,
+          max_tokens:Annotated[int, _option('Length of a reply in tokens, at least 1024; a judge that reasons may need more.')]=1024):
     "Scores for every answer, in a file beside it. For `extract --min-score`."
     from persona_vectors.generation.judging import Judging, judge_responses
     from persona_vectors.responses import load_responses
@@ -374,7 +376,8 @@ def direction_for(text, v, source):
 def report(vectors:Annotated[Path, typer.Argument(help='A vectors file; no model is run then. Default: read the answers with --model.')]=None,
            responses:Annotated[Path, _option('A responses file. Default: the answers that come with the package.')]=None, model:Model=EMBEDDED,
            personas:FilePersonas=None, questions:FileQuestions=None, layer:Layer=None, prompt_format:Format='chat', device:Device=None, dtype:Dtype=None,
-           span:Span='answer', stream:Stream=None, blocks:Blocks=None, batch_tokens:BatchTokens=None, template_arg:TemplateArg=None, direction:DirectionFrom=None,
+           span:Span='answer', stream:Stream=None, blocks:Blocks=None, batch_tokens:BatchTokens=None, template_arg:TemplateArg=None,
+           direction:DirectionFrom=None,
            neutral:Annotated[str, _option('Names of the neutral personas, with commas between. Default: those that the file names.')]=None,
            reading:Annotated[list[Path], _option('A further vectors file, with the same personas and questions; the file says what was held constant. '
                                                  'May be given several times.')]=None,
@@ -512,7 +515,8 @@ def monitor(file:Annotated[Path, typer.Argument(help="JSON file of messages with
     source = find_model(model)
     d = direction_for(direction, vectors_for(vectors, source, layer), source) if direction else None
     c,first = _console(),None
-    for r in each_reading(file, config_from(model, prompt_format=prompt_format, device=device, dtype=dtype, template_arg=template_arg), vectors, calibration, layer, d):
+    config = config_from(model, prompt_format=prompt_format, device=device, dtype=dtype, template_arg=template_arg)
+    for r in each_reading(file, config, vectors, calibration, layer, d):
         if r.name: c.print(r.name, style='bold', markup=False)
         c.print(r, '', r.table(), sep='\n')
         first = first or r
@@ -613,7 +617,8 @@ def preview(responses:Annotated[Path, typer.Argument(help='A responses file. Def
     from persona_vectors.responses import load_responses, shipped_responses
     rs = load_responses(responses) if responses else shipped_responses()
     r = _answer_of(rs, persona or rs.personas[0], question)
-    Console(soft_wrap=True, force_jupyter=False).print(ActivationExtractor(config_from(model, prompt_format=prompt_format, span=span, template_arg=template_arg)).preview(r))
+    ex = ActivationExtractor(config_from(model, prompt_format=prompt_format, span=span, template_arg=template_arg))
+    Console(soft_wrap=True, force_jupyter=False).print(ex.preview(r))
 
 # %% ../nbs/92_cli.ipynb #5baafc33
 def _answer_of(rs, who, i):

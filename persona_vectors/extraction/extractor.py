@@ -264,7 +264,8 @@ def _differs(want, path):
     for p in path.parent.glob(f"{slug(want['model'])}-*.safetensors"):
         try: meta = load_vectors(p).meta
         except ValueError: continue
-        diff = [k for k in dict.fromkeys([*want, 'blocks', 'read_text', 'chat_template_kwargs']) if meta.get(k)!=want.get(k)]   # the last three are there only if given
+        keys = dict.fromkeys([*want, 'blocks', 'read_text', 'chat_template_kwargs'])   # the last three are there only if given
+        diff = [k for k in keys if meta.get(k)!=want.get(k)]
         if near is None or len(diff)<len(near[1]): near = p,diff
     return f'{near[0].name} differs in ' + ', '.join(near[1]) if near else 'none of this model is there yet'
 

@@ -82,8 +82,8 @@ def _mended(text): return text.encode('utf-16', 'surrogatepass').decode('utf-16'
 def reasoning_of(m, text)->str: # None if there is none, or the text has it
     "The thinking in a field of the message `m`, or in parts of its content"
     content = getattr(m, 'content', None)
-    parts = [o.get('thinking') or o.get('text') for o in content if isinstance(o, Mapping) and o.get('type') in ('thinking','reasoning')] if isinstance(content, list) else []
-    fields = getattr(m, 'reasoning', None),getattr(m, 'reasoning_content', None),''.join(content_text(o) or '' for o in parts)
+    parts = [o for o in content if isinstance(o, Mapping) and o.get('type') in ('thinking','reasoning')] if isinstance(content, list) else []
+    fields = getattr(m, 'reasoning', None),getattr(m, 'reasoning_content', None),''.join(content_text(o.get('thinking') or o.get('text')) or '' for o in parts)
     said = next((o.strip() for o in fields if isinstance(o, str) and o.strip()), None)
     return _mended(said) if said and not thinking(text) else None
 
