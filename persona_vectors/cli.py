@@ -24,7 +24,7 @@ Models = Annotated[list[str], _option('Hub id, folder, or .gguf file; several ti
 Layer = Annotated[str, _option('Index (20), fraction of the depth (0.65), several (0,20), or all. Default: 0.65.')]
 OneLayer = Annotated[str, _option('Index (20) or fraction of the depth (0.65). Default: the highest in the file; needed where it records none.')]
 Format = Annotated[str, _option("'chat' (the chat template) or 'raw' (plain text).")]
-Device = Annotated[str, _option('cpu, cuda, mps. Default: the best there is.')]
+Device = Annotated[str, _option('cpu, cuda, cuda:1, mps, or auto (over all GPUs). Default: the best there is.')]
 Dtype = Annotated[str, _option('float32, bfloat16, float16. Default: what the device multiplies natively.')]
 Span = Annotated[str, _option("Tokens that are averaged: 'answer', 'answer+eot', 'last', 'thinking+answer', "
                               "'prompt_last' (the last token of the prompt; no answer is read).")]
@@ -502,28 +502,47 @@ def _side_by_side(coefs, said, title):
     _console().print(t)
 
 # %% ../nbs/92_cli.ipynb #31884bf2
-@app.command(epilog='Example: persona-vectors monitor conversation.json --figure drift.html')
-def monitor(file:Annotated[Path, typer.Argument(help="JSON file of messages with role and content, or of an object with them under 'messages', 'conversation' "
-                                                     "or 'conversations'; a list of those, or one a line; or a responses file.")],
+@app.command(epilog='Example: persona-vectors monitor talks.jsonl --out turns.parquet --figure drift.html')
+def monitor(file:Annotated[Path, typer.Argument(help="Conversations: messages with role and content, or an object with them under 'messages', 'conversation' "
+                                                     "or 'conversations', as .json, one a line, .csv or .parquet; a folder of those; or a responses file.")],
             vectors:Vectors=None, direction:DirectionFrom=None,
             calibration:Annotated[Path, _option("Responses file whose neutral answers say what is usual. Default: the embedded model's.")]=None,
-            figure:Annotated[Path, _option('Write the drift over turns of the first conversation to this .html file.')]=None,
-            layer:Layer=None, model:Model=EMBEDDED, prompt_format:Format='chat', device:Device=None, dtype:Dtype=None,
+            out:Annotated[Path, _option("Write the turns to this .parquet or .csv file; a run that was stopped goes on.")]=None,
+            figure:Annotated[Path, _option('Write the drift over turns to this .html file: of the first conversation, or of all '
+                                           'where there are more than ten.')]=None,
+            id:Annotated[str, _option('The field or column that says what a conversation is called. Default: its line or row.')]=None,
+            limit:Annotated[int, _option('Read the first so many conversations.', min=1)]=None,
+            turns:Annotated[int, _option('Read the first so many messages of each.', min=1)]=None,
+            layer:Layer=None, model:Model=EMBEDDED, prompt_format:Format='chat', device:Device=None, dtype:Dtype=None, batch_tokens:BatchTokens=None,
             template_arg:TemplateArg=None):
-    "How far along the assistant axis a conversation is, token by token and turn by turn."
-    from persona_vectors.steering.monitoring import each_reading, plot_drift
+    "How far along the assistant axis conversations are, turn by turn; up to ten are shown token by token."
+    from persona_vectors.steering.transcripts import read_turns
+    if figure and figure.suffix!='.html': raise ValueError(f'--figure {figure}: give a name that ends in .html')
     source = find_model(model)
     d = direction_for(direction, vectors_for(vectors, source, layer), source) if direction else None
-    c,first = _console(),None
-    config = config_from(model, prompt_format=prompt_format, device=device, dtype=dtype, template_arg=template_arg)
-    for r in each_reading(file, config, vectors, calibration, layer, d):
-        if r.name: c.print(r.name, style='bold', markup=False)
-        c.print(r, '', r.table(), sep='\n')
-        first = first or r
-    if figure:
-        from persona_vectors.analysis.figures import save_html
-        save_html(plot_drift(first), figure)
-        print(figure)
+    c = config_from(model, prompt_format=prompt_format, device=device, dtype=dtype, batch_tokens=batch_tokens, template_arg=template_arg)
+    t = read_turns(file, c, vectors, calibration, layer, d, out, id, limit, turns)
+    _show_turns(t, file)
+    for o in (out, figure and _drift(t, figure)):
+        if o: print(o)
+
+# %% ../nbs/92_cli.ipynb #a78194a6
+def _show_turns(t, file):
+    "Print the readings of a few conversations, or the summary of many"
+    from persona_vectors.conversations import unread
+    if len(t.readings)<len(t)-t.left.n: return print(t)
+    if t.left.n: log.warning(f'left out: {unread(file, t.left, len(t))}')
+    console = _console()
+    for r in t.readings:
+        if r.name: console.print(r.name, style='bold', markup=False)
+        console.print(r, '', r.table(), sep='\n')
+
+def _drift(t, path):
+    "Write the figure of the turns `t` to `path`"
+    from persona_vectors.analysis.figures import save_html
+    from persona_vectors.steering.monitoring import plot_drift
+    save_html(plot_drift(t.readings[0]) if len(t.readings)==len(t)-t.left.n else t.plot(), path)
+    return path
 
 # %% ../nbs/92_cli.ipynb #1fe39023
 @app.command(epilog='Example: persona-vectors export data/persona_vectors/FILE.safetensors axis.gguf --format gguf --layer 20')

@@ -210,6 +210,12 @@ def _kind_of_text(text):
     return 'answers' if re.match(r'\s*\{\s*"\[', text) or '"response"' in text else 'other JSON'
 
 # %% ../nbs/01_config.ipynb #5d91860e
+def _last(path, n=1<<16):
+    "The last `n` bytes of a file"
+    with open(path, 'rb') as f:
+        f.seek(max(0, f.seek(0, 2)-n))
+        return f.read()
+
 def _kind_of_tensors(f, n): return _ours(f.read(n).decode('utf-8', errors='replace')) or 'other tensors'
 
 # %% ../nbs/01_config.ipynb #32d7bad2
@@ -222,7 +228,7 @@ def file_kind(
         f.seek(8)
         if b[8:9]==b'{' and (n := int.from_bytes(b[:8], 'little'))<1<<30: return _kind_of_tensors(f, n)
     if b[:4]==b'GGUF': return 'a control vector' if b'controlvector' in b else 'a GGUF model'
-    if b[:4]==b'PAR1': return 'answers'
+    if b[:4]==b'PAR1': return 'turns of conversations' if _last(path).find(b'persona_vectors.turns/')>=0 else 'answers'
     text = b.decode('utf-8-sig', errors='replace').lstrip()
     if text[:1] in ('{','['): return _kind_of_text(text)
     return 'text' if text and not re.search('[\0\ufffd]', text) else ''
@@ -251,6 +257,7 @@ def check_file(path):
 READERS = {'persona vectors': '`persona-vectors info` says of what', 'a direction': '`persona-vectors info` says of what',
            'a part of a run': '`persona-vectors merge` joins those', 'answers': '`persona-vectors extract` reads them',
            'a conversation': '`persona-vectors monitor` reads it', 'text': 'it is no file of this package',
+           'turns of conversations': '`pandas.read_parquet` reads what `persona-vectors monitor --out` has written',
            'a control vector': '`persona-vectors import` shows it', 'a GGUF model': 'name it with --model'}
 
 def check_kind(path, *wanted):

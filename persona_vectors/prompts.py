@@ -6,7 +6,7 @@
 __all__ = ['as_messages', 'Text', 'RawFormat', 'ChatFormat', 'get_format', 'Tokens', 'tokenize', 'preview']
 
 # %% ../nbs/08_prompts.ipynb #f31f3c68
-import re
+import json, re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
@@ -27,15 +27,36 @@ def chat_messages(
 
 # %% ../nbs/08_prompts.ipynb #8d834855
 CHAT_ROLES = 'system','developer','user','assistant','tool'
+TEXTS = 'text','input_text','output_text' # Types of a part that is text
 
 # %% ../nbs/08_prompts.ipynb #24d9eb93
 def as_messages(
     messages # List of {'role': …, 'content': …}; content is text, or a list of text parts
 )->list[dict]: # The same, content as text
-    "`messages`, checked; ValueError names the one that cannot be read"
+    "`messages`, checked, with their calls of tools; ValueError names the one that cannot be read"
     if not isinstance(messages, (list,tuple)) or not messages:
         raise ValueError(f"a conversation is a list of messages with role and content, not {messages!r:.60}")
-    return [_message(i, m) for i,m in enumerate(messages)]
+    ms = [_message(i, m) for i,m in enumerate(messages)]
+    return [dict(ms[0], tools=messages[0]['tools']), *ms[1:]] if messages[0].get('tools') else ms
+
+# %% ../nbs/08_prompts.ipynb #15944bef
+def _text_of(who, c):
+    "The text of the content `c`, text or a list of text parts"
+    if isinstance(c, list):
+        odd = [o for o in c if not isinstance(o, Mapping) or o.get('type') not in TEXTS or not isinstance(o.get('text'), str)]
+        if odd: raise ValueError(f"{who} holds {odd[0]!r:.60}, and only text can be read: leave it out")
+        c = ''.join(o['text'] for o in c)
+    if odd := isinstance(c, str) and halved(c): raise ValueError(f"{who} has {odd}")
+    return c if isinstance(c, str) and c.strip() else ''
+
+def _call(who, o):
+    "A call of a tool as templates take it, arguments as an object"
+    f = o.get('function', o) if isinstance(o, Mapping) else None
+    if not isinstance(f, Mapping) or not isinstance(f.get('name'), str): raise ValueError(f"{who} has the call {o!r:.60}, which names no function")
+    args = f.get('arguments')
+    try: args = json.loads(args) if isinstance(args, str) else args or {}
+    except ValueError: pass                                      # no JSON: as it was written
+    return {**{k: o[k] for k in ('id',) if o.get(k)}, 'type': 'function', 'function': dict(name=f['name'], arguments=args)}
 
 # %% ../nbs/08_prompts.ipynb #86ed4d90
 def _message(i, m):
@@ -43,14 +64,12 @@ def _message(i, m):
         raise ValueError(f"message {i} is {m!r:.60}: give {{'role': ..., 'content': ...}}")
     if m['role'] not in CHAT_ROLES:
         raise ValueError(f"message {i} has role {m['role']!r}: give one of {', '.join(CHAT_ROLES)}")
-    who,c = f"message {i} ({m['role']})",m.get('content')
-    if isinstance(c, list):
-        odd = [o for o in c if not isinstance(o, Mapping) or o.get('type')!='text' or not isinstance(o.get('text'), str)]
-        if odd: raise ValueError(f"{who} holds {odd[0]!r:.60}, and only text can be read: leave it out")
-        c = ''.join(o['text'] for o in c)
-    if not isinstance(c, str) or not c.strip(): raise ValueError(f"{who} has no text: leave it out")
-    if odd := halved(c): raise ValueError(f"{who} has {odd}")
-    return dict(role=m['role'], content=c)
+    who,calls = f"message {i} ({m['role']})",m.get('tool_calls') or []
+    if not isinstance(calls, list) or calls and m['role']!='assistant': raise ValueError(f"{who} has tool_calls {calls!r:.60}: an assistant's are a list")
+    text = _text_of(who, m.get('content'))
+    if not (text or calls): raise ValueError(f"{who} has no text: leave it out")
+    of_tool = {k: m[k] for k in ('name','tool_call_id') if m.get(k) and m['role']=='tool'}
+    return dict(role=m['role'], content=text, **of_tool, **(dict(tool_calls=[_call(who, o) for o in calls]) if calls else {}))
 
 # %% ../nbs/08_prompts.ipynb #3c36bc3b
 @dataclass(frozen=True)
@@ -111,6 +130,7 @@ def conversation(self:RawFormat,
     msgs:list # From `as_messages`; if the last is not an answer, the text asks for one
 )->tuple: # Text; (first, one past the last) character of each message
     "The text of `msgs`, and where each stands in it"
+    if any('tool_calls' in m or 'tools' in m for m in msgs): raise ValueError("the raw format has no calls of tools: use prompt_format='chat'")
     return self.write(msgs, self.bos)
 
 # %% ../nbs/08_prompts.ipynb #0df50827
@@ -178,8 +198,9 @@ class ChatFormat:
 def _render(self:ChatFormat, msgs, ask):
     "What the template writes for `msgs`; with `ask`, up to where the next answer begins"
     from jinja2 import TemplateError
+    kw = self.args | self.given | {k: m[k] for m in msgs[:1] for k in ('tools',) if k in m}
     msgs = [dict(m, content=[dict(type='text', text=m['content'])]) if m['role'] in self.parts else m for m in msgs]
-    try: return self.tokenizer.apply_chat_template(msgs, chat_template=self.template, tokenize=False, add_generation_prompt=ask, **self.given, **self.args)
+    try: return self.tokenizer.apply_chat_template(msgs, chat_template=self.template, tokenize=False, add_generation_prompt=ask, **kw)
     except TemplateError as e: raise ValueError(f"the chat template refuses this conversation: {' '.join(str(e).split())}: use prompt_format='raw'") from None
     except (TypeError, AttributeError, LookupError, ArithmeticError, ValueError) as e:   # raised by what stands in the template
         why = f"{type(e).__name__}: {' '.join(str(e).split())}"
@@ -230,7 +251,7 @@ def _wanted(self:ChatFormat)->dict:
 def in_front(msgs)->list:
     "`msgs`, with the system text in front of the first question"
     if len(msgs)<2 or msgs[0]['role']!='system': return msgs
-    return [dict(msgs[1], content=f"{msgs[0]['content']}\n\n{msgs[1]['content']}"), *msgs[2:]]
+    return [dict(msgs[0] | msgs[1], content=f"{msgs[0]['content']}\n\n{msgs[1]['content']}"), *msgs[2:]]
 
 # %% ../nbs/08_prompts.ipynb #30e8c947
 @patch
@@ -252,7 +273,7 @@ def prompt(self:ChatFormat, system, question)->str:
 # %% ../nbs/08_prompts.ipynb #3f818811
 RAW = "use prompt_format='raw'" # The remedy in messages
 
-def _marked(msgs): return [dict(m, content=_mark(f'MESSAGE{i}')) for i,m in enumerate(msgs)]
+def _marked(msgs): return [dict(m, content=_mark(f'MESSAGE{i}')) if m['content'] else m for i,m in enumerate(msgs)]
 
 def spliced(pre, text, post, at=None, thinks=None)->Text:
     "`text` between `pre` and `post`; its characters `at` are the answer, or all; its thinking begins at `thinks`"
@@ -377,6 +398,7 @@ def _around(self:ChatFormat, msgs)->list:
     "What the template writes before, between and after `msgs` where the next answer is asked for"
     text,out = self.asking(_marked(msgs)),[]
     for i,m in enumerate(_marked(msgs)):
+        if not m['content']: continue
         if text.count(m['content'])!=1:
             how = 'out of its order' if m['content'] in ''.join(out) else f"{text.count(m['content'])} times"
             raise ValueError(f"the chat template shows message {i} ({m['role']}) {how}: {RAW}")
@@ -387,16 +409,17 @@ def _around(self:ChatFormat, msgs)->list:
 # %% ../nbs/08_prompts.ipynb #7435d6d7
 @patch
 def _shown(self:ChatFormat, msgs, around)->list:
-    "Each message as the template shows it"
+    "Each message that has a text as the template shows it"
     out,marks = [],_marked(msgs)
-    for i,m in enumerate(msgs):
-        text = self.asking([*marks[:i], m, *marks[i+1:]])
-        pre = ''.join(a+o['content'] for a,o in zip(around, marks[:i])) + around[i]
-        post = around[i+1] + ''.join(o['content']+a for o,a in zip(marks[i+1:], around[i+2:]))
+    said = [i for i,m in enumerate(msgs) if m['content']]
+    for j,i in enumerate(said):
+        m,text = msgs[i],self.asking([*marks[:i], msgs[i], *marks[i+1:]])
+        pre = ''.join(a+marks[o]['content'] for a,o in zip(around, said[:j])) + around[j]
+        post = around[j+1] + ''.join(marks[o]['content']+a for o,a in zip(said[j+1:], around[j+2:]))
         if not (text.startswith(pre) and text.endswith(post)):
             raise ValueError(f"the chat template writes something else around message {i} ({m['role']}) than around others: {RAW}")
         out.append(text[len(pre):len(text)-len(post)])
-        if out[i].strip()!=m['content'].strip(): raise ValueError(_changed(i, m))
+        if m['role']!='tool' and out[j].strip()!=m['content'].strip(): raise ValueError(_changed(i, m))   # many write a result as JSON
     return out
 
 # %% ../nbs/08_prompts.ipynb #ee716c62
@@ -411,27 +434,50 @@ def _changed(i, m):
 # %% ../nbs/08_prompts.ipynb #c9301595
 @patch
 def _places(self:ChatFormat, msgs)->list:
-    "The span of each message in the text that asks for the answer to `msgs`; ValueError if one text cannot hold them all"
-    around,text,at = self._around(msgs),'',[]
-    for i,m in enumerate(msgs):
-        if i and m['role']=='assistant' and self._around(msgs[:i])[:-1]!=around[:i]:
+    "The span of each message in the text that asks for the answer to `msgs`, (0, 0) without a text; ValueError if one text cannot hold them all"
+    around,text,at = self._around(msgs),'',[(0,0)]*len(msgs)
+    said = [i for i,m in enumerate(msgs) if m['content']]
+    for j,i in enumerate(said):
+        if i and msgs[i]['role']=='assistant' and self._around(msgs[:i])[:-1]!=around[:j]:
             raise ValueError(f"once the conversation goes on, the chat template writes something else before message {i} (assistant) "
                              f"than when it was written: {RAW}")
-    for m,a,s in zip(msgs, around, self._shown(msgs, around)):
-        at.append(span_of(len(text+a), dict(m, content=s)))
+    for i,a,s in zip(said, around, self._shown(msgs, around)):
+        at[i] = span_of(len(text+a), dict(msgs[i], content=s))
         text += a+s
     if text+around[-1]==self.asking(msgs): return at
     raise ValueError(f"the chat template writes something else around these messages than around others: {RAW}")
+
+# %% ../nbs/08_prompts.ipynb #19a04adf
+@patch
+def _check_tools(self:ChatFormat, msgs):
+    "ValueError if the template leaves out a call of a tool, or the tools that were given"
+    marks,what = _marked(msgs),{}
+    def named(o, i, j, word):
+        f,mark = o.get('function', o),_mark(f'{word}{i}X{j}')
+        what[mark] = f"the call of {f['name']!r} in message {i}" if word=='CALL' else f"the tool {f.get('name')!r}"
+        return dict(o, function=dict(f, name=mark, **(dict(arguments={mark+'ARGUMENT': mark+'VALUE'}) if word=='CALL' else {})))
+    for i,m in enumerate(marks):
+        if 'tool_calls' in m: marks[i] = m = dict(m, tool_calls=[named(o, i, j, 'CALL') for j,o in enumerate(m['tool_calls'])])
+        if 'tools' in m: marks[i] = dict(m, tools=[named(o, i, j, 'TOOL') for j,o in enumerate(m['tools'])])
+    if not what: return
+    text = self.asking(marks)
+    for mark,o in what.items():
+        if mark not in text or 'CALL' in mark and mark+'VALUE' not in text: raise ValueError(f"the chat template of this model does not show {o}")
 
 # %% ../nbs/08_prompts.ipynb #f6887419
 @patch
 def conversation(self:ChatFormat,
     msgs:list # From `as_messages`; if the last is not an answer, the text asks for one
-)->tuple: # Text; (first, one past the last) character of each message
+)->tuple: # Text; (first, one past the last) character of each message, (0, 0) for a call of a tool without a text
     "The text of `msgs`, and where each stands in it"
-    if msgs[-1]['role']!='assistant': return self.asking(msgs), self._places(msgs)
-    if len(msgs)==1: raise ValueError("the conversation is one message of the assistant: give the question too")
-    at,t = self._places(msgs[:-1]),self.answered(msgs)
+    self._check_tools(msgs)
+    *before,end = msgs
+    if before and not end['content']:                            # a call at the end: nothing is read after it
+        text,at = self.conversation(before)
+        return text, [*at, (0,0)]
+    if end['role']!='assistant': return self.asking(msgs), self._places(msgs)
+    if not before: raise ValueError("the conversation is one message of the assistant: give the question too")
+    at,t = self._places(before),self.answered(msgs)
     return t.text, [*at, (t.start,t.end)]
 
 # %% ../nbs/08_prompts.ipynb #43234bb3
@@ -580,11 +626,11 @@ def unanswered(fmt, system, question)->Text:
 def context_length(config)->int: return getattr(config, 'max_position_embeddings', None) # of a text model
 
 def conversation_tokens(tokenizer, fmt, msgs, limit=None)->tuple:
-    "`Tokens` of the conversation `msgs`, and (first, one past the last) token of each message; ValueError names one that cannot be read"
+    "`Tokens` of the conversation `msgs`, and (first, one past the last) token of each message, (0, 0) without a text; ValueError names one that cannot be read"
     text,at = fmt.conversation(msgs)
     (ids,offs),spans = encode(tokenizer, text, limit),[]
     for i,(m,o) in enumerate(zip(msgs, at)):
-        try: spans.append(token_span(tokenizer, text, ids, offs, *o))
+        try: spans.append(token_span(tokenizer, text, ids, offs, *o) if m['content'] else (0,0))
         except ValueError as e: raise ValueError(f"message {i} ({m['role']}): {str(e).replace('the answer', 'it')}") from None
     return Tokens(ids, *spans[-1], offs, text), spans
 

@@ -18,7 +18,7 @@ from ..personas import PERSONAS, as_prompts
 from ..prompts import context_length, get_format, preview, rendered_system, tokenize, unanswered
 from ..responses import Response
 from ..selection import Selection, Unanswered, select
-from .planning import Plan, free_memory, plan_reading
+from .planning import Plan, free_memory, n_bytes, plan_reading
 from .probe import blocks_to_compare, not_compared, probe, stand_ins
 from .streaming import read_streamed
 from .vectors import PersonaVectors, Row, load_vectors
@@ -99,14 +99,14 @@ def conversations(self:ActivationExtractor,
 
 @patch
 def _text(self:ActivationExtractor, system, r):
-    return unanswered(self.format, system, r.question) if self.config.span=='prompt_last' else self.format.full(system, r.question, r.whole)
+    return unanswered(self.format, system, r.asked) if self.config.span=='prompt_last' else self.format.full(system, r.asked, r.whole)
 
 # %% ../../nbs/extraction/27_extractor.ipynb #d6ac89f4
 @patch
 def preview(self:ActivationExtractor, response:Response):
     "The exact tokens of `response` that are averaged, marked"
     title = f"{response.persona} · {response.question} · {self.config.prompt_format} format, span {self.config.span}"
-    return preview(self.tokenizer, self.format, response.system or '', response.question, response.whole, self.config.span, title)
+    return preview(self.tokenizer, self.format, response.system or '', response.asked, response.whole, self.config.span, title)
 
 # %% ../../nbs/extraction/27_extractor.ipynb #bfdfc178
 @patch
@@ -117,8 +117,12 @@ def plan(self:ActivationExtractor,
 )->Plan:
     "What reading `seqs` will load, hold and compute; loads nothing"
     c,here = self.config,self._blocks and self._blocks[0]>=max(layers)
-    return plan_reading(self.source.text_config(), layers, seqs, self.dtype, self.device, False if here and c.stream is None else c.stream,
-        c.batch_tokens, c.blocks, self.source.label, free_memory('auto') if c.device=='auto' else None, measure=measure)
+    held = 0 if here or not self._blocks else n_bytes(self._blocks[1])                       # which is dropped before others are loaded
+    def on(where, stream):
+        return plan_reading(self.source.text_config(), layers, seqs, self.dtype, self.device, stream, c.batch_tokens, c.blocks, self.source.label,
+                            free_memory(where)+held, measure=measure)
+    p = on(self.placed_on, False if here and c.stream is None else c.stream)
+    return on(self.device, True) if p.stream and self.placed_on=='auto' else p               # block by block, on one GPU
 
 # %% ../../nbs/extraction/27_extractor.ipynb #6fd771ca
 @patch
@@ -155,6 +159,7 @@ def read_rest(self:ActivationExtractor,
     if not plan: log.info(p)
     self.probe_reading([seqs[i] for i in kept.todo], layers, p.stream)
     if p.stream:
+        self._blocks = None
         return read_streamed(self.source, seqs, layers, self.dtype, self.device, c.batch_tokens, progress, kept, c.blocks, p.place, p.chunks)
     return read(self.blocks(max(layers)), seqs, layers, c.batch_tokens, progress, kept, c.blocks)
 
