@@ -30,11 +30,6 @@ from ..responses import load_responses, shipped_responses
 import numpy as np, pandas as pd, torch
 import plotly.graph_objects as go
 
-# %% ../../nbs/steering/53_monitoring.ipynb #4b348014
-def conversation_of(r:Response)->list[dict]:
-    "The messages of an answer: a conversation of one turn"
-    return chat_messages(r.system, r.question, r.whole)
-
 # %% ../../nbs/steering/53_monitoring.ipynb #450d6cff
 class Monitor:
     "Projects what a model reads and writes onto directions"
