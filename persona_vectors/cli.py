@@ -33,10 +33,11 @@ Blocks = Annotated[str, _option("Path of the list of decoder blocks in the model
 BatchTokens = Annotated[int, _option('Largest batch, in tokens. Default: what suits the device.')]
 
 # %% ../nbs/92_cli.ipynb #cli00002
-Personas = Annotated[str, _option('JSON or YAML file, or built-in names with commas between. Default: all 23.')]
-Questions = Annotated[str, _option('JSON, YAML or text file. Default: the built-in 18.')]
-FilePersonas = Annotated[str, _option("JSON or YAML file, or names with commas between. Default: the file's own.", '--personas')]
-FileQuestions = Annotated[str, _option('JSON, YAML or text file. Default: those that every persona in the file was asked.', '--questions')]
+Personas = Annotated[str, _option('JSON or YAML file, role or trait file, folder of those, or built-in names with commas between. Default: all 23.')]
+Questions = Annotated[str, _option("JSON, JSON lines, YAML or text file. Default: the personas' own if their files have some, else the built-in 18.")]
+ModelName = Annotated[str, _option("What {model_name} in a personas file stands for. Default: the last part of the model's name.", '--model-name')]
+FilePersonas = Annotated[str, _option("JSON or YAML file, role or trait file, folder of those, or names. Default: the file's own.", '--personas')]
+FileQuestions = Annotated[str, _option('JSON, JSON lines, YAML or text file. Default: those that every persona in the file was asked.', '--questions')]
 Out = Annotated[Path, _option('Folder that receives data/ and images/.')]
 FromFile = Annotated[Path, _option('A responses file to read, instead of generating.')]
 Vectors = Annotated[Path, _option("Vectors file whose assistant axis is the direction. Default: the embedded model's.")]
@@ -101,16 +102,47 @@ def config_from(model=EMBEDDED, base_url=None, api_model=None, template_arg=None
     return replace(c, base_url=base_url) if base_url else c
 
 # %% ../nbs/92_cli.ipynb #63cce1ba
-def _grid(personas, questions):
-    "The personas and questions that options name"
-    from persona_vectors.personas import EVAL_QUESTIONS, PERSONAS, load_personas, load_questions
-    return load_personas(personas or PERSONAS), load_questions(questions or EVAL_QUESTIONS)
+def _opened(personas, model=EMBEDDED, model_name=None):
+    "The personas that `--personas` names; the log says what was made of a file"
+    from persona_vectors.config import spoken_name
+    from persona_vectors.personas import open_personas
+    if personas is None or not isinstance(personas, str): return personas
+    ps = open_personas(personas, model_name or spoken_name(model))
+    if ps.said: log.info(ps.said)
+    return ps
+
+def _grid(personas, questions, model=EMBEDDED, model_name=None, limit=None):
+    "The personas and questions that options name, and (else None) the questions that each persona is asked alone"
+    from persona_vectors.personas import EVAL_QUESTIONS, PERSONAS, load_questions, spread
+    ps = _opened(personas or PERSONAS, model, model_name)
+    if limit is not None and limit<1: raise ValueError(f'--limit {limit}: give a whole number above 0')
+    if own := not questions and getattr(ps, 'own', None): return ps, None, _own_of(ps, own, limit)
+    qs = load_questions(questions or EVAL_QUESTIONS, ps)
+    if questions: log.info(_asked(spread(qs, limit), qs, questions))
+    return ps, spread(qs, limit), None
 
 def _comma(text): return [o.strip() for o in (text or '').split(',') if o.strip()]
 
 def _console():
     from rich.console import Console
     return Console(width=None if sys.stdout.isatty() else 120, force_jupyter=False)           # a command prints, in a notebook too
+
+# %% ../nbs/92_cli.ipynb #9d8909c9
+def _asked(used, there, path):
+    "Which questions of a file are asked, in words"
+    from persona_vectors.personas import words_of
+    twins = sum(q!=words_of(q, getattr(q, 'id', None)) for q in there)
+    some = f'{len(used)} of ' if len(used)<len(there) else ''
+    return f"{some}{len(there)} questions from {path}" + (f"; {twins} with the words of another, told apart by number" if twins else '')
+
+def _own_of(ps, own, limit):
+    "The questions that each persona is asked, where their files have some; the log says so"
+    from persona_vectors.personas import spread
+    asked = {p: spread(qs, limit) for p,qs in own.items()}
+    n,bare,every = {len(qs) for qs in asked.values()},[p for p in ps if p not in asked],{q for qs in asked.values() for q in qs}
+    log.info(f"each persona is asked {min(n)}{f' to {max(n)}' if len(n)>1 else ''} questions of its own"
+             + (f", and {', '.join(bare)} all {len(every)}" if bare else '') + '; for questions that all are asked, name a file with --questions')
+    return asked
 
 # %% ../nbs/92_cli.ipynb #cli00009
 def at_layer(
@@ -131,7 +163,7 @@ def at_layer(
 # %% ../nbs/92_cli.ipynb #a66ca452
 @app.command(epilog='Example: persona-vectors run --model Qwen/Qwen2.5-0.5B-Instruct --layer 0.5 --out qwen')
 def run(model:Model=EMBEDDED, personas:Personas=None, questions:Questions=None, layer:Layer=None, prompt_format:Format='chat',
-        device:Device=None, dtype:Dtype=None, span:Span='answer', out:Out=None, responses:FromFile=None,
+        device:Device=None, dtype:Dtype=None, span:Span='answer', out:Out=None, responses:FromFile=None, model_name:ModelName=None,
         api:Api=False, base_url:BaseUrl=None, api_model:ApiModel=None, max_tokens:MaxTokens=256, temperature:Temperature=.7, seed:Seed=0,
         top_p:TopP=None, top_k:TopK=None, min_p:MinP=None, repetition_penalty:Penalty=None, template_arg:TemplateArg=None,
         stream:Stream=None, blocks:Blocks=None, batch_tokens:BatchTokens=None,
@@ -146,7 +178,9 @@ def run(model:Model=EMBEDDED, personas:Personas=None, questions:Questions=None, 
         from persona_vectors.responses import load_responses
         rs = load_responses(responses)
         personas,questions = personas or rs.prompts(), questions or rs.shared_questions
-    r = run_pipeline(c, *_grid(personas, questions), layer=layer, out=out, responses=responses, api=api or bool(base_url or api_model), fresh=fresh)
+    personas,questions,own = _grid(personas, questions, api_model or model, model_name)
+    if own: raise ValueError('a run compares personas on the same questions: name a file with --questions; `generate` and `extract` take those of each persona')
+    r = run_pipeline(c, personas, questions, layer=layer, out=out, responses=responses, api=api or bool(base_url or api_model), fresh=fresh)
     _print_run(r)
 
 # %% ../nbs/92_cli.ipynb #81e94e55
@@ -189,6 +223,7 @@ def generate(model:Model=EMBEDDED, personas:Personas=None, questions:Questions=N
              out:Out=Path('.'), api:Api=False, base_url:BaseUrl=None, api_model:ApiModel=None, max_tokens:MaxTokens=256, temperature:Temperature=.7,
              seed:Seed=0, top_p:TopP=None, top_k:TopK=None, min_p:MinP=None, repetition_penalty:Penalty=None, template_arg:TemplateArg=None,
              samples:Annotated[int, _option('Answers to each question.')]=1,
+             limit:Annotated[int, _option('Ask so many of the questions, evenly spread. Default: all.')]=None, model_name:ModelName=None,
              extra_questions:Annotated[Path, _option('JSON or YAML file: persona to further questions, put to it alone.')]=None,
              max_concurrent_requests:Concurrent=10, requests_per_minute:PerMinute=None, tokens_per_minute:TokensPerMinute=None,
              extra_body:ExtraBody=None, timeout:Timeout=300, max_retries:MaxRetries=8, dry_run:DryRun=False):
@@ -198,9 +233,11 @@ def generate(model:Model=EMBEDDED, personas:Personas=None, questions:Questions=N
                     temperature=temperature, seed=seed, max_concurrent_requests=max_concurrent_requests, timeout=timeout, max_retries=max_retries,
                     requests_per_minute=requests_per_minute, tokens_per_minute=tokens_per_minute, extra_body=_json(extra_body),
                     top_p=top_p, top_k=top_k, min_p=min_p, repetition_penalty=repetition_penalty, template_arg=template_arg)
-    what = dict(out=out/'data/responses', api=api or bool(base_url or api_model), samples=samples, extra=extra_questions)
-    if dry_run: return print(estimate(c, *_grid(personas, questions), **what))
-    rs = generate_responses(c, *_grid(personas, questions), **what)
+    personas,questions,own = _grid(personas, questions, api_model or model, model_name, limit)
+    if own and extra_questions: raise ValueError("--extra-questions: the personas' files have questions of their own; name those for all with --questions")
+    what = dict(out=out/'data/responses', api=api or bool(base_url or api_model), samples=samples, extra=own or extra_questions)
+    if dry_run: return print(estimate(c, personas, questions, **what))
+    rs = generate_responses(c, personas, questions, **what)
     print(rs, file=sys.stderr)
     print(rs.path)
 
@@ -213,15 +250,17 @@ def _json(text):
 
 # %% ../nbs/92_cli.ipynb #69991087
 @app.command(epilog='Example: persona-vectors judge data/responses/FILE.json --rubric role --api --api-model openai/gpt-4.1-mini')
-def judge(responses:Annotated[Path, typer.Argument(help='A responses file.')],
-          rubric:Annotated[str, _option("'role' (0 to 3), 'coherence' (0 to 100), or a JSON or YAML file with name and description of a trait.")]='role',
+def judge(responses:Annotated[Path, typer.Argument(help='A responses file, or a folder of .jsonl or .parquet files.')],
+          rubric:Annotated[str, _option("'role' (0 to 3), 'coherence' (0 to 100), a JSON or YAML file with name and description of a trait, a trait file, "
+                                        "or a folder of role files: each persona is judged by its own.")]='role',
+          scores:Annotated[Path, _option("Take the scores in this folder's files, ROLE.json as the Assistant Axis has them, instead of asking a judge.")]=None,
           model:Model=EMBEDDED, device:Device=None, dtype:Dtype=None, out:Out=None, api:Api=False, base_url:BaseUrl=None, api_model:ApiModel=None,
           max_concurrent_requests:Concurrent=10, requests_per_minute:PerMinute=None, tokens_per_minute:TokensPerMinute=None,
           extra_body:ExtraBody=None, timeout:Timeout=300, max_retries:MaxRetries=8, dry_run:DryRun=False,
           template_arg:TemplateArg=None,
           max_tokens:Annotated[int, _option('Length of a reply in tokens, at least 1024; a judge that reasons may need more.')]=1024):
     "Scores for every answer, in a file beside it. For `extract --min-score`."
-    from persona_vectors.generation.judging import Judging, judge_responses
+    from persona_vectors.generation.judging import Judging, judge_responses, scored
     from persona_vectors.responses import load_responses
     c = config_from(model, base_url, api_model, device=device, dtype=dtype, max_tokens=max_tokens,
                     max_concurrent_requests=max_concurrent_requests, timeout=timeout, requests_per_minute=requests_per_minute,
@@ -229,7 +268,7 @@ def judge(responses:Annotated[Path, typer.Argument(help='A responses file.')],
     what = dict(api=api or bool(base_url or api_model), out=out and out/'data/responses')
     rs = load_responses(responses)
     if dry_run: return print(Judging(c, rs, rubric, **what).forecast())
-    rs = judge_responses(rs, rubric, c, **what)
+    rs = scored(rs, scores) if scores else judge_responses(rs, rubric, c, **what)
     print(rs, file=sys.stderr)
     print(rs.path)
 
@@ -257,6 +296,7 @@ def extract(responses:Annotated[Path, typer.Argument(help='A responses file: .js
     "Vectors only, from a responses file. Default personas and questions: the file's own, without a file the built-in ones."
     configs = [config_from(m, prompt_format=prompt_format, device=device, dtype=dtype, span=span, stream=stream, blocks=blocks,
                            batch_tokens=batch_tokens, template_arg=template_arg) for m in model]
+    personas = _opened(personas, model[0])
     which = dict(keep=_comma(keep), min_score=_scores(min_score), max_score=_scores(max_score, '--max-score'), min_answers=min_answers)
     what = dict(layer=layer, folder=out/'data/persona_vectors', read_under=read_under)
     if (kind or devices!=1) and not dry_run: raise ValueError('--kind and --devices go with --dry-run')
@@ -289,7 +329,9 @@ def _unanswered(span, personas, questions, which):
     from persona_vectors.selection import Unanswered
     if span!='prompt_last': raise ValueError(f"--span {span}: name a responses file; only --span prompt_last needs none")
     if given := [f"--{k.replace('_', '-')}" for k,o in which.items() if o]: raise ValueError(f"{', '.join(given)}: there are no answers to select from")
-    return Unanswered(*_grid(personas, questions))
+    personas,questions,own = _grid(personas, questions)
+    if own: raise ValueError('--span prompt_last reads every prompt with the same questions: name a file with --questions')
+    return Unanswered(personas, questions)
 
 # %% ../nbs/92_cli.ipynb #ef0d3c6c
 def _plans(configs, answers, *args):
@@ -401,7 +443,7 @@ def report(vectors:Annotated[Path, typer.Argument(help='A vectors file; no model
     else:
         ex = ActivationExtractor(config_from(model, prompt_format=prompt_format, device=device, dtype=dtype, span=span, stream=stream, blocks=blocks,
                                              batch_tokens=batch_tokens, template_arg=template_arg))
-        names = split_names(neutral or '', rs.personas)
+        names,personas = split_names(neutral or '', rs.personas),_opened(personas, model)
         got = gather(ex, rs, personas, questions, layer=layer, neutral=names, under=under, first=first, quick=quick, sweep=sweep, out=out, direction=named)
     got['readings'] |= _further(reading or [], got['v'], got['direction'], got['readings'])
     e = evidence(**got, n=resamples)
@@ -546,22 +588,31 @@ def _drift(t, path):
 
 # %% ../nbs/92_cli.ipynb #1fe39023
 @app.command(epilog='Example: persona-vectors export data/persona_vectors/FILE.safetensors axis.gguf --format gguf --layer 20')
-def export(file:Annotated[Path, typer.Argument(help='A vectors file, or a file with one direction.')],
-           out:Annotated[Path, typer.Argument(help='The file to write; of roles, the folder.')],
-           format:Annotated[str, _option("'gguf' (llama.cpp), 'assistant-axis', 'persona_vectors', or 'roles': all personas as assistant-axis' role files.")],
+def export(file:Annotated[Path, typer.Argument(help='A vectors file, a file with one direction, or judged answers.')],
+           out:Annotated[Path, typer.Argument(help='The file to write; of roles and scores, the folder.')],
+           format:Annotated[str, _option("'gguf' (llama.cpp), 'assistant-axis', 'persona_vectors', 'roles': all personas as assistant-axis' role files, "
+                                         "or 'scores': judged answers' scores as its score files.")],
            direction:DirectionFrom=None,
            layer:Annotated[str, _option('Index (20), several (10,20), or all. Default: those of the file that the format has a place for.')]=None,
            model:Annotated[str, _option("Where the model's configuration is. Default: the model that the file names.")]=None):
     "The assistant axis, another direction, or all personas, in another project's format."
     from persona_vectors.steering.interop import export_direction, export_roles
-    formats = 'gguf','assistant-axis','persona_vectors','roles'
+    formats = 'gguf','assistant-axis','persona_vectors','roles','scores'
     if format not in formats: raise ValueError(f"--format {format}: choose from {', '.join(formats)}")
+    if format=='scores': return _export_scores(file, out)
     if format!='roles' and out.is_dir(): raise ValueError(f"{out} is a folder: name the file to write")
     if format=='roles':
         v = _with_layer(file, layer)
         export_roles(v if layer is None else at_layer(v, layer, file), out, model)
     else: export_direction(_to_export(file, direction, layer, format, model), out, format, model)
     print(out)
+
+# %% ../nbs/92_cli.ipynb #b8b8c5c6
+def _export_scores(file, out):
+    from persona_vectors.generation.judging import save_scores
+    from persona_vectors.responses import load_responses
+    if out.is_file(): raise ValueError(f"{out} is a file: scores are one file a role, so name a folder")
+    for p in save_scores(load_responses(file), out): print(p)
 
 # %% ../nbs/92_cli.ipynb #cli00024
 def _with_layer(file, layer):

@@ -164,6 +164,11 @@ def slug(name:str)->str:
     s = re.sub(r'[^a-z0-9.]+', '-', Path(name.rstrip('/')).name.lower().removesuffix('.gguf')).strip('-.')
     return s or 'model'
 
+# %% ../nbs/01_config.ipynb #d4bc3604
+def spoken_name(model:str)->str:
+    "What {model_name} in a prompt stands for: the last part of the hub id or path, without a revision"
+    return re.sub(r'@[^@]*$', '', Path(model.rstrip('/')).name).removesuffix('.gguf')
+
 # %% ../nbs/01_config.ipynb #75cdc57e
 _umask = os.umask(0o77); os.umask(_umask)          # it can only be read by setting it, which is not thread-safe: once, at import
 

@@ -151,7 +151,8 @@ def plan(
     "What will be asked, in order. Without `questions` a persona that has none in `extra` is asked all that are there"
     if samples<1: raise ValueError(f"samples={samples}: give a whole number above 0")
     if questions is None and not extra: raise ValueError("there are no questions: name some")
-    prompts,shared = as_prompts(personas),[] if questions is None else load_questions(questions)
+    prompts = as_prompts(personas)
+    shared = [] if questions is None else load_questions(questions, prompts)
     own = _own(extra, prompts, shared)
     every = list(dict.fromkeys(q for qs in own.values() for q in qs)) if questions is None else []
     return [Response(p, str(q), '', s, i, n, question_id=getattr(q, 'id', None)) for p,ss in prompts.items() for i,s in enumerate(ss)

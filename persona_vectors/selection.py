@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 from .config import log
-from .personas import NEUTRAL, as_prompts, load_questions
+from .personas import NEUTRAL, as_prompts, load_questions, spread
 from .responses import OUTCOMES, Response, Responses, asked_of_all, by_persona, each_response, plan, response_at, response_files
 
 # %% ../nbs/04_selection.ipynb #5a9ee55d
@@ -117,8 +117,7 @@ def which_questions(asked, questions=None)->list:
     "The questions to read: those given, or those that every persona in `asked` (question to personas) was asked, or all that are compared"
     if questions is not None and not isinstance(questions, int): return load_questions(questions)
     qs = list(asked) if compared_with(asked) else asked_of_all(asked)
-    n = min(len(qs), questions or len(qs))
-    return [qs[len(qs)*i//n] for i in range(n)]
+    return spread(qs, questions)
 
 # %% ../nbs/04_selection.ipynb #3f105a41
 class Selection:

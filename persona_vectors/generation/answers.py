@@ -16,10 +16,11 @@ from importlib.metadata import version
 from pathlib import Path
 from fastcore.basics import patch
 from fastcore.meta import delegates
-from ..config import PersonaVectorConfig, content_hash, slug, log
+from ..config import PersonaVectorConfig, content_hash, slug, spoken_name, log
 from .endpoint import Filtered, Refusals, answer_api, api_key, ask, error_text, longest, refuses_system, withheld
 from .local import load_local
 from ..models import ModelSource, default_dtype, find_device, find_model, quiet
+from ..personas import load_personas
 from ..prompts import get_format
 from ..responses import OUTCOMES, Response, Responses, as_json, load_responses, plan
 
@@ -125,8 +126,8 @@ class Generation:
     outcomes,unit = OUTCOMES,'answers'
     def __init__(self,
         config:PersonaVectorConfig, # Model or endpoint, sampling
-        personas, # As `load_personas` takes them
-        questions, # As `load_questions` takes them
+        personas, # As `load_personas` takes them; {model_name} in a file is the last part of the model's name
+        questions, # As `load_questions` takes them; None: those of `extra` alone
         out='data/responses', # Folder of the answers
         api:bool=False, # Ask the endpoint instead of a model on this machine; a `base_url` implies it
         reuse=(), # Further folders to look for answers in
@@ -135,8 +136,9 @@ class Generation:
     ):
         self.config,self.source = config,local_source(config, api)
         if self.source and config.chat_template_kwargs: get_format('chat', self.source.tokenizer(), config.chat_template_kwargs)   # has it such arguments?
+        model = config.model_name if self.source else config.openrouter_model or config.model_name
         self.folders = (*map(Path, reuse), Path(out))   # the last of two answers to the same cell counts
-        self.todo,self.settings = plan(personas, questions, samples, extra),settings(config, self.source)
+        self.todo,self.settings = plan(load_personas(personas, spoken_name(model)), questions, samples, extra),settings(config, self.source)
         name = responses_name(self.settings, self.todo)
         self.prepare(Path(out)/f'{name}.json', name[:-9])
 
@@ -322,7 +324,9 @@ def _meta(st, config, source):
 def finish(self:Generation)->Responses:
     "The answers in the order of the plan, in a file of one of `folders`"
     self.check()
-    rs = Responses([self.done[r.key, r.system] for r in self.todo], _meta(self.settings, self.config, self.source))
+    found = ((r, self.done[r.key, r.system]) for r in self.todo)
+    rows = [o if o.question_id==r.question_id else replace(o, question_id=r.question_id) for r,o in found]
+    rs = Responses(rows, _meta(self.settings, self.config, self.source))
     files = [f/self.path.name for f in self.folders[::-1] if (f/self.path.name).exists()]
     there = next((p for p in files if load_responses(p).rows==rs.rows), None)
     if not there: rs.save(self.path)
