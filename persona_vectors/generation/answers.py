@@ -19,7 +19,7 @@ from fastcore.meta import delegates
 from ..config import PersonaVectorConfig, content_hash, slug, spoken_name, log
 from .endpoint import Filtered, Refusals, answer_api, api_key, ask, error_text, longest, refuses_system, withheld
 from .local import load_local
-from ..models import ModelSource, default_dtype, find_device, find_model, quiet
+from ..models import ModelSource, default_dtype, empty_cache, find_device, find_model, out_of_memory, quiet
 from ..personas import load_personas
 from ..prompts import get_format
 from ..responses import OUTCOMES, Response, Responses, as_json, load_responses, plan
@@ -237,6 +237,21 @@ def answer_batch(self:Generation, lm, rows, step)->list[Response]:
     c = self.config
     return lm.answer(rows, c.max_tokens, c.temperature, c.seed, step, sampling=c.sampling)
 
+# %% ../../nbs/generation/12_answers.ipynb #7df2f0cb
+@patch
+def _answer_or_halve(self:Generation, lm, rows, step)->list[Response]:
+    "The answers to `rows`, or to as many of the first as fit into memory; MemoryError if one does not"
+    try: return self.answer_batch(lm, rows, step)
+    except (RuntimeError, MemoryError) as e:
+        if not out_of_memory(e): raise
+    empty_cache()                                                # after the block, which held what did not fit
+    if len(rows)>1:
+        log.warning(f"out of memory with {len(rows)} answers at a time: going on with {len(rows)//2}")
+        return self._answer_or_halve(lm, rows[:len(rows)//2], step)
+    r = rows[0]
+    raise MemoryError(f"persona {r.persona!r}, question {r.question!r}: its answer does not fit into memory by itself: "
+                      "give a smaller --max-tokens, or another device")
+
 # %% ../../nbs/generation/12_answers.ipynb #e1bf23ab
 @patch
 def answer_here(self:Generation, batch_size, bar):
@@ -244,8 +259,10 @@ def answer_here(self:Generation, batch_size, bar):
     c,left = self.config,sorted(self.left, key=lambda r: -sum(map(len, self.messages(r))))
     lm = load_local(self.source, c.prompt_format, c.device, c.dtype, c.chat_template_kwargs)
     def step(n): bar.set_postfix_str(f'{n} tokens', refresh=n%16==0)
-    for i in range(0, len(left), batch_size):
-        rows = self.answer_batch(lm, left[i:i+batch_size], step)
+    while left:
+        rows = self._answer_or_halve(lm, left[:batch_size], step)
+        if len(rows)<len(left[:batch_size]): batch_size = len(rows)
+        left = left[len(rows):]
         self.journal.add(rows)
         self.count(rows)
         bar.update(len(rows))
