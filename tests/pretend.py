@@ -222,11 +222,12 @@ def api(g, room):
     total = room+(2<<30)                                         # 2 GB are somebody else's: transformers leaves 1.2 GB of the total free
     both = dict(synchronize=lambda d=None: g.sync(g.current(d), 'synchronize'), empty_cache=lambda: None)
     if g.kind=='mps': return both | dict(recommended_max_memory=lambda: room, current_allocated_memory=used)
+    made = type('Stream', (Stream,), dict(__init__=lambda self, d=None, **kw: Stream.__init__(self, g.current(d).device)))     # a class: it stands in type hints
     about = Obj(name='pretended', major=9, minor=0, is_integrated=False, total_memory=total)
     return both | dict(is_available=lambda: True, is_initialized=lambda: True, is_bf16_supported=lambda *a, **kw: True, device_count=lambda: g.count,
         current_device=lambda: g.at, set_device=lambda d: setattr(g.local, 'at', g.named(d).index), get_device_name=lambda d=None: about.name,
         get_device_capability=lambda d=None: (9,0), get_device_properties=lambda d=None: about, mem_get_info=lambda d=None: (room-used(d), total),
-        memory_allocated=used, memory_reserved=used, current_stream=g.current, stream=g.stream, Stream=lambda d=None, **kw: Stream(g.current(d).device), Event=Event)
+        memory_allocated=used, memory_reserved=used, current_stream=g.current, stream=g.stream, Stream=made, Event=Event)
 
 # kernels that a CPU has not
 

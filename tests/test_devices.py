@@ -1,5 +1,6 @@
 "The package's own functions on devices that are pretended: the numbers are those of the CPU, and planted faults are found"
-import tempfile
+import subprocess, sys, tempfile
+from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
 import pytest, torch
@@ -16,6 +17,7 @@ from persona_vectors.steering import capping, steer
 from pretend import Device, WrongPlace, pretend
 from tiny import make_llama
 
+root = Path(__file__).resolve().parents[1]
 shape = dict(vocab_size=128, hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512)
 halves = {f'model.{k}': i for i,ks in enumerate((('embed_tokens','rotary_emb','layers.0','layers.1'), ('layers.2','layers.3','norm'))) for k in ks} | dict(lm_head=0)
 seqs = [Tokens([5,6,7,8]*(3+i//8) + [(7*i+3*j)%128 for j in range(20+i%8)], 12, 30, [], f'number {i}') for i in range(16)]
@@ -218,3 +220,9 @@ def test_budget_is_remembered():
     m = make()
     with pretend(memory=400_000): m.to('cuda'); read(m, None)
     assert m.get_decoder().fits<planning.default_batch_tokens('cpu')*9
+
+@pytest.mark.slow
+def test_script():
+    "What is run where a GPU can be had runs here, with tiny shapes"
+    r = subprocess.run([sys.executable, root/'tools'/'on_gpu.py', '--rehearse'], capture_output=True, text=True)
+    assert r.returncode==0 and 'failed' not in r.stdout, r.stdout+r.stderr
