@@ -16,7 +16,7 @@ from .responses import Response, each_response, open_parquet
 # %% ../nbs/09_conversations.ipynb #4b348014
 def conversation_of(r:Response)->list[dict]:
     "The messages of an answer: a conversation of one turn"
-    return chat_messages(r.system, r.asked, r.text)
+    return chat_messages(r.system, r.asked, r.whole)
 
 # %% ../nbs/09_conversations.ipynb #f55fe23e
 KEYS = 'messages','conversation','conversations'
