@@ -6,7 +6,7 @@
 __all__ = ['read']
 
 # %% ../../nbs/extraction/23_engine.ipynb #bffbbdd6
-import ctypes, json, os, re
+import ctypes, json, os
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
