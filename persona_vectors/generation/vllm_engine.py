@@ -20,7 +20,7 @@ from ..config import PersonaVectorConfig
 from .answers import Generation
 from .local import Turns, cell_seed
 from ..models import find_device, one_line
-from ..prompts import context_length, turn_ends
+from ..prompts import context_length, get_format, turn_ends
 from ..responses import Responses
 
 # %% ../../nbs/generation/14_vllm.ipynb #8d6ca299
@@ -110,7 +110,7 @@ def params(lm:Turns, config:PersonaVectorConfig, r, n:int)->dict:
     ids,texts = sorted({o for o in lm.ends if o is not None}),turn_ends(lm.format)[1]
     seed = cell_seed(r, config.seed) if config.temperature else None
     stop = dict(stop=list(texts)) if texts else dict(detokenize=False)
-    return dict(max_tokens=n, temperature=config.temperature, seed=seed, stop_token_ids=ids, **stop)
+    return dict(max_tokens=n, temperature=config.temperature, seed=seed, stop_token_ids=ids, **stop, **config.sampling)
 
 # %% ../../nbs/generation/14_vllm.ipynb #3fd277fb
 def text_limit(
@@ -216,7 +216,8 @@ def turns(self:VllmGeneration)->Turns:
     from transformers import GenerationConfig
     try: ends = self.source.load(GenerationConfig)
     except ValueError: ends = GenerationConfig.from_model_config(self.source.text_config())
-    return Turns(self.source.tokenizer(), self.config.prompt_format, ends)
+    tok = self.source.tokenizer()
+    return Turns(tok, get_format(self.config.prompt_format, tok, self.config.chat_template_kwargs), ends)
 
 # %% ../../nbs/generation/14_vllm.ipynb #5ec9247a
 @patch
