@@ -27,7 +27,8 @@ OneLayer = Annotated[str, _option('Index (20) or fraction of the depth (0.65). D
 Format = Annotated[str, _option("'chat' (the chat template) or 'raw' (plain text).")]
 Device = Annotated[str, _option('cpu, cuda, cuda:1, mps, or auto (over all GPUs). Default: the best there is.')]
 Dtype = Annotated[str, _option('float32, bfloat16, float16. Default: what the device multiplies natively.')]
-Span = Annotated[str, _option("Tokens that are averaged: 'answer', 'answer+eot', 'last', 'prompt_last' (the last token of the prompt; no answer is read).")]
+Span = Annotated[str, _option("Tokens that are averaged: 'answer', 'answer+eot', 'last', 'thinking+answer', "
+                              "'prompt_last' (the last token of the prompt; no answer is read).")]
 Stream = Annotated[bool, _option('Read the model block by block. Default: if it does not fit into memory.', '--stream/--no-stream')]
 Blocks = Annotated[str, _option("Path of the list of decoder blocks in the model, such as 'layers'. Default: found.")]
 BatchTokens = Annotated[int, _option('Largest batch, in tokens. Default: what suits the device.')]
@@ -45,6 +46,11 @@ DirectionFrom = Annotated[str, _option('Another direction than the assistant axi
                                        'or two personas with a comma between (first minus second).', '--direction')]
 MaxTokens = Annotated[int, _option('Length of an answer in tokens.')]
 Temperature = Annotated[float, _option('Sampling temperature; 0 is greedy.')]
+TopP = Annotated[float, _option('Sample from the likeliest tokens that hold this share of the probability.', '--top-p')]
+TopK = Annotated[int, _option('Sample from so many of the likeliest tokens.', '--top-k')]
+MinP = Annotated[float, _option('Sample from tokens at least this probable, relative to the likeliest.', '--min-p')]
+Penalty = Annotated[float, _option('Above 1: tokens that were there before become less likely.', '--repetition-penalty')]
+TemplateArg = Annotated[list[str], _option("An argument of the chat template, as enable_thinking=false; several times for several.", '--template-arg')]
 Seed = Annotated[int, _option('Seed of sampling.')]
 DryRun = Annotated[bool, _option('Print what would be done and how long it would take, and do nothing.', '--dry-run')]
 
@@ -53,6 +59,8 @@ Api = Annotated[bool, _option('Answers from OpenRouter (key in OPENROUTER_API_KE
 BaseUrl = Annotated[str, _option('An OpenAI-compatible endpoint (key, if it wants one, in OPENAI_API_KEY). Implies --api.')]
 ApiModel = Annotated[str, _option("The model's name at the endpoint. Default: --model. Implies --api.")]
 MaxRetries = Annotated[int, _option('Retries of a request after a transient error.')]
+Engine = Annotated[str, _option("What runs the model that answers: 'transformers', or 'vllm' if it is installed beside this package.")]
+EngineArg = Annotated[list[str], _option("An argument of vLLM's engine, as gpu_memory_utilization=0.8; several times for several.", '--engine-arg')]
 Concurrent = Annotated[int, _option('Requests in flight at a time.')]
 PerMinute = Annotated[float, _option('Limit of requests a minute.')]
 TokensPerMinute = Annotated[float, _option('Limit of tokens a minute: prompts, and answers at full length.')]
@@ -76,12 +84,24 @@ def _version(show:bool):
 @app.callback()
 def common(version:Annotated[bool, _option('The version of the package.', '--version', callback=_version, is_eager=True)]=False): pass
 
+# %% ../nbs/92_cli.ipynb #96fb058b
+def named_values(given, option='--template-arg', example='enable_thinking=false')->dict: # None if there are none
+    "What an `option` with NAME=VALUE gives, several times for several; values are JSON, else text"
+    out = {}
+    for o in given or ():
+        name,eq,value = o.partition('=')
+        if not (eq and name.isidentifier()): raise ValueError(f"{option} {o!r}: give NAME=VALUE, as {example}")
+        if name in out: raise ValueError(f"{option} {name} is there twice: give it once")
+        try: out[name] = json.loads(value.lower() if value in ('True','False') else value)
+        except ValueError: out[name] = value
+    return out or None
+
 # %% ../nbs/92_cli.ipynb #8fd771de
-def config_from(model=EMBEDDED, base_url=None, api_model=None, **kw):
+def config_from(model=EMBEDDED, base_url=None, api_model=None, template_arg=None, **kw):
     "The `PersonaVectorConfig` that options give"
     if base_url and not api_model and model==EMBEDDED:
         raise ValueError(f"--base-url {base_url}: name the model that is to answer there with --api-model")
-    c = PersonaVectorConfig(model_name=model, openrouter_model=api_model, **kw)
+    c = PersonaVectorConfig(model_name=model, openrouter_model=api_model, chat_template_kwargs=named_values(template_arg), **kw)
     return replace(c, base_url=base_url) if base_url else c
 
 # %% ../nbs/92_cli.ipynb #63cce1ba
@@ -127,6 +147,15 @@ def _own_of(ps, own, limit):
              + (f", and {', '.join(bare)} all {len(every)}" if bare else '') + '; for questions that all are asked, name a file with --questions')
     return asked
 
+# %% ../nbs/92_cli.ipynb #6f5e78ae
+def _vllm(engine, given, **other)->dict: # None: transformers
+    "The arguments of vLLM's engine; ValueError if an `other` option says that it has nothing to answer"
+    if engine not in ('transformers','vllm'): raise ValueError(f"--engine {engine}: give 'transformers' or 'vllm'")
+    if engine=='transformers' and given: raise ValueError(f"--engine-arg {given[0]}: it goes with --engine vllm")
+    if engine=='transformers': return None
+    if other := [f"--{k.replace('_', '-')}" for k,o in other.items() if o]: raise ValueError(f"--engine vllm runs the model here: leave out {', '.join(other)}")
+    return named_values(given, '--engine-arg', 'gpu_memory_utilization=0.8') or {}
+
 # %% ../nbs/92_cli.ipynb #cli00009
 def at_layer(
     v, # `PersonaVectors` of `path`
@@ -147,13 +176,16 @@ def at_layer(
 @app.command(epilog='Example: persona-vectors run --model Qwen/Qwen2.5-0.5B-Instruct --layer 0.5 --out qwen')
 def run(model:Model=EMBEDDED, personas:Personas=None, questions:Questions=None, layer:Layer=None, prompt_format:Format='chat',
         device:Device=None, dtype:Dtype=None, span:Span='answer', out:Out=None, responses:FromFile=None, model_name:ModelName=None,
-        api:Api=False, base_url:BaseUrl=None, api_model:ApiModel=None, max_tokens:MaxTokens=256, temperature:Temperature=.7, seed:Seed=0,
+        api:Api=False, base_url:BaseUrl=None, api_model:ApiModel=None, engine:Engine='transformers', engine_arg:EngineArg=None,
+        max_tokens:MaxTokens=256, temperature:Temperature=.7, seed:Seed=0,
+        top_p:TopP=None, top_k:TopK=None, min_p:MinP=None, repetition_penalty:Penalty=None, template_arg:TemplateArg=None,
         stream:Stream=None, blocks:Blocks=None, batch_tokens:BatchTokens=None,
         fresh:Annotated[bool, _option('Make everything anew, in a folder of its own (default: fresh/).', '--fresh')]=False):
     "Generate, extract, analyse, plot. With no option: the embedded model, on the answers that come with the package."
     from persona_vectors.pipeline import run as run_pipeline
     c = config_from(model, base_url, api_model, prompt_format=prompt_format, device=device, dtype=dtype, span=span, max_tokens=max_tokens,
-                    temperature=temperature, seed=seed, stream=stream, blocks=blocks, batch_tokens=batch_tokens)
+                    temperature=temperature, seed=seed, stream=stream, blocks=blocks, batch_tokens=batch_tokens,
+                    top_p=top_p, top_k=top_k, min_p=min_p, repetition_penalty=repetition_penalty, template_arg=template_arg)
     out = _fresh_folder(out) if fresh else out or Path('.')
     if responses and not (personas and questions):
         from persona_vectors.responses import load_responses
@@ -161,7 +193,8 @@ def run(model:Model=EMBEDDED, personas:Personas=None, questions:Questions=None, 
         personas,questions = personas or rs.prompts(), questions or rs.shared_questions
     personas,questions,own = _grid(personas, questions, api_model or model, model_name)
     if own: raise ValueError('a run compares personas on the same questions: name a file with --questions; `generate` and `extract` take those of each persona')
-    r = run_pipeline(c, personas, questions, layer=layer, out=out, responses=responses, api=api or bool(base_url or api_model), fresh=fresh)
+    vllm = _vllm(engine, engine_arg, api=api, base_url=base_url, api_model=api_model, responses=responses)
+    r = run_pipeline(c, personas, questions, layer=layer, out=out, responses=responses, api=api or bool(base_url or api_model), fresh=fresh, vllm=vllm)
     _print_run(r)
 
 # %% ../nbs/92_cli.ipynb #81e94e55
@@ -201,22 +234,29 @@ def _what_follows(rho, n):
 # %% ../nbs/92_cli.ipynb #4fd190d6
 @app.command(epilog='Example: persona-vectors generate --model google/gemma-3-27b-it --api --personas default,analyst,bard,oracle --dry-run')
 def generate(model:Model=EMBEDDED, personas:Personas=None, questions:Questions=None, prompt_format:Format='chat', device:Device=None, dtype:Dtype=None,
-             out:Out=Path('.'), api:Api=False, base_url:BaseUrl=None, api_model:ApiModel=None, max_tokens:MaxTokens=256, temperature:Temperature=.7,
-             seed:Seed=0, samples:Annotated[int, _option('Answers to each question.')]=1,
+             out:Out=Path('.'), api:Api=False, base_url:BaseUrl=None, api_model:ApiModel=None, engine:Engine='transformers',
+             engine_arg:EngineArg=None, max_tokens:MaxTokens=256, temperature:Temperature=.7, seed:Seed=0, top_p:TopP=None, top_k:TopK=None,
+             min_p:MinP=None, repetition_penalty:Penalty=None, template_arg:TemplateArg=None,
+             samples:Annotated[int, _option('Answers to each question.')]=1,
              limit:Annotated[int, _option('Ask so many of the questions, evenly spread. Default: all.')]=None, model_name:ModelName=None,
              extra_questions:Annotated[Path, _option('JSON or YAML file: persona to further questions, put to it alone.')]=None,
              max_concurrent_requests:Concurrent=10, requests_per_minute:PerMinute=None, tokens_per_minute:TokensPerMinute=None,
              extra_body:ExtraBody=None, timeout:Timeout=300, max_retries:MaxRetries=8, dry_run:DryRun=False):
     "Answers only. After an interruption, the same command continues."
-    from persona_vectors.generation.answers import estimate, generate_responses
+    from persona_vectors.generation.answers import Generation
+    from persona_vectors.generation.vllm_engine import VllmGeneration
     c = config_from(model, base_url, api_model, prompt_format=prompt_format, device=device, dtype=dtype, max_tokens=max_tokens,
                     temperature=temperature, seed=seed, max_concurrent_requests=max_concurrent_requests, timeout=timeout, max_retries=max_retries,
-                    requests_per_minute=requests_per_minute, tokens_per_minute=tokens_per_minute, extra_body=_json(extra_body))
+                    requests_per_minute=requests_per_minute, tokens_per_minute=tokens_per_minute, extra_body=_json(extra_body),
+                    top_p=top_p, top_k=top_k, min_p=min_p, repetition_penalty=repetition_penalty, template_arg=template_arg)
+    vllm = _vllm(engine, engine_arg, api=api, base_url=base_url, api_model=api_model)
     personas,questions,own = _grid(personas, questions, api_model or model, model_name, limit)
     if own and extra_questions: raise ValueError("--extra-questions: the personas' files have questions of their own; name those for all with --questions")
-    what = dict(out=out/'data/responses', api=api or bool(base_url or api_model), samples=samples, extra=own or extra_questions)
-    if dry_run: return print(estimate(c, personas, questions, **what))
-    rs = generate_responses(c, personas, questions, **what)
+    what = dict(out=out/'data/responses', samples=samples, extra=own or extra_questions)
+    if vllm is None: g = Generation(c, personas, questions, api=api or bool(base_url or api_model), **what)
+    else: g = VllmGeneration(c, personas, questions, engine_args=vllm, **what)
+    if dry_run: return print(g.forecast())
+    rs = g.run()
     print(rs, file=sys.stderr)
     print(rs.path)
 
@@ -236,13 +276,14 @@ def judge(responses:Annotated[Path, typer.Argument(help='A responses file, or a 
           model:Model=EMBEDDED, device:Device=None, dtype:Dtype=None, out:Out=None, api:Api=False, base_url:BaseUrl=None, api_model:ApiModel=None,
           max_concurrent_requests:Concurrent=10, requests_per_minute:PerMinute=None, tokens_per_minute:TokensPerMinute=None,
           extra_body:ExtraBody=None, timeout:Timeout=300, max_retries:MaxRetries=8, dry_run:DryRun=False,
+          template_arg:TemplateArg=None,
           max_tokens:Annotated[int, _option('Length of a reply in tokens, at least 1024; a judge that reasons may need more.')]=1024):
     "Scores for every answer, in a file beside it. For `extract --min-score`."
     from persona_vectors.generation.judging import Judging, judge_responses, scored
     from persona_vectors.responses import load_responses
     c = config_from(model, base_url, api_model, device=device, dtype=dtype, max_tokens=max_tokens,
                     max_concurrent_requests=max_concurrent_requests, timeout=timeout, requests_per_minute=requests_per_minute,
-                    tokens_per_minute=tokens_per_minute, max_retries=max_retries, extra_body=_json(extra_body))
+                    tokens_per_minute=tokens_per_minute, max_retries=max_retries, extra_body=_json(extra_body), template_arg=template_arg)
     what = dict(api=api or bool(base_url or api_model), out=out and out/'data/responses')
     rs = load_responses(responses)
     if dry_run: return print(Judging(c, rs, rubric, **what).forecast())
@@ -262,7 +303,7 @@ def extract(responses:Annotated[Path, typer.Argument(help='A responses file: .js
             read_under:Annotated[str, _option("Read every answer under this persona's prompt instead of its own.")]=None,
             read_text:Annotated[str, _option("Read every prompt over this persona's answers instead of its own.")]=None,
             min_score:MinScore=None, max_score:MaxScore=None, min_answers:MinAnswers=None, keep:Keep='', stream:Stream=None, blocks:Blocks=None,
-            batch_tokens:BatchTokens=None,
+            batch_tokens:BatchTokens=None, template_arg:TemplateArg=None,
             shard:Annotated[str, _option('Read one of n parts, as 3/7. After an interruption, the same command continues. `merge` joins the parts.')]=None,
             ray:Annotated[str, _option("'local', or the address of a Ray cluster ('auto' on one of its machines): read by actors there.")]=None,
             actors:Annotated[int, _option('With --ray: how many for each model. Default: one a GPU, or a core as far as memory goes.', min=1)]=None,
@@ -273,7 +314,7 @@ def extract(responses:Annotated[Path, typer.Argument(help='A responses file: .js
             devices:Annotated[int, _option('With --dry-run: how many.', min=1)]=1):
     "Vectors only, from a responses file. Default personas and questions: the file's own, without a file the built-in ones."
     configs = [config_from(m, prompt_format=prompt_format, device=device, dtype=dtype, span=span, stream=stream, blocks=blocks,
-                           batch_tokens=batch_tokens) for m in model]
+                           batch_tokens=batch_tokens, template_arg=template_arg) for m in model]
     personas = _opened(personas, model[0])
     which = dict(keep=_comma(keep), min_score=_scores(min_score), max_score=_scores(max_score, '--max-score'), min_answers=min_answers)
     what = dict(layer=layer, folder=out/'data/persona_vectors', read_under=read_under)
@@ -412,7 +453,8 @@ def direction_for(text, v, source):
 def report(vectors:Annotated[Path, typer.Argument(help=f'{VECTORS_HELP} No model is run then. Default: read the answers with --model.')]=None,
            responses:Annotated[Path, _option('A responses file. Default: the answers that come with the package.')]=None, model:Model=EMBEDDED,
            personas:FilePersonas=None, questions:FileQuestions=None, layer:Layer=None, prompt_format:Format='chat', device:Device=None, dtype:Dtype=None,
-           span:Span='answer', stream:Stream=None, blocks:Blocks=None, batch_tokens:BatchTokens=None, direction:DirectionFrom=None,
+           span:Span='answer', stream:Stream=None, blocks:Blocks=None, batch_tokens:BatchTokens=None, template_arg:TemplateArg=None,
+           direction:DirectionFrom=None,
            neutral:Annotated[str, _option('Names of the neutral personas, with commas between. Default: those that the file names.')]=None,
            reading:Annotated[list[Path], _option('A further vectors file, with the same personas and questions; the file says what was held constant. '
                                                  'May be given several times.')]=None,
@@ -435,7 +477,7 @@ def report(vectors:Annotated[Path, typer.Argument(help=f'{VECTORS_HELP} No model
         got = _from_file(vectors, layer, neutral, rs, bool(responses), named)
     else:
         ex = ActivationExtractor(config_from(model, prompt_format=prompt_format, device=device, dtype=dtype, span=span, stream=stream, blocks=blocks,
-                                             batch_tokens=batch_tokens))
+                                             batch_tokens=batch_tokens, template_arg=template_arg))
         names,personas = split_names(neutral or '', rs.personas),_opened(personas, model)
         got = gather(ex, rs, personas, questions, layer=layer, neutral=names, under=under, first=first, quick=quick, sweep=sweep, out=out, direction=named)
     got['readings'] |= _further(reading or [], got['v'], got['direction'], got['readings'])
@@ -491,7 +533,8 @@ def steer(question:Annotated[str, typer.Argument(help='What to ask. Default: wha
                                       'the gap between neutrals and roles. Write --coef=-2 for a negative one.')]='-2,2',
           vectors:Vectors=None, direction:DirectionFrom=None, at:Annotated[str, _option("Tokens that are moved: 'all', 'prompt', 'answer'.")]='all',
           system:Annotated[str, _option('A system prompt.')]='', layer:OneLayer=None, model:Model=EMBEDDED, prompt_format:Format='chat',
-          device:Device=None, dtype:Dtype=None, max_tokens:MaxTokens=64, temperature:Temperature=0., seed:Seed=0):
+          device:Device=None, dtype:Dtype=None, max_tokens:MaxTokens=64, temperature:Temperature=0., seed:Seed=0,
+          template_arg:TemplateArg=None):
     "What the model says when it is moved along the assistant axis, beside what it says by itself."
     from persona_vectors.extraction.extractor import ActivationExtractor
     from persona_vectors.generation.local import load_local
@@ -500,9 +543,9 @@ def steer(question:Annotated[str, typer.Argument(help='What to ask. Default: wha
     coefs = list(dict.fromkeys([0.,*_numbers(coef)]))
     if temperature<0: raise ValueError(f"--temperature {temperature}: give 0 (greedy) or more")
     if max_tokens<1: raise ValueError(f"--max-tokens {max_tokens}: give at least 1")
-    ex = ActivationExtractor(config_from(model, prompt_format=prompt_format, device=device, dtype=dtype))
+    ex = ActivationExtractor(config_from(model, prompt_format=prompt_format, device=device, dtype=dtype, template_arg=template_arg))
     d = direction_for(direction, vectors_for(vectors, ex.source, layer), ex.source)
-    lm,talks = load_local(ex.source, prompt_format, ex.device, ex.dtype),[chat_messages(system) for _ in coefs]
+    lm,talks = load_local(ex.source, ex.format, ex.device, ex.dtype),[chat_messages(system) for _ in coefs]
     for q in [question] if question else _typed():
         for t in talks: t.append(dict(role='user', content=q))
         said = answers_at(lm, talks, d, coefs, at, max_tokens, temperature, seed)
@@ -545,13 +588,14 @@ def monitor(file:Annotated[Path, typer.Argument(help="Conversations: messages wi
             id:Annotated[str, _option('The field or column that says what a conversation is called. Default: its line or row.')]=None,
             limit:Annotated[int, _option('Read the first so many conversations.', min=1)]=None,
             turns:Annotated[int, _option('Read the first so many messages of each.', min=1)]=None,
-            layer:Layer=None, model:Model=EMBEDDED, prompt_format:Format='chat', device:Device=None, dtype:Dtype=None, batch_tokens:BatchTokens=None):
+            layer:Layer=None, model:Model=EMBEDDED, prompt_format:Format='chat', device:Device=None, dtype:Dtype=None, batch_tokens:BatchTokens=None,
+            template_arg:TemplateArg=None):
     "How far along the assistant axis conversations are, turn by turn; up to ten are shown token by token."
     from persona_vectors.steering.transcripts import read_turns
     if figure and figure.suffix!='.html': raise ValueError(f'--figure {figure}: give a name that ends in .html')
     source = find_model(model)
     d = direction_for(direction, vectors_for(vectors, source, layer), source) if direction else None
-    c = config_from(model, prompt_format=prompt_format, device=device, dtype=dtype, batch_tokens=batch_tokens)
+    c = config_from(model, prompt_format=prompt_format, device=device, dtype=dtype, batch_tokens=batch_tokens, template_arg=template_arg)
     t = read_turns(file, c, vectors, calibration, layer, d, out, id, limit, turns)
     _show_turns(t, file)
     for o in (out, figure and _drift(t, figure)):
@@ -714,14 +758,16 @@ def _show_traits(traits, layer, file, out):
 @app.command(epilog='Example: persona-vectors preview --persona bard --question 3 --prompt-format raw')
 def preview(responses:Annotated[Path, typer.Argument(help='A responses file. Default: the answers that come with the package.')]=None, model:Model=EMBEDDED,
             persona:Annotated[str, _option('Whose answer. Default: the first.')]=None,
-            question:Annotated[int, _option('To which question, counted from 0.')]=0, prompt_format:Format='chat', span:Span='answer'):
+            question:Annotated[int, _option('To which question, counted from 0.')]=0, prompt_format:Format='chat', span:Span='answer',
+            template_arg:TemplateArg=None):
     "The exact tokens that are averaged, marked in colour and between ⟦ and ⟧."
     from rich.console import Console
     from persona_vectors.extraction.extractor import ActivationExtractor
     from persona_vectors.responses import load_responses, shipped_responses
     rs = load_responses(responses) if responses else shipped_responses()
     r = _answer_of(rs, persona or rs.personas[0], question)
-    Console(soft_wrap=True, force_jupyter=False).print(ActivationExtractor(config_from(model, prompt_format=prompt_format, span=span)).preview(r))
+    ex = ActivationExtractor(config_from(model, prompt_format=prompt_format, span=span, template_arg=template_arg))
+    Console(soft_wrap=True, force_jupyter=False).print(ex.preview(r))
 
 # %% ../nbs/92_cli.ipynb #5baafc33
 def _answer_of(rs, who, i):
