@@ -621,7 +621,7 @@ def _drift(t, path):
 
 # %% ../nbs/92_cli.ipynb #1fe39023
 @app.command(epilog='Example: persona-vectors export data/persona_vectors/FILE.safetensors axis.gguf --format gguf --layer 20')
-def export(file:Annotated[Path, typer.Argument(help='A vectors file, a file with one direction, a folder of published role or trait vectors, or judged answers.')],
+def export(file:Annotated[Path, typer.Argument(help='Vectors, a direction, a folder of published role or trait vectors, or judged answers.')],
            out:Annotated[Path, typer.Argument(help='The file to write; of roles, traits and scores, the folder.')],
            format:Annotated[str, _option("'gguf' (llama.cpp), 'assistant-axis', 'persona_vectors', 'roles': all personas as assistant-axis' role files, "
                                          "or 'scores': judged answers' scores as its score files.")],
@@ -663,7 +663,8 @@ def _to_export(file, direction, layer, format, model):
     if not _is_vectors(file): return [load_direction(str(file), model=model)]
     v = _with_layer(file, layer)
     if not (model or 'model' in v.meta): raise ValueError(f"{file} does not say of which model it is: name it with --model")
-    return [load_direction(direction, v.at(k), model) if direction else assistant_axis(v.at(k)) for k in _to_write(v.layers, file, layer, format, model or v.model)]
+    ks = _to_write(v.layers, file, layer, format, model or v.model)
+    return [load_direction(direction, v.at(k), model) if direction else assistant_axis(v.at(k)) for k in ks]
 
 def _to_write(ks, file, layer, format, model):
     "Of the layers `ks` in `file`, those that `--layer` names, else those that the format has a place for"
@@ -700,7 +701,7 @@ def _others_directions(file, layer, format, model):
 @app.command('import', epilog='Example: persona-vectors import evil_response_avg_diff.pt --layer 20 --model Qwen/Qwen2.5-7B-Instruct --out evil.gguf')
 def import_(file:Annotated[Path, typer.Argument(help='A GGUF control vector, a .pt of assistant-axis or persona_vectors, '
                                                      "or a folder of assistant-axis' role or trait vectors, or of persona_vectors' traits.")],
-            model:Annotated[str, _option("The model that it is for: hub id, folder, or .gguf file. Default: not checked, where the file's name says how it counts.")]=None,
+            model:Annotated[str, _option("The model that it is for: hub id, folder, .gguf. Default: unchecked, where its name says how it counts.")]=None,
             format:Annotated[str, _option("'gguf', 'cvector-generator', 'assistant-axis', 'persona_vectors'. Default: recognised.")]=None,
             orientation:Annotated[str, _option('What positive means, for a GGUF file that does not say.')]=None,
             layer:Annotated[str, _option('Index (20), fraction of the depth (0.65) or several (10,20). Default: all in the file.')]=None,
@@ -804,7 +805,7 @@ def bench(model:Model=EMBEDDED, layer:Layer=None, device:Device=None, dtype:Dtyp
 
 # %% ../nbs/92_cli.ipynb #46ae07c6
 @app.command(epilog='Example: persona-vectors info data/persona_vectors/FILE.safetensors')
-def info(file:Annotated[Path, typer.Argument(help='A vectors, direction or responses file, the folder of parts of a run, or a file or folder of published vectors.')]):
+def info(file:Annotated[Path, typer.Argument(help='Vectors (published ones too), a direction, responses, or the folder of parts of a run.')]):
     "What is in a file, and where it came from."
     from persona_vectors.config import READERS, check_file, file_kind
     from persona_vectors.responses import LARGE, load_responses

@@ -378,7 +378,8 @@ def _from_pt(path):
     if isinstance(o, dict) and 'vector' in o or isinstance(o, Tensor) and named:
         return of_roles([(path.name, *role_of(path, o))], f'{path.name}, a role vector of assistant-axis')
     if odd := not_vectors(o): raise ValueError(f'it holds {odd}')
-    if isinstance(o, Tensor): raise ValueError('it holds one tensor, and its name does not say of what: `import_file`, `persona-vectors import`, says what it could be')
+    if isinstance(o, Tensor):
+        raise ValueError('it holds one tensor, and its name does not say of what: `import_file`, `persona-vectors import`, says what it could be')
     return _plain(o, path.name)
 
 def _from_any(path):

@@ -13,7 +13,8 @@ from ..analysis.readings import difference
 from ..config import atomic_write, check_file, check_kind, file_kind
 from ..personas import split_names
 from ..models import find_model, same_model
-from ..extraction.vectors import Direction, PersonaVectors, folder_vectors, load_pt, need_layer, not_vectors, of_roles, one_shape, role_of, save_pt
+from ..extraction.vectors import Direction, PersonaVectors, folder_vectors, load_pt, need_layer, not_vectors, of_roles, one_shape
+from ..extraction.vectors import role_of, save_pt
 import numpy as np, torch
 from torch import Tensor
 
