@@ -34,7 +34,7 @@ def aligned(models, roles=5, questions=6)->dict:
     "Name to vectors with only the personas and questions that all models have, one row for each in the same order; ValueError if too few"
     for k,v in models.items():
         v.layer # ValueError for several layers
-        if questions>1: need_questions(v, 'a comparison without noise', f'{k!r} goes into cross_cosine and joint_pca only')
+        if questions>1: need_questions(v, 'a comparison without noise', f'{k!r} goes into compare_means, cross_cosine and joint_pca only')
     (ps,ns),first = _common(models),next(iter(models.values()))
     full = {k: balanced(v.only(ps)) for k,v in models.items()}
     qs,n = [q for q in first.questions if all(q in v.questions for v in full.values())],len(ps)-len(ns)
