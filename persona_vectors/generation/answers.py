@@ -138,9 +138,15 @@ class Generation:
         if self.source and config.chat_template_kwargs: get_format('chat', self.source.tokenizer(), config.chat_template_kwargs)   # has it such arguments?
         model = config.model_name if self.source else config.openrouter_model or config.model_name
         self.folders = (*map(Path, reuse), Path(out))   # the last of two answers to the same cell counts
-        self.todo,self.settings = plan(load_personas(personas, spoken_name(model)), questions, samples, extra),settings(config, self.source)
+        self.todo,self.settings = plan(load_personas(personas, spoken_name(model)), questions, samples, extra),self.deciding()
         name = responses_name(self.settings, self.todo)
         self.prepare(Path(out)/f'{name}.json', name[:-9])
+
+# %% ../../nbs/generation/12_answers.ipynb #345ca2c9
+@patch
+def deciding(self:Generation)->dict:
+    "The settings that decide the answers"
+    return settings(self.config, self.source)
 
 # %% ../../nbs/generation/12_answers.ipynb #01b210d2
 @patch
@@ -182,6 +188,7 @@ def locked(self:Generation):
         try: yield
         finally:
             self.journal.close()
+            if not self.journal.size: self.journal.path.unlink(missing_ok=True)   # nothing was answered
             if os.name!='nt': self.lock.unlink(missing_ok=True)   # Windows does not delete an open file
 
 # %% ../../nbs/generation/12_answers.ipynb #0ebcf3f3
@@ -330,10 +337,12 @@ def check(self:Generation):
     if self.failed: raise Unanswered(self.failed, len(self.left))
     self.look()
 
-def _meta(st, config, source):
+@patch
+def header(self:Generation)->dict:
     "The header of a responses file: the settings, and what was used besides them"
-    if not source: return dict(settings=st, versions={o: version(o) for o in ('persona-vectors-lab', 'openai')})
-    return dict(settings=st, dtype=config.dtype or default_dtype(find_device(config.device)),
+    st,c = self.settings,self.config
+    if not self.source: return dict(settings=st, versions={o: version(o) for o in ('persona-vectors-lab', 'openai')})
+    return dict(settings=st, dtype=c.dtype or default_dtype(find_device(c.device)),
                 versions={o: version(o) for o in ('persona-vectors-lab', 'torch', 'transformers')})
 
 # %% ../../nbs/generation/12_answers.ipynb #38691f95
@@ -343,7 +352,7 @@ def finish(self:Generation)->Responses:
     self.check()
     found = ((r, self.done[r.key, r.system]) for r in self.todo)
     rows = [o if o.question_id==r.question_id else replace(o, question_id=r.question_id) for r,o in found]
-    rs = Responses(rows, _meta(self.settings, self.config, self.source))
+    rs = Responses(rows, self.header())
     files = [f/self.path.name for f in self.folders[::-1] if (f/self.path.name).exists()]
     there = next((p for p in files if load_responses(p).rows==rs.rows), None)
     if not there: rs.save(self.path)
