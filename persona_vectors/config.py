@@ -262,7 +262,7 @@ def check_file(path):
 READERS = {'persona vectors': '`persona-vectors info` says of what', 'a direction': '`persona-vectors info` says of what',
            'a part of a run': '`persona-vectors merge` joins those', 'answers': '`persona-vectors extract` reads them',
            'a conversation': '`persona-vectors monitor` reads it', 'text': 'it is no file of this package',
-           'turns of conversations': '`pandas.read_parquet` reads what `persona-vectors monitor --out` has written',
+           'turns of conversations': '`persona-vectors info` shows them',
            'a control vector': '`persona-vectors import` shows it', 'a GGUF model': 'name it with --model'}
 
 def check_kind(path, *wanted):

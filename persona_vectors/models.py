@@ -729,6 +729,19 @@ def find_device(
     raise ValueError(f"device={device!r}: torch {torch.__version__} finds {here[kind]} of kind {kind!r} here; "
                      f"use {default_device()!r}")
 
+# %% ../nbs/07_models.ipynb #667727b1
+def out_of_memory(e)->bool:
+    "Whether the exception `e` is an out-of-memory error of any device"
+    words = (r"out of memory|ALLOC_FAILED|can't allocate memory|not enough memory|bad_alloc|could not create a (memory|primitive)|"
+             "STATUS_NOT_INITIALIZED|Invalid buffer size")                     # CUDA's libraries on a full GPU; Apple
+    return isinstance(e, MemoryError) or isinstance(e, RuntimeError) and bool(re.search(words, str(e)))
+
+def empty_cache():
+    "Give back what torch keeps of a device's memory without using it"
+    import torch
+    if torch.cuda.is_available(): torch.cuda.empty_cache()
+    if torch.backends.mps.is_available(): torch.mps.empty_cache()
+
 # %% ../nbs/07_models.ipynb #2f9afeb5
 def default_dtype(
     device:str # 'cpu', 'cuda', 'mps'
