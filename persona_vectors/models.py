@@ -246,7 +246,8 @@ def _base_of(p)->str:
     except ValueError as e: raise ValueError(f'it is an adapter, and {e}') from None
     base,kind,rev = d.get('base_model_name_or_path'),str(d.get('peft_type')),d.get('revision')
     if not base: raise ValueError(f"it is an adapter, and its {ADAPTER} does not name a model (base_model_name_or_path): name it there, or {MERGE}")
-    if re.search('PROMPT|PREFIX|P_TUNING|CPT', kind): raise ValueError(f"it is an adapter of {base} that adds to the prompt ({kind}), and such a one cannot be read")
+    if re.search('PROMPT|PREFIX|P_TUNING|CPT', kind): 
+        raise ValueError(f"it is an adapter of {base} that adds to the prompt ({kind}), and such a one cannot be read")
     if not any((p/o).is_file() for o in TUNED): raise ValueError(f"it is an adapter of {base} without its weights ({TUNED[0]}): fetch them, or {MERGE}")
     return f'{base}@{rev}' if rev and not Path(base).expanduser().exists() else base
 
@@ -256,7 +257,8 @@ def _tuned(name, p, token)->'ModelSource':
     from importlib.util import find_spec
     try: base = _base_of(p)
     except ValueError as e: raise ValueError(f"model {name!r}: {e}") from None
-    if not find_spec('peft'): raise ValueError(f"model {name!r}: it is an adapter of {base}, and is read only where peft is installed: pip install peft, or {MERGE}")
+    if not find_spec('peft'):
+        raise ValueError(f"model {name!r}: it is an adapter of {base}, and is read only where peft is installed: pip install peft, or {MERGE}")
     try: of = find_model(base, token)
     except ValueError as e: raise ValueError(f"model {name!r}: it is an adapter of {base}, which is not here ({e}): give its place as "
                                              f"base_model_name_or_path in {ADAPTER}, or {MERGE}") from None
