@@ -19,6 +19,7 @@ from .models import EMBEDDED, default_dtype, find_device, find_model, same_model
 # %% ../nbs/92_cli.ipynb #197e952c
 def _option(help, *names, **kw): return typer.Option(*names, help=help, **kw)
 
+VECTORS_HELP = "A vectors file, or a folder of published role vectors."
 Model = Annotated[str, _option('Hub id, folder, or .gguf file. Default: a small model that is fetched from the package index.')]
 Models = Annotated[list[str], _option('Hub id, folder, or .gguf file; several times for several models. Default: a small model.', '--model')]
 Layer = Annotated[str, _option('Index (20), fraction of the depth (0.65), several (0,20), or all. Default: 0.65.')]
@@ -402,25 +403,38 @@ def _merged(path, answers=None, sums=False):
     print(v, file=sys.stderr)
     return save_merged(v, path)
 
+# %% ../nbs/92_cli.ipynb #dcb4393f
+def read_vectors(path):
+    "The vectors in `path`; of another project's, the log says in one line what they were taken for"
+    from persona_vectors.extraction.vectors import load_vectors, taken_for
+    v = load_vectors(path)
+    if 'read from' in v.meta and 'num_layers' in v.meta: log.info(taken_for(v, path))
+    return v
+
 # %% ../nbs/92_cli.ipynb #05b7a63d
 @app.command(epilog='Example: persona-vectors plot data/persona_vectors/FILE.safetensors --layer 20')
-def plot(vectors:Annotated[Path, typer.Argument(help='A vectors file.')], layer:OneLayer=None, out:Out=Path('.')):
+def plot(vectors:Annotated[Path, typer.Argument(help=VECTORS_HELP)], layer:OneLayer=None, out:Out=Path('.')):
     "Figures from a vectors file."
     from persona_vectors.pipeline import draw
+    from persona_vectors.analysis.axis import rank_personas
     from persona_vectors.analysis.uncertainty import rank_intervals
-    from persona_vectors.extraction.vectors import load_vectors
-    v = at_layer(load_vectors(vectors), layer, vectors)
-    rankings = {f'layer {v.layer}': rank_intervals(v)} if len(v.questions)>3 else {}   # a .pt has no answers to split
+    v = at_layer(read_vectors(vectors), layer, vectors)
+    rank = rank_intervals if len(v.questions)>3 else rank_personas if v.published or len(v.questions)>1 else None
+    rankings = {f'layer {v.layer}': rank(v)} if rank else {}
     for p in draw(v, rankings, out/'images/tmp'): print(p)
 
 # %% ../nbs/92_cli.ipynb #37e8131a
 def vectors_for(path, source, layer=None):
     "The vectors in `path`, of the model `source`, at one layer; without a path those that come with the package"
-    from persona_vectors.extraction.vectors import load_vectors, shipped_vectors
+    from persona_vectors.extraction.vectors import shipped_vectors
     if not path and source.label!=EMBEDDED:
         raise ValueError(f"there are no vectors of {source.label}: make a file with `persona-vectors extract` and name it with --vectors")
-    v = load_vectors(path) if path else shipped_vectors()
+    v = read_vectors(path) if path else shipped_vectors()
     if not same_model(v.meta.get('model', source.label), source.label): raise ValueError(f"{path} has vectors of {v.model}, and the model is {source.label}")
+    deep,wide = v.meta.get('num_layers', source.num_layers),v.means.shape[-1]
+    if (deep,wide)!=(source.num_layers, source.width):
+        raise ValueError(f"{path} is of a model of {deep} blocks, {wide} wide, and {source.label} has {source.num_layers}, {source.width} wide")
+    if 'model' not in v.meta: v.meta['model'] = source.label          # whoever named both says so; depth and width fit
     if None in v.layers and layer is None: raise ValueError(f"{path} does not record its layer: say it with --layer")
     return at_layer(v, layer, path or EMBEDDED)
 
@@ -429,11 +443,14 @@ def direction_for(text, v, source):
     "The direction that `--direction` names, at the layer of `v`; without one the assistant axis of `v`"
     from persona_vectors.analysis.axis import assistant_axis
     from persona_vectors.steering.interop import load_direction
-    return load_direction(text, v, source) if text else assistant_axis(v)
+    if not text: return assistant_axis(v)
+    d = load_direction(text, v, source)
+    log.info(f"--direction {text}: {d.orientation}; layer {d.layer}")
+    return d
 
 # %% ../nbs/92_cli.ipynb #27238667
 @app.command(epilog='Example: persona-vectors report --model Qwen/Qwen2.5-0.5B-Instruct --responses data/responses/FILE.json --layer 0.5 --out qwen')
-def report(vectors:Annotated[Path, typer.Argument(help='A vectors file; no model is run then. Default: read the answers with --model.')]=None,
+def report(vectors:Annotated[Path, typer.Argument(help=f'{VECTORS_HELP} No model is run then. Default: read the answers with --model.')]=None,
            responses:Annotated[Path, _option('A responses file. Default: the answers that come with the package.')]=None, model:Model=EMBEDDED,
            personas:FilePersonas=None, questions:FileQuestions=None, layer:Layer=None, prompt_format:Format='chat', device:Device=None, dtype:Dtype=None,
            span:Span='answer', stream:Stream=None, blocks:Blocks=None, batch_tokens:BatchTokens=None, template_arg:TemplateArg=None,
@@ -454,7 +471,7 @@ def report(vectors:Annotated[Path, typer.Argument(help='A vectors file; no model
     from persona_vectors.personas import split_names
     from persona_vectors.responses import load_responses, shipped_responses
     rs = load_responses(responses) if responses else shipped_responses()
-    named = (lambda v: direction_for(direction, v, model)) if direction else None
+    named = (lambda v: direction_for(direction, v, None if vectors else model)) if direction else None
     if vectors:
         _only_for_a_model(personas=personas, questions=questions, under=under, quick=quick, sweep=sweep)
         got = _from_file(vectors, layer, neutral, rs, bool(responses), named)
@@ -480,10 +497,9 @@ def _only_for_a_model(**given):
 def _from_file(path, layer, neutral, rs, given, direction):
     "Like `gather`, from a vectors file; `responses` is None if the vectors were made from other answers"
     from persona_vectors.analysis.controls import prompt_baselines
-    from persona_vectors.extraction.vectors import load_vectors
     from persona_vectors.personas import split_names
     from persona_vectors.responses import shipped_responses
-    whole = load_vectors(path)
+    whole = read_vectors(path)
     if neutral: whole = whole.as_neutral(split_names(neutral, whole))
     made_from = whole.meta.get('responses', rs.hash() if given else None)
     rs = next((o for o in ([rs] if given else [rs, shipped_responses(wordings=2)]) if o.hash()==made_from), None)
@@ -497,8 +513,7 @@ def _from_file(path, layer, neutral, rs, given, direction):
 def _further(paths, v, direction, taken):
     "Readings from further vectors files, by name, none of which is `taken`; ValueError if one lacks personas or questions"
     from persona_vectors.analysis.readings import read_along, reading_name
-    from persona_vectors.extraction.vectors import load_vectors
-    found = {p: at_layer(load_vectors(p), None, p) for p in paths}
+    found = {p: at_layer(read_vectors(p), None, p) for p in paths}
     for o in found.values(): read_along(v, o, direction)
     names = [reading_name(o, p.stem) for p,o in found.items()]
     return {f'{n} ({p.stem})' if n in taken or names.count(n)>1 else n: o for n,(p,o) in zip(names, found.items())}
@@ -606,8 +621,8 @@ def _drift(t, path):
 
 # %% ../nbs/92_cli.ipynb #1fe39023
 @app.command(epilog='Example: persona-vectors export data/persona_vectors/FILE.safetensors axis.gguf --format gguf --layer 20')
-def export(file:Annotated[Path, typer.Argument(help='A vectors file, a file with one direction, or judged answers.')],
-           out:Annotated[Path, typer.Argument(help='The file to write; of roles and scores, the folder.')],
+def export(file:Annotated[Path, typer.Argument(help='Vectors, a direction, a folder of published role or trait vectors, or judged answers.')],
+           out:Annotated[Path, typer.Argument(help='The file to write; of roles, traits and scores, the folder.')],
            format:Annotated[str, _option("'gguf' (llama.cpp), 'assistant-axis', 'persona_vectors', 'roles': all personas as assistant-axis' role files, "
                                          "or 'scores': judged answers' scores as its score files.")],
            direction:DirectionFrom=None,
@@ -618,7 +633,7 @@ def export(file:Annotated[Path, typer.Argument(help='A vectors file, a file with
     formats = 'gguf','assistant-axis','persona_vectors','roles','scores'
     if format not in formats: raise ValueError(f"--format {format}: choose from {', '.join(formats)}")
     if format=='scores': return _export_scores(file, out)
-    if format!='roles' and out.is_dir(): raise ValueError(f"{out} is a folder: name the file to write")
+    if format!='roles' and out.is_dir() and not file.is_dir(): raise ValueError(f"{out} is a folder: name the file to write")
     if format=='roles':
         v = _with_layer(file, layer)
         export_roles(v if layer is None else at_layer(v, layer, file), out, model)
@@ -635,36 +650,63 @@ def _export_scores(file, out):
 # %% ../nbs/92_cli.ipynb #cli00024
 def _with_layer(file, layer):
     "The vectors in `file`, at the layer that `--layer` says where it records none; ValueError if neither does"
-    from persona_vectors.extraction.vectors import load_vectors
-    v = load_vectors(file)
+    v = read_vectors(file)
     if None in v.layers and layer is None: raise ValueError(f"{file} does not record of which layer its vectors are: say it with --layer")
     return at_layer(v, layer, file) if None in v.layers else v
 
 # %% ../nbs/92_cli.ipynb #3d43d5a4
 def _to_export(file, direction, layer, format, model):
-    "The directions that `export` writes: one a layer of a vectors file, or the one in a direction file"
+    "The directions that `export` writes: one a layer of a vectors file, the one in a direction file, or those of a folder of traits"
     from persona_vectors.analysis.axis import assistant_axis
-    from persona_vectors.config import file_kind
-    from persona_vectors.models import find_model
-    from persona_vectors.steering.interop import fitting, load_direction
-    if file_kind(file)!='persona vectors' and file.suffix!='.pt': return [load_direction(str(file), model=model)]
+    from persona_vectors.steering.interop import load_direction
+    if _is_directions(file): return _others_directions(file, layer, format, model)
+    if not _is_vectors(file): return [load_direction(str(file), model=model)]
     v = _with_layer(file, layer)
     if not (model or 'model' in v.meta): raise ValueError(f"{file} does not say of which model it is: name it with --model")
-    m = find_model(model or v.model)
-    ks = fitting(v.layers, format, m.num_layers, m.kinds) if layer is None else resolve_layers(layer, m.num_layers)
-    if format=='gguf' and len(ks)>1:
-        raise ValueError(f"{file} has layers {', '.join(map(str, ks))}, and llama.cpp adds every one that it finds: say which with --layer")
+    ks = _to_write(v.layers, file, layer, format, model or v.model)
     return [load_direction(direction, v.at(k), model) if direction else assistant_axis(v.at(k)) for k in ks]
 
+def _to_write(ks, file, layer, format, model):
+    "Of the layers `ks` in `file`, those that `--layer` names, else those that the format has a place for"
+    from persona_vectors.extraction.vectors import layers_said
+    from persona_vectors.steering.interop import fitting
+    m = find_model(model)
+    want = fitting(ks, format, m.num_layers, m.kinds) if layer is None else resolve_layers(layer, m.num_layers)
+    if format=='gguf' and len(want)>1:
+        raise ValueError(f"{file} has layers {layers_said(want)}, and llama.cpp adds every one that it finds: say which with --layer")
+    return want
+
+# %% ../nbs/92_cli.ipynb #cab99910
+def _is_vectors(file):
+    from persona_vectors.config import file_kind
+    return file.is_dir() or file.suffix=='.pt' or file_kind(file)=='persona vectors'
+
+def _is_directions(file):
+    "Whether it is a .pt file of another project's directions, or a folder of them, by name"
+    from persona_vectors.steering.interop import is_traits, positive_of
+    if file.is_dir(): return is_traits(file)
+    if file.suffix!='.pt' or file.stem=='default_vector' or file.parent.name=='role_vectors': return False
+    try: return bool(positive_of(file, None))
+    except ValueError: return False
+
+def _others_directions(file, layer, format, model):
+    from persona_vectors.steering.interop import import_file
+    if not model: raise ValueError(f"{file} does not say of which model it is: name it with --model")
+    found = import_file(file, model)
+    ks = _to_write(list(next(iter(found.values())) if file.is_dir() else found), file, layer, format, model)
+    def chosen(by): return _at_layers(by, ','.join(map(str, ks)), file, None)
+    return {t: chosen(o) for t,o in found.items()} if file.is_dir() else chosen(found)
+
 # %% ../nbs/92_cli.ipynb #496d340f
-@app.command('import', epilog='Example: persona-vectors import evil_response_avg_diff.pt --model Qwen/Qwen2.5-7B-Instruct --layer 20 --out evil.gguf')
+@app.command('import', epilog='Example: persona-vectors import evil_response_avg_diff.pt --layer 20 --model Qwen/Qwen2.5-7B-Instruct --out evil.gguf')
 def import_(file:Annotated[Path, typer.Argument(help='A GGUF control vector, a .pt of assistant-axis or persona_vectors, '
-                                                     "or a folder of assistant-axis' role files.")],
-            model:Model=EMBEDDED, format:Annotated[str, _option("'gguf', 'cvector-generator', 'assistant-axis', 'persona_vectors'. Default: recognised.")]=None,
+                                                     "or a folder of assistant-axis' role or trait vectors, or of persona_vectors' traits.")],
+            model:Annotated[str, _option("The model that it is for: hub id, folder, .gguf. Default: unchecked, where its name says how it counts.")]=None,
+            format:Annotated[str, _option("'gguf', 'cvector-generator', 'assistant-axis', 'persona_vectors'. Default: recognised.")]=None,
             orientation:Annotated[str, _option('What positive means, for a GGUF file that does not say.')]=None,
             layer:Annotated[str, _option('Index (20), fraction of the depth (0.65) or several (10,20). Default: all in the file.')]=None,
             out:Annotated[Path, _option('Keep it: directions as .gguf, role vectors as .safetensors.')]=None):
-    "What another project's file holds, with its layers counted as here."
+    "What another project's file or folder holds, with its layers counted as here."
     from persona_vectors.extraction.vectors import PersonaVectors
     from persona_vectors.steering.interop import import_file
     if out and out.suffix not in ('.gguf','.safetensors'): raise ValueError(f"--out {out}: directions are kept as .gguf, role vectors as .safetensors")
@@ -672,26 +714,46 @@ def import_(file:Annotated[Path, typer.Argument(help='A GGUF control vector, a .
     want = '.safetensors' if isinstance(got, PersonaVectors) else '.gguf'
     if out and out.suffix!=want: raise ValueError(f"--out {out}: what {file} holds is kept as {want}")
     if isinstance(got, PersonaVectors): _keep_roles(got, layer, file, out)
+    elif isinstance(next(iter(got)), str): _show_traits(got, layer, file, out)
     else: _keep_directions(got, layer, file, out, model)
     if out: print(out)
 
 # %% ../nbs/92_cli.ipynb #cli00025
 def _keep_roles(v, layer, file, out):
+    from persona_vectors.extraction.vectors import taken_for
     if layer is not None: v = at_layer(v, layer, file)
+    log.info(taken_for(v, file))
     print(v)
     if out: v.save(out)
 
 # %% ../nbs/92_cli.ipynb #ca055a02
+def _at_layers(found, layer, file, deep):
+    "Those of the directions `found` by layer that `--layer` names; `deep`: number of blocks, None: as far as the file goes"
+    if layer is None: return found
+    from persona_vectors.extraction.vectors import layers_said
+    ks = resolve_layers(layer, deep or max(found))
+    if lacking := [k for k in ks if k not in found]: raise ValueError(f"{file} has no layer {lacking[0]}: it has {layers_said(list(found))}")
+    return {k: found[k] for k in ks}
+
+def _line(k, d): return f'layer {k:>3}  norm {d.vector.norm():10.3f}  {d.orientation}'
+
 def _keep_directions(found, layer, file, out, model):
     from persona_vectors.steering.interop import export_direction
-    if layer is not None:
-        ks = resolve_layers(layer, find_model(model).num_layers)
-        if lacking := [k for k in ks if k not in found]: raise ValueError(f"{file} has no layer {lacking[0]}: it has {', '.join(map(str, found))}")
-        found = {k: found[k] for k in ks}
-    for k,d in found.items(): print(f'layer {k:>3}  norm {d.vector.norm():10.3f}  {d.orientation}')
+    if out and not model: raise ValueError(f"--out {out}: a control vector names its model's kind, so say the model with --model")
+    found = _at_layers(found, layer, file, find_model(model).num_layers if model else None)
+    for k,d in found.items(): print(_line(k, d))
     if out and len(found)>1:
         raise ValueError(f"{file} has layers {', '.join(map(str, found))}, and llama.cpp adds every one that it finds: say which with --layer")
     if out: export_direction(found, out, 'gguf', model)
+
+def _show_traits(traits, layer, file, out):
+    from persona_vectors.extraction.vectors import layers_said
+    if out: raise ValueError(f"--out {out}: {file} holds {len(traits)} directions; `persona-vectors export` writes a file for each")
+    print(f"{len(traits)} directions, layers {layers_said(list(next(iter(traits.values()))))}")
+    for name,found in traits.items():
+        found = _at_layers(found, layer, file, None)
+        k = list(found)[len(found)//2]
+        print(f'{name:32} {_line(k, found[k])}')
 
 # %% ../nbs/92_cli.ipynb #59454ba4
 @app.command(epilog='Example: persona-vectors preview --persona bard --question 3 --prompt-format raw')
@@ -743,11 +805,11 @@ def bench(model:Model=EMBEDDED, layer:Layer=None, device:Device=None, dtype:Dtyp
 
 # %% ../nbs/92_cli.ipynb #46ae07c6
 @app.command(epilog='Example: persona-vectors info data/persona_vectors/FILE.safetensors')
-def info(file:Annotated[Path, typer.Argument(help='A vectors, direction or responses file, or the folder of parts of a run.')]):
+def info(file:Annotated[Path, typer.Argument(help='Vectors (published ones too), a direction, responses, or the folder of parts of a run.')]):
     "What is in a file, and where it came from."
     from persona_vectors.config import READERS, check_file, file_kind
     from persona_vectors.responses import LARGE, load_responses
-    from persona_vectors.extraction.vectors import Direction, load_vectors
+    from persona_vectors.extraction.vectors import Direction
     if (file/'run.json').is_file():
         from persona_vectors.extraction.parts import describe_run
         return print(describe_run(file))
@@ -755,9 +817,14 @@ def info(file:Annotated[Path, typer.Argument(help='A vectors, direction or respo
     kind = file_kind(file) if file.is_file() else ''
     if kind=='a direction': return print(Direction.load(file))
     if kind in READERS and kind not in ('answers','persona vectors') and file.suffix!='.jsonl': raise ValueError(f"{file} holds {kind}: {READERS[kind]}")
-    o = load_responses(file) if file.suffix in ('.json', *LARGE) or file.is_dir() else load_vectors(file)
+    if _is_others(file): return import_(file, None, None, None, None, None)
+    o = load_responses(file) if file.suffix in ('.json', *LARGE) or file.is_dir() else read_vectors(file)
     print(o)
     print(json.dumps({k: m for k,m in o.meta.items() if k not in ('prompts','rendered','judges')}, indent=1, ensure_ascii=False))   # those are pages long
+
+def _is_others(file):
+    "Whether it is a folder of .pt files, or a .pt file that by its name holds directions"
+    return _is_directions(file) or file.is_dir() and (any(file.glob('*.pt')) or any(file.glob('*/*.pt')) or any(file.glob('*/role_vectors')))
 
 # %% ../nbs/92_cli.ipynb #2f39cec2
 def main():

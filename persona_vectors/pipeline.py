@@ -49,7 +49,8 @@ def draw(v, rankings, folder)->list: # Paths
     from persona_vectors.analysis.figures import plot_cosine, plot_pca, plot_ranking, plot_variance, save_html
     figs = dict(cosine_similarity=plot_cosine(v), variance_explained=plot_variance(v))
     if len(v.split()[1])>2: figs['pca'] = plot_pca(v)     # two roles lie on a line
-    if rankings: figs['ranking'] = plot_ranking(rankings, v)
+    how = dict(how='each on the axis without the persona, from the same means') if v.published else {}
+    if rankings: figs['ranking'] = plot_ranking(rankings, v, **how)
     paths = [Path(folder)/f'{k}.html' for k in figs]
     for p,f in zip(paths, figs.values()): save_html(f, p)
     return paths
