@@ -139,9 +139,9 @@ def placed(device:str)->tuple[dict,dict]:
     return {},dict(CUDA_VISIBLE_DEVICES=seen.split(',')[int(m[1])] if seen else m[1])
 
 # %% ../../nbs/generation/14_vllm.ipynb #b9964975
-HOW = ('gpu_memory_utilization', 'max_num_seqs', 'max_num_batched_tokens', 'enforce_eager', 'tensor_parallel_size', 'pipeline_parallel_size',
-       'cpu_offload_gb',
-       'enable_prefix_caching', 'enable_chunked_prefill', 'max_model_len', 'disable_log_stats', 'language_model_only', 'limit_mm_per_prompt') # Arguments of the engine that decide no answer
+HOW = ('gpu_memory_utilization', 'max_num_seqs', 'max_num_batched_tokens', 'max_model_len', 'enforce_eager', 'tensor_parallel_size',
+       'pipeline_parallel_size', 'cpu_offload_gb', 'enable_prefix_caching', 'enable_chunked_prefill', 'disable_log_stats', 'language_model_only',
+       'limit_mm_per_prompt') # Arguments of the engine that decide no answer
 OURS = 'model', 'tokenizer', 'revision', 'dtype', 'seed' # ... and those that come from other options
 
 # %% ../../nbs/generation/14_vllm.ipynb #05f0fb3d
