@@ -99,14 +99,14 @@ def conversations(self:ActivationExtractor,
 
 @patch
 def _text(self:ActivationExtractor, system, r):
-    return unanswered(self.format, system, r.question) if self.config.span=='prompt_last' else self.format.full(system, r.question, r.text)
+    return unanswered(self.format, system, r.asked) if self.config.span=='prompt_last' else self.format.full(system, r.asked, r.text)
 
 # %% ../../nbs/extraction/27_extractor.ipynb #d6ac89f4
 @patch
 def preview(self:ActivationExtractor, response:Response):
     "The exact tokens of `response` that are averaged, marked"
     title = f"{response.persona} · {response.question} · {self.config.prompt_format} format, span {self.config.span}"
-    return preview(self.tokenizer, self.format, response.system or '', response.question, response.text, self.config.span, title)
+    return preview(self.tokenizer, self.format, response.system or '', response.asked, response.text, self.config.span, title)
 
 # %% ../../nbs/extraction/27_extractor.ipynb #bfdfc178
 @patch

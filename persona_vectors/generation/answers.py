@@ -159,7 +159,7 @@ def look(self:Generation):
 @patch
 def messages(self:Generation, r)->tuple:
     "System and user message of the cell `r`"
-    return r.system, r.question
+    return r.system, r.asked
 
 # %% ../../nbs/generation/12_answers.ipynb #cf20da56
 @patch

@@ -27,8 +27,8 @@ def request(config:PersonaVectorConfig, r:Response)->tuple[dict,dict]:
     more = dict(config.extra_body or {})
     if is_openrouter(config): more.setdefault('usage', {'include': True})   # OpenRouter reports the cost only when asked
     kw = dict(model=config.openrouter_model or config.model_name, max_tokens=config.max_tokens,
-              temperature=config.temperature, seed=config.seed+r.sample)
-    msgs = chat_messages(r.system, r.question)
+              temperature=config.temperature, seed=config.seed+r.sample+(0 if r.question==r.asked else r.question_id))
+    msgs = chat_messages(r.system, r.asked)
     if config.prompt_format=='raw': kw.update(prompt=RawFormat.write(msgs)[0], stop=RawFormat.stop)
     else: kw['messages'] = in_front(msgs) if r.folded else msgs
     return {k:o for k,o in kw.items() if k not in more}, {k:o for k,o in more.items() if o is not None}
@@ -300,7 +300,7 @@ async def ask_with_retries(client, config:PersonaVectorConfig, r:Response, limit
         e = state.outcome.exception()
         if (s := retry_after(e)) is not None: limiter.hold(s)
         if retried: retried(error_text(e, config))
-    tokens = len((r.system or '')+r.question)//4 + config.max_tokens
+    tokens = len((r.system or '')+r.asked)//4 + config.max_tokens
     async for attempt in AsyncRetrying(retry=retry_if_exception(is_transient), wait=wait, sleep=limiter.sleep, before_sleep=before_sleep,
                                        reraise=True, stop=stop_after_attempt(config.max_retries+1)):
         with attempt:

@@ -36,7 +36,7 @@ class Rubric:
         if self.top not in (3,100): raise ValueError(f"rubric {self.name!r}: top={self.top!r}: give 3 or 100")
     def ask(self, r:Response)->str:
         "The message to the judge, `text` filled in from `r` (without its thinking)"
-        fill = dict(persona=r.system or '', question=r.question, answer=r.text[thinking(r.text):])
+        fill = dict(persona=r.system or '', question=r.asked, answer=r.text[thinking(r.text):])
         return re.sub(r'\{(persona|question|answer)\}', lambda m: fill[m[1]], self.text)
 
 # %% ../../nbs/generation/13_judging.ipynb #2652b4a3

@@ -320,7 +320,7 @@ def answer(self:LocalModel,
 )->list[Response]:
     "`rows` with their answers, made in one batch; finish_reason is 'stop', or 'length' if `max_tokens` cut the answer"
     import torch
-    prompts = [self.format.prompt(r.system, r.question) for r in rows]
+    prompts = [self.format.prompt(r.system, r.asked) for r in rows]
     ids,us = self.encode(prompts),torch.stack([uniforms(r, max_tokens, seed) for r in rows])
     out = self.generate(ids, us, temperature, step, leave)
     return [replace(r, **self.finished(o, p), prompt_tokens=len(i), completion_tokens=len(o)) for r,p,i,o in zip(rows, prompts, ids, out)]

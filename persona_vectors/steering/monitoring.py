@@ -29,7 +29,7 @@ import plotly.graph_objects as go
 # %% ../../nbs/steering/53_monitoring.ipynb #4b348014
 def conversation_of(r:Response)->list[dict]:
     "The messages of an answer: a conversation of one turn"
-    return chat_messages(r.system, r.question, r.text)
+    return chat_messages(r.system, r.asked, r.text)
 
 # %% ../../nbs/steering/53_monitoring.ipynb #f55fe23e
 KEYS = 'messages','conversation','conversations'
