@@ -19,23 +19,27 @@ from .models import EMBEDDED, default_dtype, find_device, find_model, same_model
 # %% ../nbs/92_cli.ipynb #197e952c
 def _option(help, *names, **kw): return typer.Option(*names, help=help, **kw)
 
+VECTORS_HELP = "A vectors file, or a folder of published role vectors."
 Model = Annotated[str, _option('Hub id, folder, or .gguf file. Default: a small model that is fetched from the package index.')]
 Models = Annotated[list[str], _option('Hub id, folder, or .gguf file; several times for several models. Default: a small model.', '--model')]
+Revision = Annotated[str, _option('Branch, tag or commit of a model on the hub; also as --model x/y@revision.', '--revision')]
 Layer = Annotated[str, _option('Index (20), fraction of the depth (0.65), several (0,20), or all. Default: 0.65.')]
 OneLayer = Annotated[str, _option('Index (20) or fraction of the depth (0.65). Default: the highest in the file; needed where it records none.')]
 Format = Annotated[str, _option("'chat' (the chat template) or 'raw' (plain text).")]
-Device = Annotated[str, _option('cpu, cuda, mps. Default: the best there is.')]
+Device = Annotated[str, _option('cpu, cuda, cuda:1, mps, or auto (over all GPUs). Default: the best there is.')]
 Dtype = Annotated[str, _option('float32, bfloat16, float16. Default: what the device multiplies natively.')]
-Span = Annotated[str, _option("Tokens that are averaged: 'answer', 'answer+eot', 'last', 'prompt_last' (the last token of the prompt; no answer is read).")]
+Span = Annotated[str, _option("Tokens that are averaged: 'answer', 'answer+eot', 'last', 'thinking+answer', "
+                              "'prompt_last' (the last token of the prompt; no answer is read).")]
 Stream = Annotated[bool, _option('Read the model block by block. Default: if it does not fit into memory.', '--stream/--no-stream')]
 Blocks = Annotated[str, _option("Path of the list of decoder blocks in the model, such as 'layers'. Default: found.")]
 BatchTokens = Annotated[int, _option('Largest batch, in tokens. Default: what suits the device.')]
 
 # %% ../nbs/92_cli.ipynb #cli00002
-Personas = Annotated[str, _option('JSON or YAML file, or built-in names with commas between. Default: all 23.')]
-Questions = Annotated[str, _option('JSON, YAML or text file. Default: the built-in 18.')]
-FilePersonas = Annotated[str, _option("JSON or YAML file, or names with commas between. Default: the file's own.", '--personas')]
-FileQuestions = Annotated[str, _option('JSON, YAML or text file. Default: those that every persona in the file was asked.', '--questions')]
+Personas = Annotated[str, _option('JSON or YAML file, role or trait file, folder of those, or built-in names with commas between. Default: all 23.')]
+Questions = Annotated[str, _option("JSON, JSON lines, YAML or text file. Default: the personas' own if their files have some, else the built-in 18.")]
+ModelName = Annotated[str, _option("What {model_name} in a personas file stands for. Default: the last part of the model's name.", '--model-name')]
+FilePersonas = Annotated[str, _option("JSON or YAML file, role or trait file, folder of those, or names. Default: the file's own.", '--personas')]
+FileQuestions = Annotated[str, _option('JSON, JSON lines, YAML or text file. Default: those that every persona in the file was asked.', '--questions')]
 Out = Annotated[Path, _option('Folder that receives data/ and images/.')]
 FromFile = Annotated[Path, _option('A responses file to read, instead of generating.')]
 Vectors = Annotated[Path, _option("Vectors file whose assistant axis is the direction. Default: the embedded model's.")]
@@ -43,6 +47,11 @@ DirectionFrom = Annotated[str, _option('Another direction than the assistant axi
                                        'or two personas with a comma between (first minus second).', '--direction')]
 MaxTokens = Annotated[int, _option('Length of an answer in tokens.')]
 Temperature = Annotated[float, _option('Sampling temperature; 0 is greedy.')]
+TopP = Annotated[float, _option('Sample from the likeliest tokens that hold this share of the probability.', '--top-p')]
+TopK = Annotated[int, _option('Sample from so many of the likeliest tokens.', '--top-k')]
+MinP = Annotated[float, _option('Sample from tokens at least this probable, relative to the likeliest.', '--min-p')]
+Penalty = Annotated[float, _option('Above 1: tokens that were there before become less likely.', '--repetition-penalty')]
+TemplateArg = Annotated[list[str], _option("An argument of the chat template, as enable_thinking=false; several times for several.", '--template-arg')]
 Seed = Annotated[int, _option('Seed of sampling.')]
 DryRun = Annotated[bool, _option('Print what would be done and how long it would take, and do nothing.', '--dry-run')]
 
@@ -51,6 +60,8 @@ Api = Annotated[bool, _option('Answers from OpenRouter (key in OPENROUTER_API_KE
 BaseUrl = Annotated[str, _option('An OpenAI-compatible endpoint (key, if it wants one, in OPENAI_API_KEY). Implies --api.')]
 ApiModel = Annotated[str, _option("The model's name at the endpoint. Default: --model. Implies --api.")]
 MaxRetries = Annotated[int, _option('Retries of a request after a transient error.')]
+Engine = Annotated[str, _option("What runs the model that answers: 'transformers', or 'vllm' if it is installed beside this package.")]
+EngineArg = Annotated[list[str], _option("An argument of vLLM's engine, as gpu_memory_utilization=0.8; several times for several.", '--engine-arg')]
 Concurrent = Annotated[int, _option('Requests in flight at a time.')]
 PerMinute = Annotated[float, _option('Limit of requests a minute.')]
 TokensPerMinute = Annotated[float, _option('Limit of tokens a minute: prompts, and answers at full length.')]
@@ -74,25 +85,84 @@ def _version(show:bool):
 @app.callback()
 def common(version:Annotated[bool, _option('The version of the package.', '--version', callback=_version, is_eager=True)]=False): pass
 
+# %% ../nbs/92_cli.ipynb #96fb058b
+def named_values(given, option='--template-arg', example='enable_thinking=false')->dict: # None if there are none
+    "What an `option` with NAME=VALUE gives, several times for several; values are JSON, else text"
+    out = {}
+    for o in given or ():
+        name,eq,value = o.partition('=')
+        if not (eq and name.isidentifier()): raise ValueError(f"{option} {o!r}: give NAME=VALUE, as {example}")
+        if name in out: raise ValueError(f"{option} {name} is there twice: give it once")
+        try: out[name] = json.loads(value.lower() if value in ('True','False') else value)
+        except ValueError: out[name] = value
+    return out or None
+
+# %% ../nbs/92_cli.ipynb #1bd671f9
+def at_revision(model:str, revision:str)->str:
+    "`model` with the `revision` that `--revision` names; ValueError if it has one"
+    if revision and '@' in model: raise ValueError(f"--model {model} --revision {revision}: these are two revisions; name one of them")
+    return f'{model}@{revision}' if revision else model
+
 # %% ../nbs/92_cli.ipynb #8fd771de
-def config_from(model=EMBEDDED, base_url=None, api_model=None, **kw):
+def config_from(model=EMBEDDED, base_url=None, api_model=None, template_arg=None, revision=None, **kw):
     "The `PersonaVectorConfig` that options give"
+    model = at_revision(model, revision)
     if base_url and not api_model and model==EMBEDDED:
         raise ValueError(f"--base-url {base_url}: name the model that is to answer there with --api-model")
-    c = PersonaVectorConfig(model_name=model, openrouter_model=api_model, **kw)
+    c = PersonaVectorConfig(model_name=model, openrouter_model=api_model, chat_template_kwargs=named_values(template_arg), **kw)
     return replace(c, base_url=base_url) if base_url else c
 
 # %% ../nbs/92_cli.ipynb #63cce1ba
-def _grid(personas, questions):
-    "The personas and questions that options name"
-    from persona_vectors.personas import EVAL_QUESTIONS, PERSONAS, load_personas, load_questions
-    return load_personas(personas or PERSONAS), load_questions(questions or EVAL_QUESTIONS)
+def _opened(personas, model=EMBEDDED, model_name=None):
+    "The personas that `--personas` names; the log says what was made of a file"
+    from persona_vectors.config import spoken_name
+    from persona_vectors.personas import open_personas
+    if personas is None or not isinstance(personas, str): return personas
+    ps = open_personas(personas, model_name or spoken_name(model))
+    if ps.said: log.info(ps.said)
+    return ps
+
+def _grid(personas, questions, model=EMBEDDED, model_name=None, limit=None):
+    "The personas and questions that options name, and (else None) the questions that each persona is asked alone"
+    from persona_vectors.personas import EVAL_QUESTIONS, PERSONAS, load_questions, spread
+    ps = _opened(personas or PERSONAS, model, model_name)
+    if limit is not None and limit<1: raise ValueError(f'--limit {limit}: give a whole number above 0')
+    if own := not questions and getattr(ps, 'own', None): return ps, None, _own_of(ps, own, limit)
+    qs = load_questions(questions or EVAL_QUESTIONS, ps)
+    if questions: log.info(_asked(spread(qs, limit), qs, questions))
+    return ps, spread(qs, limit), None
 
 def _comma(text): return [o.strip() for o in (text or '').split(',') if o.strip()]
 
 def _console():
     from rich.console import Console
     return Console(width=None if sys.stdout.isatty() else 120, force_jupyter=False)           # a command prints, in a notebook too
+
+# %% ../nbs/92_cli.ipynb #9d8909c9
+def _asked(used, there, path):
+    "Which questions of a file are asked, in words"
+    from persona_vectors.personas import words_of
+    twins = sum(q!=words_of(q, getattr(q, 'id', None)) for q in there)
+    some = f'{len(used)} of ' if len(used)<len(there) else ''
+    return f"{some}{len(there)} questions from {path}" + (f"; {twins} with the words of another, told apart by number" if twins else '')
+
+def _own_of(ps, own, limit):
+    "The questions that each persona is asked, where their files have some; the log says so"
+    from persona_vectors.personas import spread
+    asked = {p: spread(qs, limit) for p,qs in own.items()}
+    n,bare,every = {len(qs) for qs in asked.values()},[p for p in ps if p not in asked],{q for qs in asked.values() for q in qs}
+    log.info(f"each persona is asked {min(n)}{f' to {max(n)}' if len(n)>1 else ''} questions of its own"
+             + (f", and {', '.join(bare)} all {len(every)}" if bare else '') + '; for questions that all are asked, name a file with --questions')
+    return asked
+
+# %% ../nbs/92_cli.ipynb #6f5e78ae
+def _vllm(engine, given, **other)->dict: # None: transformers
+    "The arguments of vLLM's engine; ValueError if an `other` option says that it has nothing to answer"
+    if engine not in ('transformers','vllm'): raise ValueError(f"--engine {engine}: give 'transformers' or 'vllm'")
+    if engine=='transformers' and given: raise ValueError(f"--engine-arg {given[0]}: it goes with --engine vllm")
+    if engine=='transformers': return None
+    if other := [f"--{k.replace('_', '-')}" for k,o in other.items() if o]: raise ValueError(f"--engine vllm runs the model here: leave out {', '.join(other)}")
+    return named_values(given, '--engine-arg', 'gpu_memory_utilization=0.8') or {}
 
 # %% ../nbs/92_cli.ipynb #cli00009
 def at_layer(
@@ -113,20 +183,26 @@ def at_layer(
 # %% ../nbs/92_cli.ipynb #a66ca452
 @app.command(epilog='Example: persona-vectors run --model Qwen/Qwen2.5-0.5B-Instruct --layer 0.5 --out qwen')
 def run(model:Model=EMBEDDED, personas:Personas=None, questions:Questions=None, layer:Layer=None, prompt_format:Format='chat',
-        device:Device=None, dtype:Dtype=None, span:Span='answer', out:Out=None, responses:FromFile=None,
-        api:Api=False, base_url:BaseUrl=None, api_model:ApiModel=None, max_tokens:MaxTokens=256, temperature:Temperature=.7, seed:Seed=0,
+        device:Device=None, dtype:Dtype=None, span:Span='answer', out:Out=None, responses:FromFile=None, model_name:ModelName=None,
+        api:Api=False, base_url:BaseUrl=None, api_model:ApiModel=None, engine:Engine='transformers', engine_arg:EngineArg=None,
+        max_tokens:MaxTokens=256, temperature:Temperature=.7, seed:Seed=0,
+        top_p:TopP=None, top_k:TopK=None, min_p:MinP=None, repetition_penalty:Penalty=None, template_arg:TemplateArg=None, revision:Revision=None,
         stream:Stream=None, blocks:Blocks=None, batch_tokens:BatchTokens=None,
         fresh:Annotated[bool, _option('Make everything anew, in a folder of its own (default: fresh/).', '--fresh')]=False):
     "Generate, extract, analyse, plot. With no option: the embedded model, on the answers that come with the package."
     from persona_vectors.pipeline import run as run_pipeline
     c = config_from(model, base_url, api_model, prompt_format=prompt_format, device=device, dtype=dtype, span=span, max_tokens=max_tokens,
-                    temperature=temperature, seed=seed, stream=stream, blocks=blocks, batch_tokens=batch_tokens)
+                    temperature=temperature, seed=seed, stream=stream, blocks=blocks, batch_tokens=batch_tokens,
+                    top_p=top_p, top_k=top_k, min_p=min_p, repetition_penalty=repetition_penalty, template_arg=template_arg, revision=revision)
     out = _fresh_folder(out) if fresh else out or Path('.')
     if responses and not (personas and questions):
         from persona_vectors.responses import load_responses
         rs = load_responses(responses)
         personas,questions = personas or rs.prompts(), questions or rs.shared_questions
-    r = run_pipeline(c, *_grid(personas, questions), layer=layer, out=out, responses=responses, api=api or bool(base_url or api_model), fresh=fresh)
+    personas,questions,own = _grid(personas, questions, api_model or model, model_name)
+    if own: raise ValueError('a run compares personas on the same questions: name a file with --questions; `generate` and `extract` take those of each persona')
+    vllm = _vllm(engine, engine_arg, api=api, base_url=base_url, api_model=api_model, responses=responses)
+    r = run_pipeline(c, personas, questions, layer=layer, out=out, responses=responses, api=api or bool(base_url or api_model), fresh=fresh, vllm=vllm)
     _print_run(r)
 
 # %% ../nbs/92_cli.ipynb #81e94e55
@@ -166,19 +242,29 @@ def _what_follows(rho, n):
 # %% ../nbs/92_cli.ipynb #4fd190d6
 @app.command(epilog='Example: persona-vectors generate --model google/gemma-3-27b-it --api --personas default,analyst,bard,oracle --dry-run')
 def generate(model:Model=EMBEDDED, personas:Personas=None, questions:Questions=None, prompt_format:Format='chat', device:Device=None, dtype:Dtype=None,
-             out:Out=Path('.'), api:Api=False, base_url:BaseUrl=None, api_model:ApiModel=None, max_tokens:MaxTokens=256, temperature:Temperature=.7,
-             seed:Seed=0, samples:Annotated[int, _option('Answers to each question.')]=1,
+             out:Out=Path('.'), api:Api=False, base_url:BaseUrl=None, api_model:ApiModel=None, engine:Engine='transformers',
+             engine_arg:EngineArg=None, max_tokens:MaxTokens=256, temperature:Temperature=.7, seed:Seed=0, top_p:TopP=None, top_k:TopK=None,
+             min_p:MinP=None, repetition_penalty:Penalty=None, template_arg:TemplateArg=None, revision:Revision=None,
+             samples:Annotated[int, _option('Answers to each question.')]=1,
+             limit:Annotated[int, _option('Ask so many of the questions, evenly spread. Default: all.')]=None, model_name:ModelName=None,
              extra_questions:Annotated[Path, _option('JSON or YAML file: persona to further questions, put to it alone.')]=None,
              max_concurrent_requests:Concurrent=10, requests_per_minute:PerMinute=None, tokens_per_minute:TokensPerMinute=None,
              extra_body:ExtraBody=None, timeout:Timeout=300, max_retries:MaxRetries=8, dry_run:DryRun=False):
     "Answers only. After an interruption, the same command continues."
-    from persona_vectors.generation.answers import estimate, generate_responses
+    from persona_vectors.generation.answers import Generation
+    from persona_vectors.generation.vllm_engine import VllmGeneration
     c = config_from(model, base_url, api_model, prompt_format=prompt_format, device=device, dtype=dtype, max_tokens=max_tokens,
                     temperature=temperature, seed=seed, max_concurrent_requests=max_concurrent_requests, timeout=timeout, max_retries=max_retries,
-                    requests_per_minute=requests_per_minute, tokens_per_minute=tokens_per_minute, extra_body=_json(extra_body))
-    what = dict(out=out/'data/responses', api=api or bool(base_url or api_model), samples=samples, extra=extra_questions)
-    if dry_run: return print(estimate(c, *_grid(personas, questions), **what))
-    rs = generate_responses(c, *_grid(personas, questions), **what)
+                    requests_per_minute=requests_per_minute, tokens_per_minute=tokens_per_minute, extra_body=_json(extra_body),
+                    top_p=top_p, top_k=top_k, min_p=min_p, repetition_penalty=repetition_penalty, template_arg=template_arg, revision=revision)
+    vllm = _vllm(engine, engine_arg, api=api, base_url=base_url, api_model=api_model)
+    personas,questions,own = _grid(personas, questions, api_model or model, model_name, limit)
+    if own and extra_questions: raise ValueError("--extra-questions: the personas' files have questions of their own; name those for all with --questions")
+    what = dict(out=out/'data/responses', samples=samples, extra=own or extra_questions)
+    if vllm is None: g = Generation(c, personas, questions, api=api or bool(base_url or api_model), **what)
+    else: g = VllmGeneration(c, personas, questions, engine_args=vllm, **what)
+    if dry_run: return print(g.forecast())
+    rs = g.run()
     print(rs, file=sys.stderr)
     print(rs.path)
 
@@ -191,22 +277,25 @@ def _json(text):
 
 # %% ../nbs/92_cli.ipynb #69991087
 @app.command(epilog='Example: persona-vectors judge data/responses/FILE.json --rubric role --api --api-model openai/gpt-4.1-mini')
-def judge(responses:Annotated[Path, typer.Argument(help='A responses file.')],
-          rubric:Annotated[str, _option("'role' (0 to 3), 'coherence' (0 to 100), or a JSON or YAML file with name and description of a trait.")]='role',
+def judge(responses:Annotated[Path, typer.Argument(help='A responses file, or a folder of .jsonl or .parquet files.')],
+          rubric:Annotated[str, _option("'role' (0 to 3), 'coherence' (0 to 100), a JSON or YAML file with name and description of a trait, a trait file, "
+                                        "or a folder of role files: each persona is judged by its own.")]='role',
+          scores:Annotated[Path, _option("Take the scores in this folder's files, ROLE.json as the Assistant Axis has them, instead of asking a judge.")]=None,
           model:Model=EMBEDDED, device:Device=None, dtype:Dtype=None, out:Out=None, api:Api=False, base_url:BaseUrl=None, api_model:ApiModel=None,
           max_concurrent_requests:Concurrent=10, requests_per_minute:PerMinute=None, tokens_per_minute:TokensPerMinute=None,
           extra_body:ExtraBody=None, timeout:Timeout=300, max_retries:MaxRetries=8, dry_run:DryRun=False,
+          template_arg:TemplateArg=None,
           max_tokens:Annotated[int, _option('Length of a reply in tokens, at least 1024; a judge that reasons may need more.')]=1024):
     "Scores for every answer, in a file beside it. For `extract --min-score`."
-    from persona_vectors.generation.judging import Judging, judge_responses
+    from persona_vectors.generation.judging import Judging, judge_responses, scored
     from persona_vectors.responses import load_responses
     c = config_from(model, base_url, api_model, device=device, dtype=dtype, max_tokens=max_tokens,
                     max_concurrent_requests=max_concurrent_requests, timeout=timeout, requests_per_minute=requests_per_minute,
-                    tokens_per_minute=tokens_per_minute, max_retries=max_retries, extra_body=_json(extra_body))
+                    tokens_per_minute=tokens_per_minute, max_retries=max_retries, extra_body=_json(extra_body), template_arg=template_arg)
     what = dict(api=api or bool(base_url or api_model), out=out and out/'data/responses')
     rs = load_responses(responses)
     if dry_run: return print(Judging(c, rs, rubric, **what).forecast())
-    rs = judge_responses(rs, rubric, c, **what)
+    rs = scored(rs, scores) if scores else judge_responses(rs, rubric, c, **what)
     print(rs, file=sys.stderr)
     print(rs.path)
 
@@ -222,7 +311,7 @@ def extract(responses:Annotated[Path, typer.Argument(help='A responses file: .js
             read_under:Annotated[str, _option("Read every answer under this persona's prompt instead of its own.")]=None,
             read_text:Annotated[str, _option("Read every prompt over this persona's answers instead of its own.")]=None,
             min_score:MinScore=None, max_score:MaxScore=None, min_answers:MinAnswers=None, keep:Keep='', stream:Stream=None, blocks:Blocks=None,
-            batch_tokens:BatchTokens=None,
+            batch_tokens:BatchTokens=None, template_arg:TemplateArg=None, revision:Revision=None,
             shard:Annotated[str, _option('Read one of n parts, as 3/7. After an interruption, the same command continues. `merge` joins the parts.')]=None,
             ray:Annotated[str, _option("'local', or the address of a Ray cluster ('auto' on one of its machines): read by actors there.")]=None,
             actors:Annotated[int, _option('With --ray: how many for each model. Default: one a GPU, or a core as far as memory goes.', min=1)]=None,
@@ -233,7 +322,8 @@ def extract(responses:Annotated[Path, typer.Argument(help='A responses file: .js
             devices:Annotated[int, _option('With --dry-run: how many.', min=1)]=1):
     "Vectors only, from a responses file. Default personas and questions: the file's own, without a file the built-in ones."
     configs = [config_from(m, prompt_format=prompt_format, device=device, dtype=dtype, span=span, stream=stream, blocks=blocks,
-                           batch_tokens=batch_tokens) for m in model]
+                           batch_tokens=batch_tokens, template_arg=template_arg, revision=revision) for m in model]
+    personas = _opened(personas, model[0])
     which = dict(keep=_comma(keep), min_score=_scores(min_score), max_score=_scores(max_score, '--max-score'), min_answers=min_answers)
     what = dict(layer=layer, folder=out/'data/persona_vectors', read_under=read_under)
     if (kind or devices!=1) and not dry_run: raise ValueError('--kind and --devices go with --dry-run')
@@ -266,7 +356,9 @@ def _unanswered(span, personas, questions, which):
     from persona_vectors.selection import Unanswered
     if span!='prompt_last': raise ValueError(f"--span {span}: name a responses file; only --span prompt_last needs none")
     if given := [f"--{k.replace('_', '-')}" for k,o in which.items() if o]: raise ValueError(f"{', '.join(given)}: there are no answers to select from")
-    return Unanswered(*_grid(personas, questions))
+    personas,questions,own = _grid(personas, questions)
+    if own: raise ValueError('--span prompt_last reads every prompt with the same questions: name a file with --questions')
+    return Unanswered(personas, questions)
 
 # %% ../nbs/92_cli.ipynb #ef0d3c6c
 def _plans(configs, answers, *args):
@@ -319,25 +411,38 @@ def _merged(path, answers=None, sums=False):
     print(v, file=sys.stderr)
     return save_merged(v, path)
 
+# %% ../nbs/92_cli.ipynb #dcb4393f
+def read_vectors(path):
+    "The vectors in `path`; of another project's, the log says in one line what they were taken for"
+    from persona_vectors.extraction.vectors import load_vectors, taken_for
+    v = load_vectors(path)
+    if 'read from' in v.meta and 'num_layers' in v.meta: log.info(taken_for(v, path))
+    return v
+
 # %% ../nbs/92_cli.ipynb #05b7a63d
 @app.command(epilog='Example: persona-vectors plot data/persona_vectors/FILE.safetensors --layer 20')
-def plot(vectors:Annotated[Path, typer.Argument(help='A vectors file.')], layer:OneLayer=None, out:Out=Path('.')):
+def plot(vectors:Annotated[Path, typer.Argument(help=VECTORS_HELP)], layer:OneLayer=None, out:Out=Path('.')):
     "Figures from a vectors file."
     from persona_vectors.pipeline import draw
+    from persona_vectors.analysis.axis import rank_personas
     from persona_vectors.analysis.uncertainty import rank_intervals
-    from persona_vectors.extraction.vectors import load_vectors
-    v = at_layer(load_vectors(vectors), layer, vectors)
-    rankings = {f'layer {v.layer}': rank_intervals(v)} if len(v.questions)>3 else {}   # a .pt has no answers to split
+    v = at_layer(read_vectors(vectors), layer, vectors)
+    rank = rank_intervals if len(v.questions)>3 else rank_personas if v.published or len(v.questions)>1 else None
+    rankings = {f'layer {v.layer}': rank(v)} if rank else {}
     for p in draw(v, rankings, out/'images/tmp'): print(p)
 
 # %% ../nbs/92_cli.ipynb #37e8131a
 def vectors_for(path, source, layer=None):
     "The vectors in `path`, of the model `source`, at one layer; without a path those that come with the package"
-    from persona_vectors.extraction.vectors import load_vectors, shipped_vectors
+    from persona_vectors.extraction.vectors import shipped_vectors
     if not path and source.label!=EMBEDDED:
         raise ValueError(f"there are no vectors of {source.label}: make a file with `persona-vectors extract` and name it with --vectors")
-    v = load_vectors(path) if path else shipped_vectors()
+    v = read_vectors(path) if path else shipped_vectors()
     if not same_model(v.meta.get('model', source.label), source.label): raise ValueError(f"{path} has vectors of {v.model}, and the model is {source.label}")
+    deep,wide = v.meta.get('num_layers', source.num_layers),v.means.shape[-1]
+    if (deep,wide)!=(source.num_layers, source.width):
+        raise ValueError(f"{path} is of a model of {deep} blocks, {wide} wide, and {source.label} has {source.num_layers}, {source.width} wide")
+    if 'model' not in v.meta: v.meta['model'] = source.label          # whoever named both says so; depth and width fit
     if None in v.layers and layer is None: raise ValueError(f"{path} does not record its layer: say it with --layer")
     return at_layer(v, layer, path or EMBEDDED)
 
@@ -346,14 +451,18 @@ def direction_for(text, v, source):
     "The direction that `--direction` names, at the layer of `v`; without one the assistant axis of `v`"
     from persona_vectors.analysis.axis import assistant_axis
     from persona_vectors.steering.interop import load_direction
-    return load_direction(text, v, source) if text else assistant_axis(v)
+    if not text: return assistant_axis(v)
+    d = load_direction(text, v, source)
+    log.info(f"--direction {text}: {d.orientation}; layer {d.layer}")
+    return d
 
 # %% ../nbs/92_cli.ipynb #27238667
 @app.command(epilog='Example: persona-vectors report --model Qwen/Qwen2.5-0.5B-Instruct --responses data/responses/FILE.json --layer 0.5 --out qwen')
-def report(vectors:Annotated[Path, typer.Argument(help='A vectors file; no model is run then. Default: read the answers with --model.')]=None,
+def report(vectors:Annotated[Path, typer.Argument(help=f'{VECTORS_HELP} No model is run then. Default: read the answers with --model.')]=None,
            responses:Annotated[Path, _option('A responses file. Default: the answers that come with the package.')]=None, model:Model=EMBEDDED,
            personas:FilePersonas=None, questions:FileQuestions=None, layer:Layer=None, prompt_format:Format='chat', device:Device=None, dtype:Dtype=None,
-           span:Span='answer', stream:Stream=None, blocks:Blocks=None, batch_tokens:BatchTokens=None, direction:DirectionFrom=None,
+           span:Span='answer', stream:Stream=None, blocks:Blocks=None, batch_tokens:BatchTokens=None, template_arg:TemplateArg=None, revision:Revision=None,
+           direction:DirectionFrom=None,
            neutral:Annotated[str, _option('Names of the neutral personas, with commas between. Default: those that the file names.')]=None,
            reading:Annotated[list[Path], _option('A further vectors file, with the same personas and questions; the file says what was held constant. '
                                                  'May be given several times.')]=None,
@@ -370,14 +479,15 @@ def report(vectors:Annotated[Path, typer.Argument(help='A vectors file; no model
     from persona_vectors.personas import split_names
     from persona_vectors.responses import load_responses, shipped_responses
     rs = load_responses(responses) if responses else shipped_responses()
-    named = (lambda v: direction_for(direction, v, model)) if direction else None
+    model = at_revision(model, revision)
+    named = (lambda v: direction_for(direction, v, None if vectors else model)) if direction else None
     if vectors:
         _only_for_a_model(personas=personas, questions=questions, under=under, quick=quick, sweep=sweep)
         got = _from_file(vectors, layer, neutral, rs, bool(responses), named)
     else:
         ex = ActivationExtractor(config_from(model, prompt_format=prompt_format, device=device, dtype=dtype, span=span, stream=stream, blocks=blocks,
-                                             batch_tokens=batch_tokens))
-        names = split_names(neutral or '', rs.personas)
+                                             batch_tokens=batch_tokens, template_arg=template_arg))
+        names,personas = split_names(neutral or '', rs.personas),_opened(personas, model)
         got = gather(ex, rs, personas, questions, layer=layer, neutral=names, under=under, first=first, quick=quick, sweep=sweep, out=out, direction=named)
     got['readings'] |= _further(reading or [], got['v'], got['direction'], got['readings'])
     e = evidence(**got, n=resamples)
@@ -396,10 +506,9 @@ def _only_for_a_model(**given):
 def _from_file(path, layer, neutral, rs, given, direction):
     "Like `gather`, from a vectors file; `responses` is None if the vectors were made from other answers"
     from persona_vectors.analysis.controls import prompt_baselines
-    from persona_vectors.extraction.vectors import load_vectors
     from persona_vectors.personas import split_names
     from persona_vectors.responses import shipped_responses
-    whole = load_vectors(path)
+    whole = read_vectors(path)
     if neutral: whole = whole.as_neutral(split_names(neutral, whole))
     made_from = whole.meta.get('responses', rs.hash() if given else None)
     rs = next((o for o in ([rs] if given else [rs, shipped_responses(wordings=2)]) if o.hash()==made_from), None)
@@ -413,8 +522,7 @@ def _from_file(path, layer, neutral, rs, given, direction):
 def _further(paths, v, direction, taken):
     "Readings from further vectors files, by name, none of which is `taken`; ValueError if one lacks personas or questions"
     from persona_vectors.analysis.readings import read_along, reading_name
-    from persona_vectors.extraction.vectors import load_vectors
-    found = {p: at_layer(load_vectors(p), None, p) for p in paths}
+    found = {p: at_layer(read_vectors(p), None, p) for p in paths}
     for o in found.values(): read_along(v, o, direction)
     names = [reading_name(o, p.stem) for p,o in found.items()]
     return {f'{n} ({p.stem})' if n in taken or names.count(n)>1 else n: o for n,(p,o) in zip(names, found.items())}
@@ -497,7 +605,8 @@ def steer(question:Annotated[str, typer.Argument(help='What to ask. Default: wha
                                       'the gap between neutrals and roles. Write --coef=-2 for a negative one.')]='-2,2',
           vectors:Vectors=None, direction:DirectionFrom=None, at:Annotated[str, _option("Tokens that are moved: 'all', 'prompt', 'answer'.")]='all',
           system:Annotated[str, _option('A system prompt.')]='', layer:OneLayer=None, model:Model=EMBEDDED, prompt_format:Format='chat',
-          device:Device=None, dtype:Dtype=None, max_tokens:MaxTokens=64, temperature:Temperature=0., seed:Seed=0):
+          device:Device=None, dtype:Dtype=None, max_tokens:MaxTokens=64, temperature:Temperature=0., seed:Seed=0,
+          template_arg:TemplateArg=None, revision:Revision=None):
     "What the model says when it is moved along the assistant axis, beside what it says by itself."
     from persona_vectors.extraction.extractor import ActivationExtractor
     from persona_vectors.generation.local import load_local
@@ -506,9 +615,9 @@ def steer(question:Annotated[str, typer.Argument(help='What to ask. Default: wha
     coefs = list(dict.fromkeys([0.,*_numbers(coef)]))
     if temperature<0: raise ValueError(f"--temperature {temperature}: give 0 (greedy) or more")
     if max_tokens<1: raise ValueError(f"--max-tokens {max_tokens}: give at least 1")
-    ex = ActivationExtractor(config_from(model, prompt_format=prompt_format, device=device, dtype=dtype))
+    ex = ActivationExtractor(config_from(model, prompt_format=prompt_format, device=device, dtype=dtype, template_arg=template_arg, revision=revision))
     d = direction_for(direction, vectors_for(vectors, ex.source, layer), ex.source)
-    lm,talks = load_local(ex.source, prompt_format, ex.device, ex.dtype),[chat_messages(system) for _ in coefs]
+    lm,talks = load_local(ex.source, ex.format, ex.device, ex.dtype),[chat_messages(system) for _ in coefs]
     for q in [question] if question else _typed():
         for t in talks: t.append(dict(role='user', content=q))
         said = answers_at(lm, talks, d, coefs, at, max_tokens, temperature, seed)
@@ -540,79 +649,136 @@ def _side_by_side(coefs, said, title):
     _console().print(t)
 
 # %% ../nbs/92_cli.ipynb #31884bf2
-@app.command(epilog='Example: persona-vectors monitor conversation.json --figure drift.html')
-def monitor(file:Annotated[Path, typer.Argument(help="JSON file of messages with role and content, or of an object with them under 'messages', 'conversation' "
-                                                     "or 'conversations'; a list of those, or one a line; or a responses file.")],
+@app.command(epilog='Example: persona-vectors monitor talks.jsonl --out turns.parquet --figure drift.html')
+def monitor(file:Annotated[Path, typer.Argument(help="Conversations: messages with role and content, or an object with them under 'messages', 'conversation' "
+                                                     "or 'conversations', as .json, one a line, .csv or .parquet; a folder of those; or a responses file.")],
             vectors:Vectors=None, direction:DirectionFrom=None,
             calibration:Annotated[Path, _option("Responses file whose neutral answers say what is usual. Default: the embedded model's.")]=None,
-            figure:Annotated[Path, _option('Write the drift over turns of the first conversation to this .html file.')]=None,
-            layer:Layer=None, model:Model=EMBEDDED, prompt_format:Format='chat', device:Device=None, dtype:Dtype=None):
-    "How far along the assistant axis a conversation is, token by token and turn by turn."
-    from persona_vectors.steering.monitoring import each_reading, plot_drift
-    source = find_model(model)
+            out:Annotated[Path, _option("Write the turns to this .parquet or .csv file; a run that was stopped goes on.")]=None,
+            figure:Annotated[Path, _option('Write the drift over turns to this .html file: of the first conversation, or of all '
+                                           'where there are more than ten.')]=None,
+            id:Annotated[str, _option('The field or column that says what a conversation is called. Default: its line or row.')]=None,
+            limit:Annotated[int, _option('Read the first so many conversations.', min=1)]=None,
+            turns:Annotated[int, _option('Read the first so many messages of each.', min=1)]=None,
+            layer:Layer=None, model:Model=EMBEDDED, prompt_format:Format='chat', device:Device=None, dtype:Dtype=None, batch_tokens:BatchTokens=None,
+            template_arg:TemplateArg=None, revision:Revision=None):
+    "How far along the assistant axis conversations are, turn by turn; up to ten are shown token by token."
+    from persona_vectors.steering.transcripts import read_turns
+    if figure and figure.suffix!='.html': raise ValueError(f'--figure {figure}: give a name that ends in .html')
+    c = config_from(model, prompt_format=prompt_format, device=device, dtype=dtype, batch_tokens=batch_tokens, template_arg=template_arg, revision=revision)
+    source = find_model(c.model_name)
     d = direction_for(direction, vectors_for(vectors, source, layer), source) if direction else None
-    c,first = _console(),None
-    for r in each_reading(file, config_from(model, prompt_format=prompt_format, device=device, dtype=dtype), vectors, calibration, layer, d):
-        if r.name: c.print(r.name, style='bold', markup=False)
-        c.print(r, '', r.table(), sep='\n')
-        first = first or r
-    if figure:
-        from persona_vectors.analysis.figures import save_html
-        save_html(plot_drift(first), figure)
-        print(figure)
+    t = read_turns(file, c, vectors, calibration, layer, d, out, id, limit, turns)
+    _show_turns(t, file)
+    for o in (out, figure and _drift(t, figure)):
+        if o: print(o)
+
+# %% ../nbs/92_cli.ipynb #a78194a6
+def _show_turns(t, file):
+    "Print the readings of a few conversations, or the summary of many"
+    from persona_vectors.conversations import unread
+    if len(t.readings)<len(t)-t.left.n: return print(t)
+    if t.left.n: log.warning(f'left out: {unread(file, t.left, len(t))}')
+    console = _console()
+    for r in t.readings:
+        if r.name: console.print(r.name, style='bold', markup=False)
+        console.print(r, '', r.table(), sep='\n')
+
+def _drift(t, path):
+    "Write the figure of the turns `t` to `path`"
+    from persona_vectors.analysis.figures import save_html
+    from persona_vectors.steering.monitoring import plot_drift
+    save_html(plot_drift(t.readings[0]) if len(t.readings)==len(t)-t.left.n else t.plot(), path)
+    return path
 
 # %% ../nbs/92_cli.ipynb #1fe39023
 @app.command(epilog='Example: persona-vectors export data/persona_vectors/FILE.safetensors axis.gguf --format gguf --layer 20')
-def export(file:Annotated[Path, typer.Argument(help='A vectors file, or a file with one direction.')],
-           out:Annotated[Path, typer.Argument(help='The file to write; of roles, the folder.')],
-           format:Annotated[str, _option("'gguf' (llama.cpp), 'assistant-axis', 'persona_vectors', or 'roles': all personas as assistant-axis' role files.")],
+def export(file:Annotated[Path, typer.Argument(help='Vectors, a direction, a folder of published role or trait vectors, or judged answers.')],
+           out:Annotated[Path, typer.Argument(help='The file to write; of roles, traits and scores, the folder.')],
+           format:Annotated[str, _option("'gguf' (llama.cpp), 'assistant-axis', 'persona_vectors', 'roles': all personas as assistant-axis' role files, "
+                                         "or 'scores': judged answers' scores as its score files.")],
            direction:DirectionFrom=None,
            layer:Annotated[str, _option('Index (20), several (10,20), or all. Default: those of the file that the format has a place for.')]=None,
            model:Annotated[str, _option("Where the model's configuration is. Default: the model that the file names.")]=None):
     "The assistant axis, another direction, or all personas, in another project's format."
     from persona_vectors.steering.interop import export_direction, export_roles
-    formats = 'gguf','assistant-axis','persona_vectors','roles'
+    formats = 'gguf','assistant-axis','persona_vectors','roles','scores'
     if format not in formats: raise ValueError(f"--format {format}: choose from {', '.join(formats)}")
-    if format!='roles' and out.is_dir(): raise ValueError(f"{out} is a folder: name the file to write")
+    if format=='scores': return _export_scores(file, out)
+    if format!='roles' and out.is_dir() and not file.is_dir(): raise ValueError(f"{out} is a folder: name the file to write")
     if format=='roles':
         v = _with_layer(file, layer)
         export_roles(v if layer is None else at_layer(v, layer, file), out, model)
     else: export_direction(_to_export(file, direction, layer, format, model), out, format, model)
     print(out)
 
+# %% ../nbs/92_cli.ipynb #b8b8c5c6
+def _export_scores(file, out):
+    from persona_vectors.generation.judging import save_scores
+    from persona_vectors.responses import load_responses
+    if out.is_file(): raise ValueError(f"{out} is a file: scores are one file a role, so name a folder")
+    for p in save_scores(load_responses(file), out): print(p)
+
 # %% ../nbs/92_cli.ipynb #cli00024
 def _with_layer(file, layer):
     "The vectors in `file`, at the layer that `--layer` says where it records none; ValueError if neither does"
-    from persona_vectors.extraction.vectors import load_vectors
-    v = load_vectors(file)
+    v = read_vectors(file)
     if None in v.layers and layer is None: raise ValueError(f"{file} does not record of which layer its vectors are: say it with --layer")
     return at_layer(v, layer, file) if None in v.layers else v
 
 # %% ../nbs/92_cli.ipynb #3d43d5a4
 def _to_export(file, direction, layer, format, model):
-    "The directions that `export` writes: one a layer of a vectors file, or the one in a direction file"
+    "The directions that `export` writes: one a layer of a vectors file, the one in a direction file, or those of a folder of traits"
     from persona_vectors.analysis.axis import assistant_axis
-    from persona_vectors.config import file_kind
-    from persona_vectors.models import find_model
-    from persona_vectors.steering.interop import fitting, load_direction
-    if file_kind(file)!='persona vectors' and file.suffix!='.pt': return [load_direction(str(file), model=model)]
+    from persona_vectors.steering.interop import load_direction
+    if _is_directions(file): return _others_directions(file, layer, format, model)
+    if not _is_vectors(file): return [load_direction(str(file), model=model)]
     v = _with_layer(file, layer)
     if not (model or 'model' in v.meta): raise ValueError(f"{file} does not say of which model it is: name it with --model")
-    m = find_model(model or v.model)
-    ks = fitting(v.layers, format, m.num_layers, m.kinds) if layer is None else resolve_layers(layer, m.num_layers)
-    if format=='gguf' and len(ks)>1:
-        raise ValueError(f"{file} has layers {', '.join(map(str, ks))}, and llama.cpp adds every one that it finds: say which with --layer")
+    ks = _to_write(v.layers, file, layer, format, model or v.model)
     return [load_direction(direction, v.at(k), model) if direction else assistant_axis(v.at(k)) for k in ks]
 
+def _to_write(ks, file, layer, format, model):
+    "Of the layers `ks` in `file`, those that `--layer` names, else those that the format has a place for"
+    from persona_vectors.extraction.vectors import layers_said
+    from persona_vectors.steering.interop import fitting
+    m = find_model(model)
+    want = fitting(ks, format, m.num_layers, m.kinds) if layer is None else resolve_layers(layer, m.num_layers)
+    if format=='gguf' and len(want)>1:
+        raise ValueError(f"{file} has layers {layers_said(want)}, and llama.cpp adds every one that it finds: say which with --layer")
+    return want
+
+# %% ../nbs/92_cli.ipynb #cab99910
+def _is_vectors(file):
+    from persona_vectors.config import file_kind
+    return file.is_dir() or file.suffix=='.pt' or file_kind(file)=='persona vectors'
+
+def _is_directions(file):
+    "Whether it is a .pt file of another project's directions, or a folder of them, by name"
+    from persona_vectors.steering.interop import is_traits, positive_of
+    if file.is_dir(): return is_traits(file)
+    if file.suffix!='.pt' or file.stem=='default_vector' or file.parent.name=='role_vectors': return False
+    try: return bool(positive_of(file, None))
+    except ValueError: return False
+
+def _others_directions(file, layer, format, model):
+    from persona_vectors.steering.interop import import_file
+    if not model: raise ValueError(f"{file} does not say of which model it is: name it with --model")
+    found = import_file(file, model)
+    ks = _to_write(list(next(iter(found.values())) if file.is_dir() else found), file, layer, format, model)
+    def chosen(by): return _at_layers(by, ','.join(map(str, ks)), file, None)
+    return {t: chosen(o) for t,o in found.items()} if file.is_dir() else chosen(found)
+
 # %% ../nbs/92_cli.ipynb #496d340f
-@app.command('import', epilog='Example: persona-vectors import evil_response_avg_diff.pt --model Qwen/Qwen2.5-7B-Instruct --layer 20 --out evil.gguf')
+@app.command('import', epilog='Example: persona-vectors import evil_response_avg_diff.pt --layer 20 --model Qwen/Qwen2.5-7B-Instruct --out evil.gguf')
 def import_(file:Annotated[Path, typer.Argument(help='A GGUF control vector, a .pt of assistant-axis or persona_vectors, '
-                                                     "or a folder of assistant-axis' role files.")],
-            model:Model=EMBEDDED, format:Annotated[str, _option("'gguf', 'cvector-generator', 'assistant-axis', 'persona_vectors'. Default: recognised.")]=None,
+                                                     "or a folder of assistant-axis' role or trait vectors, or of persona_vectors' traits.")],
+            model:Annotated[str, _option("The model that it is for: hub id, folder, .gguf. Default: unchecked, where its name says how it counts.")]=None,
+            format:Annotated[str, _option("'gguf', 'cvector-generator', 'assistant-axis', 'persona_vectors'. Default: recognised.")]=None,
             orientation:Annotated[str, _option('What positive means, for a GGUF file that does not say.')]=None,
             layer:Annotated[str, _option('Index (20), fraction of the depth (0.65) or several (10,20). Default: all in the file.')]=None,
             out:Annotated[Path, _option('Keep it: directions as .gguf, role vectors as .safetensors.')]=None):
-    "What another project's file holds, with its layers counted as here."
+    "What another project's file or folder holds, with its layers counted as here."
     from persona_vectors.extraction.vectors import PersonaVectors
     from persona_vectors.steering.interop import import_file
     if out and out.suffix not in ('.gguf','.safetensors'): raise ValueError(f"--out {out}: directions are kept as .gguf, role vectors as .safetensors")
@@ -620,39 +786,61 @@ def import_(file:Annotated[Path, typer.Argument(help='A GGUF control vector, a .
     want = '.safetensors' if isinstance(got, PersonaVectors) else '.gguf'
     if out and out.suffix!=want: raise ValueError(f"--out {out}: what {file} holds is kept as {want}")
     if isinstance(got, PersonaVectors): _keep_roles(got, layer, file, out)
+    elif isinstance(next(iter(got)), str): _show_traits(got, layer, file, out)
     else: _keep_directions(got, layer, file, out, model)
     if out: print(out)
 
 # %% ../nbs/92_cli.ipynb #cli00025
 def _keep_roles(v, layer, file, out):
+    from persona_vectors.extraction.vectors import taken_for
     if layer is not None: v = at_layer(v, layer, file)
+    log.info(taken_for(v, file))
     print(v)
     if out: v.save(out)
 
 # %% ../nbs/92_cli.ipynb #ca055a02
+def _at_layers(found, layer, file, deep):
+    "Those of the directions `found` by layer that `--layer` names; `deep`: number of blocks, None: as far as the file goes"
+    if layer is None: return found
+    from persona_vectors.extraction.vectors import layers_said
+    ks = resolve_layers(layer, deep or max(found))
+    if lacking := [k for k in ks if k not in found]: raise ValueError(f"{file} has no layer {lacking[0]}: it has {layers_said(list(found))}")
+    return {k: found[k] for k in ks}
+
+def _line(k, d): return f'layer {k:>3}  norm {d.vector.norm():10.3f}  {d.orientation}'
+
 def _keep_directions(found, layer, file, out, model):
     from persona_vectors.steering.interop import export_direction
-    if layer is not None:
-        ks = resolve_layers(layer, find_model(model).num_layers)
-        if lacking := [k for k in ks if k not in found]: raise ValueError(f"{file} has no layer {lacking[0]}: it has {', '.join(map(str, found))}")
-        found = {k: found[k] for k in ks}
-    for k,d in found.items(): print(f'layer {k:>3}  norm {d.vector.norm():10.3f}  {d.orientation}')
+    if out and not model: raise ValueError(f"--out {out}: a control vector names its model's kind, so say the model with --model")
+    found = _at_layers(found, layer, file, find_model(model).num_layers if model else None)
+    for k,d in found.items(): print(_line(k, d))
     if out and len(found)>1:
         raise ValueError(f"{file} has layers {', '.join(map(str, found))}, and llama.cpp adds every one that it finds: say which with --layer")
     if out: export_direction(found, out, 'gguf', model)
+
+def _show_traits(traits, layer, file, out):
+    from persona_vectors.extraction.vectors import layers_said
+    if out: raise ValueError(f"--out {out}: {file} holds {len(traits)} directions; `persona-vectors export` writes a file for each")
+    print(f"{len(traits)} directions, layers {layers_said(list(next(iter(traits.values()))))}")
+    for name,found in traits.items():
+        found = _at_layers(found, layer, file, None)
+        k = list(found)[len(found)//2]
+        print(f'{name:32} {_line(k, found[k])}')
 
 # %% ../nbs/92_cli.ipynb #59454ba4
 @app.command(epilog='Example: persona-vectors preview --persona bard --question 3 --prompt-format raw')
 def preview(responses:Annotated[Path, typer.Argument(help='A responses file. Default: the answers that come with the package.')]=None, model:Model=EMBEDDED,
             persona:Annotated[str, _option('Whose answer. Default: the first.')]=None,
-            question:Annotated[int, _option('To which question, counted from 0.')]=0, prompt_format:Format='chat', span:Span='answer'):
+            question:Annotated[int, _option('To which question, counted from 0.')]=0, prompt_format:Format='chat', span:Span='answer',
+            template_arg:TemplateArg=None, revision:Revision=None):
     "The exact tokens that are averaged, marked in colour and between ⟦ and ⟧."
     from rich.console import Console
     from persona_vectors.extraction.extractor import ActivationExtractor
     from persona_vectors.responses import load_responses, shipped_responses
     rs = load_responses(responses) if responses else shipped_responses()
     r = _answer_of(rs, persona or rs.personas[0], question)
-    Console(soft_wrap=True, force_jupyter=False).print(ActivationExtractor(config_from(model, prompt_format=prompt_format, span=span)).preview(r))
+    ex = ActivationExtractor(config_from(model, prompt_format=prompt_format, span=span, template_arg=template_arg, revision=revision))
+    Console(soft_wrap=True, force_jupyter=False).print(ex.preview(r))
 
 # %% ../nbs/92_cli.ipynb #5baafc33
 def _answer_of(rs, who, i):
@@ -689,11 +877,11 @@ def bench(model:Model=EMBEDDED, layer:Layer=None, device:Device=None, dtype:Dtyp
 
 # %% ../nbs/92_cli.ipynb #46ae07c6
 @app.command(epilog='Example: persona-vectors info data/persona_vectors/FILE.safetensors')
-def info(file:Annotated[Path, typer.Argument(help='A vectors, direction or responses file, or the folder of parts of a run.')]):
+def info(file:Annotated[Path, typer.Argument(help='Vectors (published ones too), a direction, responses, or the folder of parts of a run.')]):
     "What is in a file, and where it came from."
     from persona_vectors.config import READERS, check_file, file_kind
     from persona_vectors.responses import LARGE, load_responses
-    from persona_vectors.extraction.vectors import Direction, load_vectors
+    from persona_vectors.extraction.vectors import Direction
     if (file/'run.json').is_file():
         from persona_vectors.extraction.parts import describe_run
         return print(describe_run(file))
@@ -701,9 +889,14 @@ def info(file:Annotated[Path, typer.Argument(help='A vectors, direction or respo
     kind = file_kind(file) if file.is_file() else ''
     if kind=='a direction': return print(Direction.load(file))
     if kind in READERS and kind not in ('answers','persona vectors') and file.suffix!='.jsonl': raise ValueError(f"{file} holds {kind}: {READERS[kind]}")
-    o = load_responses(file) if file.suffix in ('.json', *LARGE) or file.is_dir() else load_vectors(file)
+    if _is_others(file): return import_(file, None, None, None, None, None)
+    o = load_responses(file) if file.suffix in ('.json', *LARGE) or file.is_dir() else read_vectors(file)
     print(o)
     print(json.dumps({k: m for k,m in o.meta.items() if k not in ('prompts','rendered','judges')}, indent=1, ensure_ascii=False))   # those are pages long
+
+def _is_others(file):
+    "Whether it is a folder of .pt files, or a .pt file that by its name holds directions"
+    return _is_directions(file) or file.is_dir() and (any(file.glob('*.pt')) or any(file.glob('*/*.pt')) or any(file.glob('*/role_vectors')))
 
 # %% ../nbs/92_cli.ipynb #2f39cec2
 def main():

@@ -350,13 +350,23 @@ def is_role(data)->bool:
 # %% ../nbs/02_personas.ipynb #aff9d9ab
 def load_questions(
     src, # a list of questions; a JSON, JSON lines or YAML file of them; a role or trait file; or a text file with one a line
+    personas=(), # names of those who will be asked: the questions that a trait is evaluated with are not put to its own
 ): # list of questions
     "The questions in `src`; ValueError says what is wrong with them"
     if not isinstance(src, (str,Path)): return _check_questions(src, 'questions')
     data = read_data(Path(src), ('.json', '.jsonl', '.yaml', '.yml', '.txt'))
     if not is_role(data): return _check_questions(data, src)
-    if qs := RoleFile(Path(src), data).questions: return qs
-    raise ValueError(f'{src}: this role file has no questions; name another')
+    f = RoleFile(Path(src), data)
+    if f.evaluation and set(f.prompts)&set(personas):
+        raise ValueError(f"{src}: these questions evaluate {f.name}, and none of them goes into its vector; leave --questions out, for the trait's own")
+    if not f.questions: raise ValueError(f'{src}: this role file has no questions; name another')
+    return f.questions
+
+# %% ../nbs/02_personas.ipynb #9c9078aa
+def spread(questions, n)->list:
+    "So many of the questions, evenly spread (None: all)"
+    n = min(len(questions), n or len(questions))
+    return [questions[len(questions)*i//n] for i in range(n)]
 
 # %% ../nbs/02_personas.ipynb #aafeb9d6
 def _check_prompts(who, prompts):
@@ -421,6 +431,8 @@ def _check_described(data, where):
                      "name the folder of role files, or write prompts, as 'You are …'")
 
 # %% ../nbs/02_personas.ipynb #b3fbc316
+_gap = re.compile(r'(?<![\\\w}$^_{])\{([A-Za-z_]\w*)\}(?!\})') # A word in braces that stands for something
+
 class RoleFile:
     "A role of the Assistant Axis or a trait of Chen et al.: `prompts` of each persona, `questions` (may be empty), `rubric` (None: it has none)"
     def __init__(self, path, data=None):
@@ -436,6 +448,8 @@ class RoleFile:
         qs = d.get('questions') or []
         self.questions = _check_questions([dict(question=q, id=i) if isinstance(q, str) else q for i,q in enumerate(qs)], path) if qs else []
         self.rubric = d.get('eval_prompt') or None
+        if odd := [o for o in _gap.findall(str(self.rubric)) if o not in ('question','answer')]:
+            raise ValueError(f"{path}: its eval_prompt has {{{odd[0]}}} in it, which nothing fills in; {{question}} and {{answer}} are filled in")
         if not isinstance(self.rubric, (str,type(None))): raise ValueError(f"{path}: its eval_prompt is {reprlib.repr(self.rubric)}; give text in quotes")
 
 # %% ../nbs/02_personas.ipynb #8c4cfd48
@@ -448,8 +462,6 @@ def role_files(path)->list: # of `RoleFile`
     return [RoleFile(p) for p in found]
 
 # %% ../nbs/02_personas.ipynb #3cf34bcf
-_gap = re.compile(r'(?<![\\\w}$^_{])\{([A-Za-z_]\w*)\}(?!\})')
-
 def _fill(prompts, model_name, who):
     "`prompts`, text or list, with `model_name` for {model_name}; ValueError if that is not known, or another gap is left"
     if isinstance(prompts, (list,tuple)): return [_fill(p, model_name, f'{who}, prompt {i}') for i,p in enumerate(prompts, 1)]
@@ -461,14 +473,14 @@ def _fill(prompts, model_name, who):
 
 # %% ../nbs/02_personas.ipynb #bc119a4b
 class Personas(dict):
-    "Name to prompt or prompts. `own`: persona to questions of its own; `said`: where they come from, in one line"
-    def __init__(self, prompts, source, own=None, *more):
+    "Name to prompt or prompts. `own`: persona to questions of its own; `said`: what was made of `source`, in one line ('' without one)"
+    def __init__(self, prompts, source=None, own=None, *more):
         super().__init__(prompts)
         self.own,n,neutral = own or {},{len(p) if isinstance(p, list) else 1 for p in prompts.values()},[p for p in prompts if p in NEUTRAL]
         wordings = f" in {min(n)} to {max(n)} wordings" if len(n)>1 else f' in {max(n)} wordings' if max(n)>1 else ''
-        who = ', '.join(neutral[:-1])+' and '*(len(neutral)>1)+neutral[-1] if neutral else 'none'
-        self.said = '; '.join([f"{len(self)} persona{'s'*(len(self)>1)}{wordings} from {source}", f"{who} {'are' if len(neutral)>1 else 'is'} neutral",
-            *([f'{len(self.own)} with questions of their own'] if self.own else []), *more])
+        who = f"{', '.join(neutral)} {'are' if len(neutral)>1 else 'is'} neutral" if neutral else 'none is neutral'
+        parts = [f"{len(self)} persona{'s'*(len(self)>1)}{wordings} from {source}", who, *more]
+        self.said = '; '.join(parts) if source else ''
 
 # %% ../nbs/02_personas.ipynb #c60ae325
 def _from_roles(files, src, model_name):
@@ -482,7 +494,8 @@ def _from_roles(files, src, model_name):
     kinds = [k for t,k in enumerate(('role files of the Assistant Axis','trait files of Chen et al.')) if any(f.trait==t for f in used)]
     gaps = any('{model_name}' in s for f in used for ss in f.prompts.values() for s in ss)
     aside = ', '.join(f.path.name for f in files if f.evaluation)
-    return Personas(prompts, f"{src} ({' and '.join(kinds)})", {p: f.questions for f in used if f.questions for p in f.prompts},
+    return Personas(prompts, f"{src} ({' and '.join(kinds)})",
+                    {p: f.questions for f in used if f.questions for p in f.prompts},
                     *[f'{{model_name}} is {model_name!r}']*gaps, *[f'{aside} set apart: for evaluation']*bool(aside))
 
 # %% ../nbs/02_personas.ipynb #7ccdd6c0
@@ -492,8 +505,10 @@ def _path_of(src):
     if isinstance(src, str) and (Path(src).suffix or '/' in src or src.strip() not in PERSONAS and Path(src).is_dir()): return Path(src)
 
 def open_personas(src, model_name=None)->Personas:
-    "The personas in the file or folder `src`, with what else it holds; ValueError says what is wrong with them"
-    path = Path(src)
+    "The personas in `src`, as `load_personas` takes it, with what else its files hold; ValueError says what is wrong with them"
+    if isinstance(src, Mapping): return Personas(_check_personas(src, 'personas'))
+    if not (path := _path_of(src)): return Personas(_built_in(src.split(',') if isinstance(src, str) else src))
+    if not path.suffix and not path.exists(): raise FileNotFoundError(f'{path.absolute()}: no such file or folder; check the name and where it is')
     if path.is_dir(): return _from_roles(role_files(path), src, model_name)
     data = read_data(path, ('.json', '.yaml', '.yml'))
     if is_role(data): return _from_roles([RoleFile(path, data)], src, model_name)
@@ -507,9 +522,7 @@ def load_personas(
     model_name:str=None # what {model_name} in a file stands for
 ): # name → a prompt, or a list of prompts
     "The personas in `src`; ValueError says what is wrong with them"
-    if isinstance(src, Mapping): return _check_personas(src, 'personas')
-    if _path_of(src): return dict(open_personas(src, model_name))
-    return _built_in(src.split(',') if isinstance(src, str) else src)
+    return dict(open_personas(src, model_name))
 
 # %% ../nbs/02_personas.ipynb #9dd9ae43
 def split_names(

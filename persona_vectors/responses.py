@@ -35,6 +35,7 @@ class Response:
     cost:float=None          # What the endpoint charged, in its currency
     scores:dict=None         # Rubric to a judge's score
     folded:bool=None         # True: the endpoint has no system role, so the system prompt stood in front of the question
+    reasoning:str=None       # Thinking that an endpoint sent in a field of its own
     @property
     def key(self): return (self.persona, self.prompt, self.question, self.sample)
     @property
@@ -107,6 +108,12 @@ def spoken(text,
     over = _over.search(text.rstrip()[-40:]) if at<len(text) else None
     return at, max(at, len(text.rstrip()[:-len(over[0])].rstrip())) if over else len(text)
 
+# %% ../nbs/03_responses.ipynb #d63e49da
+@patch(as_prop=True)
+def whole(self:Response)->str:
+    "The answer with its thinking in front, in the text or from the field `reasoning`"
+    return f'<think>\n{self.reasoning}\n</think>\n\n{self.text}' if self.reasoning else self.text
+
 # %% ../nbs/03_responses.ipynb #a8ef1854
 @patch(as_prop=True)
 def blank(self:Response)->bool:
@@ -144,7 +151,8 @@ def plan(
     "What will be asked, in order. Without `questions` a persona that has none in `extra` is asked all that are there"
     if samples<1: raise ValueError(f"samples={samples}: give a whole number above 0")
     if questions is None and not extra: raise ValueError("there are no questions: name some")
-    prompts,shared = as_prompts(personas),[] if questions is None else load_questions(questions)
+    prompts = as_prompts(personas)
+    shared = [] if questions is None else load_questions(questions, prompts)
     own = _own(extra, prompts, shared)
     every = list(dict.fromkeys(q for qs in own.values() for q in qs)) if questions is None else []
     return [Response(p, str(q), '', s, i, n, question_id=getattr(q, 'id', None)) for p,ss in prompts.items() for i,s in enumerate(ss)
@@ -229,8 +237,8 @@ def _scores(self:Responses, k):
 # %% ../nbs/03_responses.ipynb #9e2a8dfc
 @patch
 def hash(self:Responses)->str:
-    "Hash of the texts and their addresses, in any order"
-    return content_hash(sorted([*r.key, r.text] for r in self.rows))
+    "Hash of the texts, thinking included, and their addresses, in any order"
+    return content_hash(sorted([*r.key, r.whole] for r in self.rows))
 
 # %% ../nbs/03_responses.ipynb #11a6db8d
 def by_persona(systems)->dict: # Persona to list of system prompts
@@ -295,7 +303,7 @@ def _number(n): return isinstance(n, (int,float)) and not isinstance(n, bool) an
 
 def _checked(r):
     def refuse(k, why): raise ValueError(f"the answer of persona {r.persona!r:.60} to {r.question!r:.90} has {k} {why}")
-    for k in ('persona','question','text','system','finish_reason','model'):
+    for k in ('persona','question','text','system','finish_reason','model','reasoning'):
         o = getattr(r, k)
         if not isinstance(o, str) and (o is not None or k in ('persona','question','text')): refuse(f'a {k}', f'of type {type(o).__name__}, not text')
         if odd := halved(o or ''): refuse(f'a {k}', f'with {odd}')
@@ -368,7 +376,7 @@ def _assistant_axis(o, persona):
     return Response(persona, o['question'], said[-1]['content'], o['system_prompt'] or '', o['prompt_index'], question_id=o.get('question_index'))
 
 # %% ../nbs/03_responses.ipynb #4d03eb02
-def _parquet(path):
+def open_parquet(path):
     try: from pyarrow.parquet import ParquetFile
     except ImportError: raise ImportError(f"{path}: Parquet files are read with pyarrow: pip install pyarrow") from None
     return ParquetFile(path)
@@ -376,7 +384,7 @@ def _parquet(path):
 # %% ../nbs/03_responses.ipynb #18a8cbdb
 def _table(path, group=None):
     "Yield (number, Response, whether the file numbers samples) of each row, or of each in one row group"
-    with _parquet(path) as f:
+    with open_parquet(path) as f:
         at,numbered = sum(f.metadata.row_group(i).num_rows for i in range(group or 0)),'sample' in f.schema_arrow.names
         for batch in f.iter_batches(1024, None if group is None else [group]):
             for i,o in enumerate(batch.to_pylist()): yield at+i,_response({k: v for k,v in o.items() if v is not None}),numbered
@@ -408,7 +416,7 @@ class _RowAt:
     "Rows of a Parquet file by number; consecutive ones are decoded once"
     def __init__(self, path):
         self.path,self.rows,self.next = path,iter(()),None
-        with _parquet(path) as f: self.sizes = [f.metadata.row_group(i).num_rows for i in range(f.metadata.num_row_groups)]
+        with open_parquet(path) as f: self.sizes = [f.metadata.row_group(i).num_rows for i in range(f.metadata.num_row_groups)]
     def __call__(self, at):
         if self.next is None or not self.next<=at<self.end: self._begin(at)
         for i,r,_ in self.rows:

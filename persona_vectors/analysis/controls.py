@@ -159,7 +159,7 @@ def _initialise(model, part, seed, but=()):
     for m in own: m._is_hf_initialized = False                    # modules created on `meta` are marked as initialised
     for m,k,_ in todo: put(m, k, torch.full_like(m._parameters[k], float('nan'), dtype=torch.float32, device='cpu'))
     with torch.random.fork_rng(devices=[]), torch.no_grad(), quiet():
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)                 # the GPUs' own numbers go on as they were
         part.apply(model._initialize_weights)
     for m,k,dtype in todo:
         if m._parameters[k].isnan().any():
