@@ -578,7 +578,8 @@ def _print_plan(df, v):
     from rich.table import Table
     def seen(row, k): return 'unknown' if row[k]!=row[k] else f'{row[k]:.2f} ({row[k+"_low"]:.2f}–{row[k+"_high"]:.2f})'
     def width(x, unit): return '' if x!=x else f'± {x:.2f}' if unit=='SD' else f'± {x:.0%}'
-    title = f"Pilot: {v.meta.get('model', 'model not recorded')}, layer {v.layer}; {len(v.roles)} roles and {len(v.neutral)} neutral personas, {len(v.questions)} questions"
+    title = (f"Pilot: {v.meta.get('model', 'model not recorded')}, layer {v.layer}; "
+             f"{len(v.roles)} roles and {len(v.neutral)} neutral personas, {len(v.questions)} questions")
     t = Table('roles', 'ques-\ntions', 'word-\nings', 'sam-\nples', 'axis, in other\nquestions', 'axis, with other\nroles too', 'order of the\nroles',
               "a role's vector,\non average", 'place,\nSDs', 'gap', 'answers', 'tokens', title=title, box=box.SIMPLE, padding=0)
     for _,r in df.iterrows():
@@ -595,7 +596,8 @@ def _print_plan(df, v):
 def _about_tokens(attrs):
     answer,prompt = attrs['answer_tokens'],attrs['prompt_tokens']
     if answer!=answer: return 'Tokens: the pilot does not record how long its answers are.'
-    return f"Tokens: {answer:.0f} an answer" + (', without the prompts, which the file does not hold.' if prompt!=prompt else f', and {prompt:.0f} its prompt (four characters each).')
+    read = ', without the prompts, which the file does not hold.' if prompt!=prompt else f', and {prompt:.0f} its prompt (four characters each).'
+    return f'Tokens: {answer:.0f} an answer{read}'
 
 # %% ../nbs/92_cli.ipynb #29cfba5e
 @app.command(epilog='Example: persona-vectors steer "Who are you?" --coef=-3,-1.5,1.5')

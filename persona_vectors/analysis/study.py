@@ -215,8 +215,9 @@ def _limits(df, p):
     if not len(rows): return []
     got = [(r.roles,_at(p, r, [1e12])) for _,r in rows.iterrows()]
     def each(k, f): return ', '.join(f'{f(x[k][0], n)} with {n:,.0f}' for n,x in got)
-    return [f"Questions do not replace roles. However many there are, other roles give an axis that agrees up to "
-            f"{each('axis_other_roles', lambda x, n: f'{x:.2f}')} roles; and the gap is known to {each('gap', lambda x, n: f'± {half_width(x, n-1):.0%}')} roles."]
+    agrees,known = each('axis_other_roles', lambda x, n: f'{x:.2f}'),each('gap', lambda x, n: f'± {half_width(x, n-1):.0%}')
+    return [f"Questions do not replace roles. However many there are, other roles give an axis that agrees up to {agrees} roles; "
+            f"and the gap is known to {known} roles."]
 
 def _in_words(df, p, target): return [_reaches(df, p, k, target) for k in _GOALS]+_limits(df, p)
 
