@@ -736,6 +736,9 @@ def info(file:Annotated[Path, typer.Argument(help='A vectors, direction or respo
     if file.is_file(): check_file(file)
     kind = file_kind(file) if file.is_file() else ''
     if kind=='a direction': return print(Direction.load(file))
+    if kind=='turns of conversations':
+        from persona_vectors.steering.transcripts import load_turns
+        return print(load_turns(file))
     if kind in READERS and kind not in ('answers','persona vectors') and file.suffix!='.jsonl': raise ValueError(f"{file} holds {kind}: {READERS[kind]}")
     o = load_responses(file) if file.suffix in ('.json', *LARGE) or file.is_dir() else load_vectors(file)
     print(o)
