@@ -189,7 +189,8 @@ def cache_key(self:ActivationExtractor,
     c,answers = self.config,selection.hash()
     return dict(rules=RULES, model=self.source.label, fingerprint=self.source.fingerprint, prompt_format=c.prompt_format, layers=layers,
         span=c.span, dtype=self.dtype, read_under=read_under, personas=content_hash(selection.prompts), responses=answers,
-        **{k: o for k,o in dict(blocks=c.blocks, read_text=read_text, chat_template_kwargs=c.chat_template_kwargs).items() if o},
+        **{k: o for k,o in dict(blocks=c.blocks, read_text=read_text, chat_template_kwargs=c.chat_template_kwargs,
+                             adapter=self.source.adapter_hash).items() if o},
         **({} if answers else dict(questions=content_hash(selection.questions))))
 
 # %% ../../nbs/extraction/27_extractor.ipynb #55aa5604
