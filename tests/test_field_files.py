@@ -106,7 +106,7 @@ wrong = [ # options; what the one line says. The first three were silent: descri
     ('--questions lines.txt', 'it holds JSON lines, and each line of a .txt file would be asked as it stands; rename it to .jsonl'),
     ('--personas gap.yaml', "persona 'me' has {topic} in it, which nothing fills in"),
     ('--personas roles/ --questions lines.json', 'JSON lines are named .jsonl'),
-    ('--personas .', 'role_list.json: its 3 texts describe roles'),
+    ('--personas beside', 'role_list.json: its 3 texts describe roles'),
     ('--personas nowhere/', 'no such file or folder'),
     ('--personas empty', 'a folder without .json files'),
     ('--personas traits/flattering_eval.json', "the questions of a trait's evaluation make no vector"),
@@ -124,6 +124,7 @@ def test_wrong(options, why, run, d):
     write(d/'half.json', dict(instruction=[dict(pos='a'), dict(neg='b')]))
     write(d/'answers.jsonl', json.dumps(dict(question='Why?', system_prompt='', prompt_index=0, conversation=[]))+'\n')
     (d/'empty').mkdir()
+    write(d/'beside/role_list.json', (d/'role_list.json').read_text())
     before = files(d)
     r = run('generate', *options.split(), *small)
     assert r.returncode==1 and why in said(r)[-1] and said(r)[-1].startswith('persona-vectors: ') and files(d)==before

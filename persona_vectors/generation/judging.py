@@ -350,7 +350,8 @@ def unjudged(responses:Responses, rubric:Rubric)->str: # None: there is nothing 
     if len(lacking)==len(responses.personas):
         raise ValueError(f"no persona of these answers ({', '.join(lacking)}) has an eval_prompt there ({', '.join(rubric.text)}): "
                          "name the folder of their role files")
-    who = f"{len(responses.personas)-len(lacking)} personas are judged, each by its own rubric"
+    n = len(responses.personas)-len(lacking)
+    who = f"{n} persona{'s are' if n>1 else ' is'} judged, each by its own rubric"
     return who + (f"; {', '.join(lacking)} {'have' if len(lacking)>1 else 'has'} none: {sum(lacking.values())} answers are left unjudged" if lacking else '')
 
 # %% ../../nbs/generation/13_judging.ipynb #c858aad6
