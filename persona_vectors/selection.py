@@ -295,7 +295,7 @@ def over_text_of(self:Selection, persona:str)->list: # of `Response`, in the ord
     if not said: raise ValueError(f"read_text={persona!r} has no answer under the first of its prompts")
     if lacking := [q for q in self.questions if q not in {r.question for r in said}]: log.warning(
         f"{len(lacking)} of {len(self.questions)} questions are not read: {persona!r} has no answer to them, the first is {lacking[0]!r}")
-    return [Response(p, r.question, r.text, s, i, r.sample, question_id=r.question_id) for p,i,s in self.numbered() for r in said]
+    return [Response(p, r.question, r.text, s, i, r.sample, question_id=r.question_id, reasoning=r.reasoning) for p,i,s in self.numbered() for r in said]
 
 # %% ../nbs/04_selection.ipynb #ba52150e
 class Unanswered(Selection):
@@ -319,8 +319,8 @@ class AnswerFiles:
         for p in self.files:
             for at,r in each_response(p):
                 self.at.append(at)
-                self.size.append(len((r.text+r.question+(r.system or '')).encode()))
-                self.digest.append(int.from_bytes(hashlib.sha256(json.dumps([*r.key, r.text]).encode()).digest()[:8], 'big'))
+                self.size.append(len((r.whole+r.question+(r.system or '')).encode()))
+                self.digest.append(int.from_bytes(hashlib.sha256(json.dumps([*r.key, r.whole]).encode()).digest()[:8], 'big'))
                 self.outcome.append(OUTCOMES.index(r.outcome))
                 yield r
             self.ends.append(len(self.at))

@@ -13,9 +13,9 @@ from statistics import median
 from fastcore.basics import patch
 from ..config import resolve_layers
 from .blocks import find_blocks, skeleton
-from .engine import default_batch_tokens, out_of_memory
+from .engine import default_batch_tokens
 from .packing import shared_prefix
-from ..models import default_dtype, find_device
+from ..models import default_dtype, find_device, out_of_memory
 import torch
 from torch.nn import functional as F
 
