@@ -903,6 +903,9 @@ def info(file:Annotated[Path, typer.Argument(help='Vectors (published ones too),
     if file.is_file(): check_file(file)
     kind = file_kind(file) if file.is_file() else ''
     if kind=='a direction': return print(Direction.load(file))
+    if kind=='turns of conversations':
+        from persona_vectors.steering.transcripts import load_turns
+        return print(load_turns(file))
     if kind in READERS and kind not in ('answers','persona vectors') and file.suffix!='.jsonl': raise ValueError(f"{file} holds {kind}: {READERS[kind]}")
     if _is_others(file): return import_(file, None, None, None, None, None)
     o = load_responses(file) if file.suffix in ('.json', *LARGE) or file.is_dir() else read_vectors(file)

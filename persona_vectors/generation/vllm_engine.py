@@ -67,7 +67,7 @@ class Engine:
         args:dict, # Of vLLM's `EngineArgs`
         env:dict=None # Further environment variables
     ):
-        self.args,self.env,self.dtype,self.log = args,env or {},None,Path(tempfile.mkstemp('.log', 'vllm-')[1])
+        self.args,self.env,self.dtype = args,env or {},None
     def send(self, o):
         try: print(json.dumps(o), file=self.process.stdin, flush=True)
         except BrokenPipeError: self.receive()                  # it says why it is gone
@@ -83,7 +83,8 @@ class Engine:
 @patch
 def __enter__(self:Engine):
     code,self.keep_log = 'from persona_vectors.generation.vllm_engine import answer_tokens; answer_tokens()',False
-    with self.log.open('w') as f:
+    with tempfile.NamedTemporaryFile('w', prefix='vllm-', suffix='.log', delete=False) as f:
+        self.log = Path(f.name)
         self.process = subprocess.Popen([sys.executable, '-P', '-c', code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=f, text=True,
                                         env=os.environ|self.env, start_new_session=True)
     try:
@@ -132,8 +133,8 @@ def placed(device:str)->tuple[dict,dict]:
     if device in ('cpu','mps') and not on_cpu:
         raise ValueError(f"device {device!r}: this vLLM ({version('vllm')}) runs on a GPU: leave the device out, or let the model answer without vLLM")
     if device!='cpu': find_device(device)
-    if device=='auto': return dict(tensor_parallel_size=max(1, torch.cuda.device_count())),{}
     if on_cpu: return dict(enable_chunked_prefill=False),{}
+    if device=='auto': return dict(tensor_parallel_size=max(1, torch.cuda.device_count())),{}
     if not (m := re.fullmatch(r'cuda:(\d+)', device or '')): return {},{}
     seen = os.environ.get('CUDA_VISIBLE_DEVICES')
     return {},dict(CUDA_VISIBLE_DEVICES=seen.split(',')[int(m[1])] if seen else m[1])
@@ -177,7 +178,7 @@ def deciding(self:VllmGeneration)->dict:
 @patch
 def header(self:VllmGeneration)->dict:
     "The header of a responses file"
-    versions = {o: version(o) for o in ('persona-vectors-lab', 'vllm', 'torch', 'transformers')}
+    versions = {o: version(o) for o in ('persona-vectors-lab', 'vllm', 'torch', 'transformers') if o!='vllm' or find_spec('vllm')}
     return dict(settings=self.settings, dtype=self.dtype, versions=versions, **({'engine_args': self.args} if self.args else {}))
 
 # %% ../../nbs/generation/14_vllm.ipynb #293bda39
