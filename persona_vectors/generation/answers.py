@@ -91,7 +91,9 @@ SETTINGS_VERSION = 2 # Raised when what is asked, or what is taken for the answe
 
 def settings(config:PersonaVectorConfig, source:ModelSource=None)->dict:
     "What decides the answers of the local model `source`, or of the endpoint, besides personas and questions"
-    if source: who = dict(model=source.label, fingerprint=source.fingerprint) | {k: o for k,o in dict(adapter=source.adapter_hash, quantize=source.quantize).items() if o}
+    if source:
+        treated = dict(adapter=source.adapter_hash, quantize=source.quantize)
+        who = dict(model=source.label, fingerprint=source.fingerprint) | {k: o for k,o in treated.items() if o}
     else: who = dict(model=config.openrouter_model or config.model_name, endpoint=config.base_url.rstrip('/'))
     more = config.sampling | ({'chat_template_kwargs': config.chat_template_kwargs} if config.chat_template_kwargs else {})
     if config.extra_body and not source: more['extra_body'] = config.extra_body
