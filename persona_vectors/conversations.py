@@ -16,7 +16,7 @@ from .responses import Response, each_response, open_parquet
 # %% ../nbs/09_conversations.ipynb #4b348014
 def conversation_of(r:Response)->list[dict]:
     "The messages of an answer: a conversation of one turn"
-    return chat_messages(r.system, r.asked, r.text)
+    return chat_messages(r.system, r.asked, r.whole)
 
 # %% ../nbs/09_conversations.ipynb #f55fe23e
 KEYS = 'messages','conversation','conversations'
@@ -165,7 +165,9 @@ def _entries(path, id):
 def _in_file(path, id):
     "As `_entries`; ValueError names the file"
     try: yield from _entries(path, id)
-    except ValueError as e: raise e if str(path) in str(e) else ValueError(f"{path} does not hold a conversation ({e}): {FORM}") from None
+    except ValueError as e:
+        form = '' if path.suffix in ('.csv','.parquet') else f': {FORM}'
+        raise e if str(path) in str(e) else ValueError(f"{path} does not hold a conversation ({e}){form}") from None
 
 def _in_folder(path, id):
     "As `_entries`, of all files in the folder `path`; a file that is none is one that cannot be read"

@@ -78,6 +78,7 @@ class Text:
     text:str
     start:int # First character of the answer
     end:int   # One past its last character
+    thinks:int=None # First character of the thinking before it; None: it has none
 
 # %% ../nbs/08_prompts.ipynb #74a5f974
 def thinking(answer)->int:
@@ -89,6 +90,20 @@ def span_of(start, m)->tuple:
     a,b = spoken(m['content']) if m['role']=='assistant' else (0, len(m['content']))
     if not m['content'][a:b].strip(): raise ValueError('the answer is empty')
     return start+a, start+b
+
+# %% ../nbs/08_prompts.ipynb #4f8b2180
+def thought(answer)->str:
+    "The thinking that `answer` opens with, without its marks"
+    text = answer[:thinking(answer)]
+    for a,b in BLOCKS+PHRASES:
+        if m := re.match(rf'\s*{a}(.*?)(?:{b}|\Z)', text, re.S): return m[m.lastindex].strip()
+    if said := re.findall(r'(?:<\|message\|>|<\|think\|>)(.*?)<\|(?:end|eom|call)\|>', text, re.S): return '\n\n'.join(map(str.strip, said))
+    return re.sub(rf'^(?:assistant)?(?:analysis|commentary)|assistantfinal\Z|{CLOSE}\s*\Z', '', text.strip()).strip()
+
+def thought_at(text, start, answer)->int: # None if there is none
+    "Where in `text`, from `start` on, the thinking of `answer` begins, its opening mark left out"
+    if not (said := thought(answer)): return None
+    return max(start, text.find(said.split('\n\n')[0], start))
 
 # %% ../nbs/08_prompts.ipynb #d81a3884
 class RawFormat:
@@ -129,7 +144,7 @@ def prompt(self:RawFormat, system, question)->str:
 def full(self:RawFormat, system, question, answer)->Text:
     "The text with the answer in it"
     text,at = self.conversation(chat_messages(system, question, answer))
-    return Text(text, *at[-1])
+    return Text(text, *at[-1], thought_at(text, len(text)-len(answer), answer))
 
 # %% ../nbs/08_prompts.ipynb #34a4c66e
 DATE = date(2024,7,26) # The date that every template writes
@@ -156,12 +171,23 @@ def default_template(tokenizer)->str:
     if not isinstance(t, str): raise ValueError(f"the chat template of this model is {t!r:.40} and no text: use prompt_format='raw'")
     return t
 
+# %% ../nbs/08_prompts.ipynb #3013416d
+def check_arguments(template:str, args:dict)->dict:
+    "`args`; ValueError if the chat template has no such argument"
+    for k in args:
+        if not re.search(rf'\b{re.escape(k)}\b', template):
+            raise ValueError(f"the chat template has no argument {k!r}: nothing in it depends on one of that name, so leave it out")
+    return args
+
 # %% ../nbs/08_prompts.ipynb #54b6499d
 class ChatFormat:
     "Text as the tokenizer's chat template writes it"
     name,stop = 'chat', None
-    def __init__(self, tokenizer):
-        self.tokenizer,self.template = tokenizer,_dated(default_template(tokenizer))
+    def __init__(self,
+        tokenizer, # A fast tokenizer
+        args:dict=None # Arguments of the template, such as {'enable_thinking': False}
+    ):
+        self.tokenizer,self.template,self.args = tokenizer,_dated(default_template(tokenizer)),check_arguments(default_template(tokenizer), args or {})
         self.given,self.parts = {},()
         self.given = self._wanted()
         self.parts = self._in_parts()
@@ -172,9 +198,9 @@ class ChatFormat:
 def _render(self:ChatFormat, msgs, ask):
     "What the template writes for `msgs`; with `ask`, up to where the next answer begins"
     from jinja2 import TemplateError
-    tools = {k: m[k] for m in msgs[:1] for k in ('tools',) if k in m}
+    kw = self.args | self.given | {k: m[k] for m in msgs[:1] for k in ('tools',) if k in m}
     msgs = [dict(m, content=[dict(type='text', text=m['content'])]) if m['role'] in self.parts else m for m in msgs]
-    try: return self.tokenizer.apply_chat_template(msgs, chat_template=self.template, tokenize=False, add_generation_prompt=ask, **self.given | tools)
+    try: return self.tokenizer.apply_chat_template(msgs, chat_template=self.template, tokenize=False, add_generation_prompt=ask, **kw)
     except TemplateError as e: raise ValueError(f"the chat template refuses this conversation: {' '.join(str(e).split())}: use prompt_format='raw'") from None
     except (TypeError, AttributeError, LookupError, ArithmeticError, ValueError) as e:   # raised by what stands in the template
         why = f"{type(e).__name__}: {' '.join(str(e).split())}"
@@ -249,10 +275,10 @@ RAW = "use prompt_format='raw'" # The remedy in messages
 
 def _marked(msgs): return [dict(m, content=_mark(f'MESSAGE{i}')) if m['content'] else m for i,m in enumerate(msgs)]
 
-def spliced(pre, text, post, at=None)->Text:
-    "`text` between `pre` and `post`; its characters `at` are the answer, or all"
+def spliced(pre, text, post, at=None, thinks=None)->Text:
+    "`text` between `pre` and `post`; its characters `at` are the answer, or all; its thinking begins at `thinks`"
     a,b = at or (0, len(text))
-    return Text(pre+text+post, len(pre)+a, len(pre)+b)
+    return Text(pre+text+post, len(pre)+a, len(pre)+b, thinks)
 
 # %% ../nbs/08_prompts.ipynb #6d91f9a9
 @patch
@@ -319,15 +345,6 @@ def opening(answer)->str:
     m = _opening.match(answer)
     return (m['to'] or m[0].strip()) if m else ''
 
-# %% ../nbs/08_prompts.ipynb #4f8b2180
-def thought(answer)->str:
-    "The thinking that `answer` opens with, without its marks"
-    text = answer[:thinking(answer)]
-    for a,b in BLOCKS+PHRASES:
-        if m := re.match(rf'\s*{a}(.*?)(?:{b}|\Z)', text, re.S): return m[m.lastindex].strip()
-    if said := re.findall(r'(?:<\|message\|>|<\|think\|>)(.*?)<\|(?:end|eom|call)\|>', text, re.S): return '\n\n'.join(map(str.strip, said))
-    return re.sub(rf'^(?:assistant)?(?:analysis|commentary)|assistantfinal\Z|{CLOSE}\s*\Z', '', text.strip()).strip()
-
 # %% ../nbs/08_prompts.ipynb #6f1d46a7
 @patch
 def _has(self:ChatFormat, mark)->bool:
@@ -347,10 +364,12 @@ def _thought(self:ChatFormat, msgs, head, asks, shows, post):
     "The text of an answer that opens with thinking"
     answer = self._in_own_marks(msgs[-1]['content'], asks+shows)
     mark,at,adds,said = opening(answer),spoken(answer),shows.removeprefix(asks).strip(),thought(answer)
-    def after(s): return spliced(head+(_block.sub('', s) if mark else s), answer, post, at)
+    def after(s):
+        pre = head+(_block.sub('', s) if mark else s)
+        return spliced(pre, answer, post, at, thought_at(pre+answer, len(pre), answer))
     if self._has(mark) or (mark or '<think>') in asks+shows: return after(asks)
     _,with_it,_ = self._seams(msgs, thinking=said, reasoning_content=said, reasoning=said)
-    if said in with_it and (said or adds): return spliced(head+with_it, answer[slice(*at)], post)
+    if said in with_it and (said or adds): return spliced(head+with_it, answer[slice(*at)], post, thinks=thought_at(head+with_it, len(head), answer))
     if not adds: return after(shows)
     raise ValueError(f"the chat template shows no thinking: leave the thinking block out of the answer, or {RAW}")
 
@@ -463,11 +482,13 @@ def conversation(self:ChatFormat,
 
 # %% ../nbs/08_prompts.ipynb #43234bb3
 def get_format(
-    name:str, # 'chat' or 'raw'
-    tokenizer # A fast tokenizer
+    name:str, # 'chat', 'raw', or a format, which is returned as it is
+    tokenizer, # A fast tokenizer
+    args:dict=None # Arguments of the chat template, such as {'enable_thinking': False}; ValueError if it has no such argument
 ): # A `ChatFormat` or a `RawFormat`
     "The format called `name` for `tokenizer`"
-    return {'chat': ChatFormat, 'raw': RawFormat}[name](tokenizer)
+    if not isinstance(name, str): return name
+    return RawFormat(tokenizer) if name=='raw' else ChatFormat(tokenizer, args)
 
 # %% ../nbs/08_prompts.ipynb #461d34bc
 def _turn_end(tokenizer, seam)->tuple: # (token, text); one of them is None, or both
@@ -585,13 +606,14 @@ def token_span(tokenizer, text, ids, offs, start, end)->tuple:
 def tokenize(
     tokenizer, # A fast tokenizer
     t:Text, # A rendered conversation
-    span:str='answer', # Which tokens are averaged: 'answer', 'answer+eot', 'last', 'prompt_last'
+    span:str='answer', # Which tokens are averaged: one of `SPANS`
     limit:int=None # Most tokens that the model takes
 )->Tokens:
     "Tokenise `t` once and find the tokens that hold the answer's characters; ValueError if the answer holds template markers"
     ids,offs = encode(tokenizer, t.text, limit)
     a,b = token_span(tokenizer, t.text, ids, offs, t.start, t.end)
-    a,b = {'answer': (a,b), 'answer+eot': (a,len(ids)), 'last': (b-1,b), 'prompt_last': (a-1,a)}[span]
+    begun = a if t.thinks is None else next(i for i,(_,e) in enumerate(offs) if e>t.thinks)
+    a,b = {'answer': (a,b), 'answer+eot': (a,len(ids)), 'last': (b-1,b), 'prompt_last': (a-1,a), 'thinking+answer': (begun,b)}[span]
     if span=='prompt_last': ids,offs = ids[:b],offs[:b]                          # what follows is not read
     return Tokens(ids, a, b, offs, t.text)
 
@@ -630,8 +652,7 @@ def preview(
     title:str='' # A line above
 )->Preview:
     "The exact tokens that are averaged, marked in the text that the model reads"
-    if isinstance(fmt, str): fmt = get_format(fmt, tokenizer)
-    return Preview(tokenize(tokenizer, fmt.full(system, question, answer), span), title)
+    return Preview(tokenize(tokenizer, get_format(fmt, tokenizer).full(system, question, answer), span), title)
 
 # %% ../nbs/08_prompts.ipynb #60ad0e5e
 @patch

@@ -35,6 +35,7 @@ class Response:
     cost:float=None          # What the endpoint charged, in its currency
     scores:dict=None         # Rubric to a judge's score
     folded:bool=None         # True: the endpoint has no system role, so the system prompt stood in front of the question
+    reasoning:str=None       # Thinking that an endpoint sent in a field of its own
     @property
     def key(self): return (self.persona, self.prompt, self.question, self.sample)
     @property
@@ -106,6 +107,12 @@ def spoken(text,
     at = _said.match(text, at).end()
     over = _over.search(text.rstrip()[-40:]) if at<len(text) else None
     return at, max(at, len(text.rstrip()[:-len(over[0])].rstrip())) if over else len(text)
+
+# %% ../nbs/03_responses.ipynb #d63e49da
+@patch(as_prop=True)
+def whole(self:Response)->str:
+    "The answer with its thinking in front, in the text or from the field `reasoning`"
+    return f'<think>\n{self.reasoning}\n</think>\n\n{self.text}' if self.reasoning else self.text
 
 # %% ../nbs/03_responses.ipynb #a8ef1854
 @patch(as_prop=True)
@@ -230,8 +237,8 @@ def _scores(self:Responses, k):
 # %% ../nbs/03_responses.ipynb #9e2a8dfc
 @patch
 def hash(self:Responses)->str:
-    "Hash of the texts and their addresses, in any order"
-    return content_hash(sorted([*r.key, r.text] for r in self.rows))
+    "Hash of the texts, thinking included, and their addresses, in any order"
+    return content_hash(sorted([*r.key, r.whole] for r in self.rows))
 
 # %% ../nbs/03_responses.ipynb #11a6db8d
 def by_persona(systems)->dict: # Persona to list of system prompts
@@ -296,7 +303,7 @@ def _number(n): return isinstance(n, (int,float)) and not isinstance(n, bool) an
 
 def _checked(r):
     def refuse(k, why): raise ValueError(f"the answer of persona {r.persona!r:.60} to {r.question!r:.90} has {k} {why}")
-    for k in ('persona','question','text','system','finish_reason','model'):
+    for k in ('persona','question','text','system','finish_reason','model','reasoning'):
         o = getattr(r, k)
         if not isinstance(o, str) and (o is not None or k in ('persona','question','text')): refuse(f'a {k}', f'of type {type(o).__name__}, not text')
         if odd := halved(o or ''): refuse(f'a {k}', f'with {odd}')

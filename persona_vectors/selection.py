@@ -211,10 +211,11 @@ def _leave_out_thin(self:Selection):
         self._leave_out_other_questions()
     there = {q for (_,_,q),k in zip(self.cells, self.count) if k}
     if none := [q for q in self.questions if q not in there]:
-        log.warning(f"left out, since nobody has an answer to {'it' if len(none)==1 else 'them'}: {', '.join(map(repr, none[:3]))}{' and others'*(len(none)>3)}")
+        log.warning(f"left out, with nobody's answer: {', '.join(map(repr, none[:3]))}{' and others'*(len(none)>3)}")
         self.questions = [q for q in self.questions if q in there]
     wanted = len(self.prompts)*len(self.questions)
-    if lacking := wanted-len({(p,q) for (p,_,q),k in zip(self.cells, self.count) if k}): log.info(f"{lacking} of {wanted} cells of persona and question are empty")
+    lacking = wanted-len({(p,q) for (p,_,q),k in zip(self.cells, self.count) if k})
+    if lacking: log.info(f"{lacking} of {wanted} cells of persona and question are empty")
 
 # %% ../nbs/04_selection.ipynb #dd3e26c6
 @patch
@@ -336,7 +337,7 @@ def over_text_of(self:Selection, persona:str)->list: # of `Response`, in the ord
     if not said: raise ValueError(f"read_text={persona!r} has no answer under the first of its prompts")
     if lacking := [q for q in self.questions if q not in {r.question for r in said}]: log.warning(
         f"{len(lacking)} of {len(self.questions)} questions are not read: {persona!r} has no answer to them, the first is {lacking[0]!r}")
-    return [Response(p, r.question, r.text, s, i, r.sample, question_id=r.question_id) for p,i,s in self.numbered() for r in said]
+    return [Response(p, r.question, r.text, s, i, r.sample, question_id=r.question_id, reasoning=r.reasoning) for p,i,s in self.numbered() for r in said]
 
 # %% ../nbs/04_selection.ipynb #ba52150e
 class Unanswered(Selection):
@@ -360,8 +361,8 @@ class AnswerFiles:
         for p in self.files:
             for at,r in each_response(p):
                 self.at.append(at)
-                self.size.append(len((r.text+r.question+(r.system or '')).encode()))
-                self.digest.append(int.from_bytes(hashlib.sha256(json.dumps([*r.key, r.text]).encode()).digest()[:8], 'big'))
+                self.size.append(len((r.whole+r.question+(r.system or '')).encode()))
+                self.digest.append(int.from_bytes(hashlib.sha256(json.dumps([*r.key, r.whole]).encode()).digest()[:8], 'big'))
                 self.outcome.append(OUTCOMES.index(r.outcome))
                 yield r
             self.ends.append(len(self.at))

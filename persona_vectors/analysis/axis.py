@@ -137,23 +137,24 @@ def held_out(
     y = cross_fitted(((x, g.centre(x)) for x in map(g.part, g.parts())), g.ns, g.rs, filled, splits, np.random.default_rng(seed))
     return pd.DataFrame(y, index=g.personas, columns=g.questions)
 
-# %% ../../nbs/analysis/30_axis.ipynb #6ab3cec9
-def rank_personas(
-    v:PersonaVectors, # At one layer
-    splits:int=20, # Random halvings of the questions
-    seed:int=0
-)->pd.DataFrame: # Indexed by persona, highest first: category, projection, se
-    "Cross-fitted ranking along the assistant axis, in units of the residual stream from the role mean"
-    y = held_out(v, splits, seed)
-    df = pd.DataFrame(dict(category=[category_of(p) for p in y.index], projection=y.mean(axis=1), se=y.sem(axis=1)), index=y.index)
-    return df.sort_values('projection', ascending=False).rename_axis('persona')
-
 # %% ../../nbs/analysis/30_axis.ipynb #e7f9e3f7
 def left_out(v:PersonaVectors)->pd.Series:
     "Projection of each vector, from the role mean, on the axis made without its persona; a single neutral stays in the axis"
     ns,rs = ([list(v).index(p) for p in o] for o in v.split())
     x = centred(v)
     return pd.Series((x.values*leave_one_out_axes(x.values, ns, rs)).sum(1), index=x.index)
+
+# %% ../../nbs/analysis/30_axis.ipynb #6ab3cec9
+def rank_personas(
+    v:PersonaVectors, # At one layer
+    splits:int=20, # Random halvings of the questions
+    seed:int=0
+)->pd.DataFrame: # Indexed by persona, highest first: category, projection, se
+    """Cross-fitted ranking along the assistant axis, in units of the residual stream from the role mean. Of published means, which have no
+    second half to measure in: each persona on the axis made without it, where a single neutral stays in its own; se is NaN"""
+    y = left_out(v).to_frame() if v.published else held_out(v, splits, seed)
+    df = pd.DataFrame(dict(category=[category_of(p) for p in y.index], projection=y.mean(axis=1), se=y.sem(axis=1)), index=y.index)
+    return df.sort_values('projection', ascending=False).rename_axis('persona')
 
 # %% ../../nbs/analysis/30_axis.ipynb #f85a4a8c
 @dataclass(frozen=True)

@@ -41,7 +41,8 @@ _HEADS = dict(
                 cos_low='cosine, low', cos_high='cosine, high', effect='held-out effect', se='± se',
                 answers='of single answers', behind='behind the best', behind_se='± se of that'),
     cells=dict(off='plain mean minus fit, along it'),
-    kept=dict(filled='cells filled', length='length of the axis', cosine='cosine with that of all', times='times as long', rho='ρ of the order with that of all'),
+    kept=dict(filled='cells filled', length='length of the axis', cosine='cosine with that of all', times='times as long',
+              rho='ρ of the order with that of all'),
     shares=dict(norm='of the squared norm', variance='of the roles’ variance', axis='of the axis'),
     gap={'length without noise': 'length of the axis, without noise', 'squared length without noise': 'its square',
          'neutrals minus roles along it': 'neutrals minus roles, along it'})

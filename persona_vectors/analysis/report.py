@@ -877,7 +877,8 @@ def _checked(v, direction, steering, n):
     v.split()
     whole = balanced(v)
     if (k := len(whole.questions))<4:
-        raise ValueError(f"a report needs at least four questions and there are {k} (a .pt file has means only, and no questions)")
+        raise ValueError(f"a report needs at least four questions and there are {k} "
+                         "(a .pt file has means only, and no questions: `means_report` says what those can)")
     return v,whole
 
 # %% ../../nbs/analysis/39_report.ipynb #62c9784d
@@ -1022,7 +1023,8 @@ def gather(
     d = direction(v) if callable(direction) else direction
     texts = selection.responses if isinstance(responses, Selection) else responses
     got = dict(v=v, direction=d, responses=texts, readings=_read_again(read, extractor, both, v, under),
-               variants={f'first {first} tokens': read(first_tokens(extractor, first), [k])} if span.startswith('answer') else {}) | (dict(whole=every.at(k)) if whole else {})
+               variants={f'first {first} tokens': read(first_tokens(extractor, first), [k])} if span.startswith('answer') else {})
+    if whole: got['whole'] = every.at(k)
     if quick or span!='answer': return got
     got['adherence'] = _likelihoods(extractor, selection, v.neutral[0], data/'adherence')
     if sweep: got['sweep'] = _over_layers(both, got['adherence'], k)

@@ -16,6 +16,12 @@ from ..models import attention_windows, batch_key, changing_ropes, default_dtype
 from ..prompts import OPEN, check_embedded, context_length, decoded, get_format, thinking, turn_ends
 from ..responses import ASIDES, Response
 
+# %% ../../nbs/generation/10_local.ipynb #8a41aaa4
+def cell_seed(r:Response, seed:int)->int: # 63 bits
+    "The seed of the answer to the cell `r` in a run with `seed`"
+    h = hashlib.sha256(json.dumps([seed, r.system, r.question, r.sample]).encode()).digest()
+    return int.from_bytes(h[:8])>>1
+
 # %% ../../nbs/generation/10_local.ipynb #5d935bf2
 def uniforms(
     r:Response, # A cell of the plan: a question to one persona, to be answered
@@ -25,8 +31,7 @@ def uniforms(
     "The random numbers in [0,1) that decide the tokens of the answer to `r`"
     import torch
     if n<1: raise ValueError(f"max_tokens={n}: an answer has at least 1")
-    h = hashlib.sha256(json.dumps([seed, r.system, r.question, r.sample]).encode()).digest()
-    return torch.rand(n, dtype=torch.float64, generator=torch.Generator().manual_seed(int.from_bytes(h[:8])>>1))
+    return torch.rand(n, dtype=torch.float64, generator=torch.Generator().manual_seed(cell_seed(r, seed)))
 
 # %% ../../nbs/generation/10_local.ipynb #df09733c
 def pick(
@@ -41,6 +46,15 @@ def pick(
     x = logits.float().cpu() if logits.device.type=='mps' else logits.float()   # Apple's GPUs have no float64
     cdf = (x/temperature).softmax(-1).double().cumsum(-1)
     return torch.searchsorted(cdf, (u.to(x.device)*cdf[:,-1])[:,None], right=True)[:,0].clamp(max=x.shape[-1]-1).to(logits.device)
+
+# %% ../../nbs/generation/10_local.ipynb #6ea169b1
+def processors(temperature:float, top_k=None, top_p=None, min_p=None, repetition_penalty=None): # A `LogitsProcessorList`
+    "transformers' logits processors for these settings; None: none of that kind"
+    from transformers import (LogitsProcessorList, MinPLogitsWarper, RepetitionPenaltyLogitsProcessor, TemperatureLogitsWarper,
+                              TopKLogitsWarper, TopPLogitsWarper)
+    kinds = [(RepetitionPenaltyLogitsProcessor, repetition_penalty and float(repetition_penalty))]
+    if temperature: kinds += [(TemperatureLogitsWarper, float(temperature)), (TopKLogitsWarper, top_k), (TopPLogitsWarper, top_p), (MinPLogitsWarper, min_p)]
+    return LogitsProcessorList([kind(o) for kind,o in kinds if o is not None])
 
 # %% ../../nbs/generation/10_local.ipynb #a4cfa88f
 def make_cache(
@@ -122,16 +136,26 @@ def branch(self:Decoding):
     b.cache = deepcopy(self.cache)
     return b
 
+# %% ../../nbs/generation/10_local.ipynb #02e2b09a
+@patch
+def seen(self:Decoding): # 'batch token', ids
+    "The tokens that each row has, its last in place of padding"
+    import torch
+    return torch.where(self.mask>0, self.text, self.text[:,-1:])
+
 # %% ../../nbs/generation/10_local.ipynb #de6d380e
 @patch
 def tokens(self:Decoding,
     us, # 'prompt token', uniform in [0,1)
     temperature:float, # 0 is greedy
-    read_last:bool=False # Read the last token too
+    read_last:bool=False, # Read the last token too
+    sampling:dict=None # top_k, top_p, min_p, repetition_penalty
 ): # Yields 'batch', token ids
     "Generate: the next token of each remaining row, step by step"
+    ps = processors(temperature, **sampling) if sampling else None
     for i in range(us.shape[1]):
-        tok = pick(self.logits(), us[self.rows,i], temperature)
+        x,u = self.logits(),us[self.rows,i]
+        tok = pick(ps(self.seen(), x), u, float(temperature>0)) if ps else pick(x, u, temperature)
         self.add(tok)
         yield tok
     if read_last: self.logits()
@@ -190,8 +214,19 @@ def batch_form(model)->str: # A key of `FORMS`; the same model is asked once
     if why: log.warning(f"{type(model).__name__} answers {FORMS[model.batch_form]}: {' '.join(why.split())}")
     return model.batch_form
 
+# %% ../../nbs/generation/10_local.ipynb #00ddd9b1
+class Turns:
+    "How prompts are written for a model as token ids, and where its answers end"
+    def __init__(self,
+        tokenizer, # Its fast tokenizer
+        format, # 'chat', 'raw', or a format
+        generation_config # Of transformers: it names the tokens that end an answer
+    ):
+        self.tokenizer,self.generation_config = tokenizer,generation_config
+        self.format = get_format(format, tokenizer)
+
 # %% ../../nbs/generation/10_local.ipynb #b200da58
-class LocalModel:
+class LocalModel(Turns):
     "A causal language model that answers batches of prompts"
     longest,form = 0,'padded' # Tokens of the longest batch so far; how prompts share a batch
     def __init__(self,
@@ -199,32 +234,33 @@ class LocalModel:
         tokenizer, # Its fast tokenizer
         format='chat' # 'chat', 'raw', or a format
     ):
-        self.model,self.tokenizer = model,tokenizer
-        self.format = get_format(format, tokenizer) if isinstance(format, str) else format
-        self.form = batch_form(model)
+        super().__init__(tokenizer, format, model.generation_config)
+        self.model,self.form = model,batch_form(model)
 
 # %% ../../nbs/generation/10_local.ipynb #08818349
 def load_local(
     source, # As `find_model` takes it
     prompt_format:str='chat', # 'chat' or 'raw'
     device:str=None, # 'auto': spread over all GPUs. Default: the best single one
-    dtype:str=None # Default: bfloat16 where the device multiplies it natively
+    dtype:str=None, # Default: bfloat16 where the device multiplies it natively
+    args:dict=None # Arguments of the chat template
 )->LocalModel:
     "Load a model with its head and its tokenizer"
     source,kind = find_model(source),find_device(device)
     tok = source.tokenizer(padding_side='left')
     if tok.pad_token is None: tok.pad_token = tok.eos_token
-    return LocalModel(load_causal(source, dtype or default_dtype(kind), 'auto' if device=='auto' else kind), tok, prompt_format)
+    fmt = get_format(prompt_format, tok, args)
+    return LocalModel(load_causal(source, dtype or default_dtype(kind), 'auto' if device=='auto' else kind), tok, fmt)
 
 # %% ../../nbs/generation/10_local.ipynb #83591327
 @patch(as_prop=True)
-def ends(self:LocalModel)->list:
+def ends(self:Turns)->list:
     "The tokens that end an answer"
-    eos = self.model.generation_config.eos_token_id
+    eos = self.generation_config.eos_token_id
     return [*(eos if isinstance(eos, list) else [eos]), self.tokenizer.eos_token_id, *turn_ends(self.format)[0]]
 
 @patch
-def is_end(self:LocalModel, ids)->bool:
+def is_end(self:Turns, ids)->bool:
     "Is the last of `ids` a token that ends the answer, and not only a message of the model to itself?"
     if ids[-1] not in self.ends: return False
     if self.tokenizer.convert_ids_to_tokens(ids[-1]) not in ('<|end|>','<|eom|>'): return True
@@ -233,7 +269,7 @@ def is_end(self:LocalModel, ids)->bool:
 
 # %% ../../nbs/generation/10_local.ipynb #931f1898
 @patch
-def is_over(self:LocalModel,
+def is_over(self:Turns,
     ids:list # Tokens of an answer so far
 )->bool:
     "Does the last token end the answer?"
@@ -244,7 +280,7 @@ def is_over(self:LocalModel,
 
 # %% ../../nbs/generation/10_local.ipynb #844b91b4
 @patch
-def encode(self:LocalModel, texts)->list:
+def encode(self:Turns, texts)->list:
     "The token ids of each prompt; ValueError if the model has no embedding of one"
     ids = self.tokenizer(list(texts), add_special_tokens=False).input_ids
     for o in ids: check_embedded(self.tokenizer, o)
@@ -267,13 +303,13 @@ def decoding(self:LocalModel, prompts, n=None): # A `Decoding` of `prompts`, whi
 
 # %% ../../nbs/generation/10_local.ipynb #6100405b
 @patch
-def _generate(self:LocalModel, prompts, us, temperature, step, leave):
+def _generate(self:LocalModel, prompts, us, temperature, step, leave, sampling):
     "What `generate` returns, for prompts that share a batch"
     import torch
     self.longest = max(self.longest, max(map(len, prompts))+us.shape[1]-1)
     b,out,going = self.decoding(prompts, self.longest),[[] for _ in prompts],list(range(len(prompts)))
     with torch.inference_mode(), quiet():
-        for i,tok in enumerate(b.tokens(us, temperature)):
+        for i,tok in enumerate(b.tokens(us, temperature, sampling=sampling)):
             if step: step(i)
             for r,t in zip(b.rows, tok.tolist()):
                 if r in going: out[r].append(t)
@@ -289,18 +325,19 @@ def generate(self:LocalModel,
     us, # 'prompt token', uniform in [0,1), as `uniforms` draws them
     temperature:float=0., # 0 is greedy
     step=None, # Called with the number of tokens so far, for progress
-    leave:bool=True # Drop rows whose answer is over
+    leave:bool=True, # Drop rows whose answer is over
+    sampling:dict=None # top_k, top_p, min_p, repetition_penalty
 )->list: # Token ids of each answer, the end token included
     "Answer `prompts`, in one batch unless the model forbids it; ValueError if it does and rows are not to leave"
     bs = self.batches(prompts, us.shape[1]-1)
     if len(bs)>1 and not leave:
         raise ValueError(f"{type(self.model).__name__} cannot answer these prompts in one batch ({FORMS[self.form]}): give prompts of one length")
-    got = {i: o for b in bs for i,o in zip(b, self._generate([prompts[i] for i in b], us[b], temperature, step, leave))}
+    got = {i: o for b in bs for i,o in zip(b, self._generate([prompts[i] for i in b], us[b], temperature, step, leave, sampling))}
     return [got[i] for i in range(len(prompts))]
 
 # %% ../../nbs/generation/10_local.ipynb #fef41454
 @patch
-def finished(self:LocalModel, ids, prompt)->dict: # text, finish_reason
+def finished(self:Turns, ids, prompt)->dict: # text, finish_reason
     "The answer in the generated `ids`, up to the end token or a stop string"
     ended,m = self.is_end(ids),OPEN.search(prompt)
     text = decoded(self.format, self.tokenizer, ids[:-1] if ended else ids, m[0] if m else '')
@@ -316,11 +353,12 @@ def answer(self:LocalModel,
     temperature:float=0.7, # 0 is greedy
     seed:int=0,
     step=None, # As `generate` takes it
-    leave:bool=True # As `generate` takes it
+    leave:bool=True, # As `generate` takes it
+    sampling:dict=None # As `generate` takes it
 )->list[Response]:
     "`rows` with their answers, made in one batch; finish_reason is 'stop', or 'length' if `max_tokens` cut the answer"
     import torch
     prompts = [self.format.prompt(r.system, r.asked) for r in rows]
     ids,us = self.encode(prompts),torch.stack([uniforms(r, max_tokens, seed) for r in rows])
-    out = self.generate(ids, us, temperature, step, leave)
+    out = self.generate(ids, us, temperature, step, leave, sampling)
     return [replace(r, **self.finished(o, p), prompt_tokens=len(i), completion_tokens=len(o)) for r,p,i,o in zip(rows, prompts, ids, out)]

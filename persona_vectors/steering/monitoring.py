@@ -20,7 +20,7 @@ from ..conversations import FORM, LeftOut, conversation_of, each_conversation, u
 from ..extraction.blocks import find_blocks, residual_hooks
 from ..extraction.engine import default_batch_tokens, each_batch, keeping_memory, packs
 from ..extraction.extractor import ActivationExtractor
-from ..extraction.vectors import Direction, at_given, load_vectors, need_layer, shipped_vectors
+from ..extraction.vectors import Direction, at_given, load_vectors, need_layer, shipped_vectors, taken_for
 from ..generation.local import LocalModel
 from ..extraction.packing import forward
 from ..models import EMBEDDED, batch_key, same_model
@@ -37,7 +37,7 @@ class Monitor:
         model, # A model of transformers: a whole one, or the first blocks of one
         tokenizer, # Its fast tokenizer
         directions, # A `Direction`, or several by name
-        prompt_format:str='chat', # 'chat' or 'raw'
+        prompt_format:str='chat', # 'chat', 'raw', or a format
         blocks:str=None # As `find_blocks` takes it
     ):
         if not hasattr(model, 'config'):
@@ -349,6 +349,10 @@ def _axes(ex, vectors, layer):
     v = load_vectors(vectors) if vectors else shipped_vectors()
     if not same_model(v.meta.get('model', ex.source.label), ex.source.label):
         raise ValueError(f"{vectors} has vectors of {v.model}, and the model is {ex.source.label}: give a file made with this model")
+    if 'read from' in v.meta and 'num_layers' in v.meta: log.info(taken_for(v, vectors))
+    deep,wide = v.meta.get('num_layers', ex.num_layers),v.means.shape[-1]
+    if (deep,wide)!=(ex.num_layers, ex.source.width):
+        raise ValueError(f"{vectors} is of a model of {deep} blocks, {wide} wide, and {ex.source.label} has {ex.num_layers}, {ex.source.width} wide")
     ks = resolve_layers(layer, ex.num_layers, ex.config.layer_fraction)
     if None in v.layers:
         if layer is None or len(ks)>1: raise ValueError(f"{vectors} does not record its layer: say the one with --layer")
@@ -367,7 +371,8 @@ def _usual(path, ex):
 # %% ../../nbs/steering/53_monitoring.ipynb #2dbfb083
 def _reader(ex, ds):
     "What decides the projections of `ex` along `ds`, for the record"
-    return dict(model=ex.source.label, fingerprint=ex.source.fingerprint, prompt_format=ex.config.prompt_format, dtype=ex.dtype,
+    more = dict(chat_template_kwargs=ex.config.chat_template_kwargs) if ex.config.chat_template_kwargs else {}
+    return dict(**more, model=ex.source.label, fingerprint=ex.source.fingerprint, prompt_format=ex.config.prompt_format, dtype=ex.dtype,
         template=content_hash(ex.tokenizer.chat_template) if ex.config.prompt_format=='chat' else None,
         directions={k: dict(model=o.model, layer=o.layer, orientation=o.orientation, vector=content_hash(o.vector.tolist())) for k,o in ds.items()},
         versions={o: version(o) for o in ('persona-vectors-lab', 'torch', 'transformers')})
@@ -378,7 +383,7 @@ def _monitor(config, vectors, calibration, layer, direction):
     ds = {'direction': direction} if direction else _axes(ex, vectors, layer)
     log.info(f"loading {ex.source.label} up to layer {max(o.layer for o in ds.values())}, and comparing its reading with transformers' own")
     ex.probe_reading(None, sorted({o.layer for o in ds.values()}))
-    m,usual = Monitor(ex.blocks(max(o.layer for o in ds.values())), ex.tokenizer, ds, config.prompt_format, config.blocks),_usual(calibration, ex)
+    m,usual = Monitor(ex.blocks(max(o.layer for o in ds.values())), ex.tokenizer, ds, ex.format, config.blocks),_usual(calibration, ex)
     m.about = _reader(ex, ds)
     if not usual: return m
     source = f"{len(usual)} answers of {', '.join(dict.fromkeys(r.persona for r in usual))}"
