@@ -174,7 +174,9 @@ def at_layer(
 ): # The vectors at that layer
     "`v` at the one layer that `--layer` names, or says where the file does not"
     from persona_vectors.extraction.vectors import at_given
-    if layer is None: return v.at(v.layers[-1])
+    if layer is None:
+        if v.published and len(v.layers)>1: log.info(f"layer {v.layers[-1]}, the highest in {path}: --layer chooses another")
+        return v.at(v.layers[-1])
     if None in v.layers:
         if not layer.isdecimal(): raise ValueError(f"--layer {layer}: {path} does not record its layer, so give its index")
         return at_given(v, int(layer), path)
@@ -498,6 +500,7 @@ def report(vectors:Annotated[Path, typer.Argument(help=f'{VECTORS_HELP} No model
                                              batch_tokens=batch_tokens, template_arg=template_arg, quantize=quantize, trust_remote_code=trust_remote_code))
         names,personas = split_names(neutral or '', rs.personas),_opened(personas, model)
         got = gather(ex, rs, personas, questions, layer=layer, neutral=names, under=under, first=first, quick=quick, sweep=sweep, out=out, direction=named)
+    if got['v'].published: return _report_means(got['v'], got['direction'], reading, vectors, out, direction)
     got['readings'] |= _further(reading or [], got['v'], got['direction'], got['readings'])
     e = evidence(**got, n=resamples)
     page = _page_for(e, vectors, out, direction, neutral and f'neutral-{neutral}')
@@ -542,6 +545,18 @@ def _page_for(e, vectors, out, *named):
     v = e.vectors
     parts = [vectors.stem if vectors else slug(v.model), f'layer-{v.layer}', *(slug(Path(o).stem if Path(o).is_file() else o) for o in named if o)]
     return out/'reports'/'-'.join(parts)/'report.html'
+
+# %% ../nbs/92_cli.ipynb #e397986a
+def _report_means(v, direction, reading, vectors, out, named):
+    "Prints what means alone say, and writes the table"
+    from persona_vectors.analysis.means import means_report
+    from persona_vectors.config import atomic_write
+    if reading: raise ValueError(f"--reading: {vectors} has one mean a persona and no questions, so nothing is compared answer by answer; leave it out")
+    r = means_report(v, direction)
+    path = _page_for(r, vectors, out, named).with_suffix('.csv')
+    with atomic_write(path) as f: r.table.to_csv(f, index=False)
+    print(r)
+    print(path)
 
 # %% ../nbs/92_cli.ipynb #87bec67b
 @app.command('plan-study', epilog='Example: persona-vectors plan-study data/persona_vectors/FILE.safetensors --roles 19,40,275 --questions 18,60,240 '
