@@ -7,7 +7,8 @@ __all__ = ['log', 'TwoWay', 'two_way', 'cell_weights', 'balanced', 'fitted', 'on
 
 # %% ../../nbs/analysis/29_grids.ipynb #3464f4ce
 from dataclasses import dataclass
-from ..extraction.vectors import PersonaVectors, Row
+from functools import cached_property
+from ..extraction.vectors import Grid, PersonaVectors, Row
 import logging, numpy as np, pandas as pd, torch
 
 # %% ../../nbs/analysis/29_grids.ipynb #0b623d75
@@ -126,7 +127,8 @@ def cell_weights(
 
 # %% ../../nbs/analysis/29_grids.ipynb #f21c0a35
 def balanced(
-    v:PersonaVectors # At one layer or several
+    v:PersonaVectors, # At one layer or several
+    like:PersonaVectors=None # Vectors with the same rows, which say how the cells are weighted; None: `v`
 )->PersonaVectors: # One row for each persona and question; meta['cells']: how many were filled, and of how many; meta['empty']: `empty_cells`
     "What each question says of every persona, by the fit of persona + question; `v` itself if every persona answered every question"
     n = _counts(v)
@@ -135,8 +137,8 @@ def balanced(
     if not keep.any(): raise ValueError("no question was answered by two personas: nothing says how they differ. Ask some questions of all")
     _check(n[:,keep], v.personas)
     qs = [q for q,k in zip(v.questions, keep) if k]
-    v,n = v.only(questions=qs) if not keep.all() else v,n[:,keep]
-    w = cell_weights(v, n)
+    if not keep.all(): v,like,n = v.only(questions=qs),like and like.only(questions=qs),n[:,keep]
+    w = cell_weights(like or v, n)
     means,a = torch.empty(n.size, len(v.layers), v.means.shape[-1]),None
     for k in range(len(v.layers)):
         for s,x,_ in _blocks(v, k):
@@ -196,7 +198,13 @@ def half_moves(
     def one(h): return _inverse(w[:,h>0])@back*h.sum()-centring if fits(filled[:,h>0]) else np.zeros((p,p))
     return np.array([one(h) for h in halves])
 
-def fits(filled): return bool((filled.sum(1)>0).all()) and not _groups(filled).max()
+def fits(filled): # Bool, 'persona question'
+    "Whether a chain of shared questions connects every persona with the first"
+    who = np.arange(len(filled))==0
+    while True:
+        there = filled[:,filled[who].any(0)].any(1)
+        if (there|who).sum()==who.sum(): return bool(who.all() and filled[0].any())
+        who |= there
 
 # %% ../../nbs/analysis/29_grids.ipynb #5a21bfb2
 def plain_bias(
@@ -224,3 +232,32 @@ def on_shared_cells(
         at = [i for i,r in enumerate(v.rows) if r.persona in who and (r.persona,r.question) in cells]
         return v if len(at)==len(v.rows) else PersonaVectors(v.means[at], [v.rows[i] for i in at], v.layers, v.meta|dict(neutral=v.neutral))
     return [one(v) for v in vs]
+
+# %% ../../nbs/analysis/29_grids.ipynb #0a7d637d
+class Rescaled(PersonaVectors):
+    "`of` in other coordinates, which are made where they are used, some at a time"
+    def __init__(self,
+        of:PersonaVectors, # At one layer
+        f=lambda x,s: x[:,s], # Linear; called with 'row d_model' in float32 and a slice of the coordinates, gives these
+        less=None, # Numbers 'row' and a vector 'd_model': their product is subtracted
+        **meta
+    ):
+        of.layer                                                 # ValueError for several layers
+        self.of,self.f,self.rows,self.layers,self.personas,self.questions = of,f,of.rows,of.layers,of.personas,of.questions
+        self.meta,self._vectors = {k: o for k,o in of.meta.items() if k!='within'}|meta,{}
+        self.less = less and (PersonaVectors(less[0].float()[:,None,None], of.rows, of.layers),less[1].float())
+    def _of(self, x, s, l): return self.f(x.float(), s) if self.less is None else self.f(x.float(), s)-l*self.less[1][s]
+    def part(self, s): return self._of(self.of.means[:,0], s, self.less and self.less[0].means[:,0])       # 'row coordinate'
+    def _mean(self, persona): return self._of(self.of[persona][None], slice(None), self.less and self.less[0][persona])[0]
+    @cached_property
+    def means(self): return self.part(slice(None))[:,None]       # a copy
+    def grid(self): return _RescaledGrid(**vars(PersonaVectors(self.of.means, self.rows, self.layers, self.meta).grid()), of=self)
+    def only(self, personas=None, questions=None):
+        whole = set(self.personas)==set(personas or self.personas) and set(self.questions)<=set(questions or self.questions)
+        return self if whole else PersonaVectors(self.means, self.rows, self.layers, self.meta).only(personas, questions)
+    def as_neutral(self, names): return Rescaled(self.of.as_neutral(names), self.f, self.less and (self.less[0].means[:,0,0],self.less[1]))
+
+@dataclass(frozen=True, repr=False)
+class _RescaledGrid(Grid):
+    of:object=None
+    def part(self, s): return Grid(self.of.part(s), self.at, self.n, self.personas, self.questions, self.ns, self.rs).x
