@@ -301,10 +301,10 @@ def _verdict(df, held, masked):
     return dict(matters=matters, words=said)
 
 # %% ../../nbs/analysis/34_coordinates.ipynb #f288a907
-def _numbers(t):
+def _numbers(t, y=None):
     "Each persona's place on the axis, cross-fitted (of means only: on the axis without the persona), and the cosines of all pairs"
-    y = left_out(t) if t.means_only else rank_personas(t).projection[list(t)]
-    return y.values,cosine_matrix(t).values[np.triu_indices(len(t), 1)]
+    if y is None: y = left_out(t) if t.means_only else rank_personas(t).projection
+    return y[list(t)].values,cosine_matrix(t).values[np.triu_indices(len(t), 1)]
 
 def _agreeing(t, numbers, first):
     "A row of `sensitivity`: the vectors `t`, with their places and cosines, beside those of the vectors as they are"
@@ -316,15 +316,17 @@ def _agreeing(t, numbers, first):
 
 # %% ../../nbs/analysis/34_coordinates.ipynb #9840e290
 def sensitivity(
-    v:PersonaVectors # At one layer
+    v:PersonaVectors, # At one layer
+    places:dict=None # Scaling to each persona's place on the axis, cross-fitted, where it is known already
 )->pd.DataFrame: # Scaling × effective number of coordinates, first component, agreement with 'none'; attrs: 'matters' and 'words', the verdict
     "The analysis repeated with each scaling, and whether the scaling matters; of means only, 'whitened' is NaN and attrs has the reason"
     v = v if v.means_only else balanced(v)
-    first,said = _numbers(v),''
+    places,said = places or {},''
+    first = _numbers(v, places.get('none'))
     rows = dict(none=_agreeing(v, first, first))
     for how in _SCALINGS[1:3 if v.means_only else 4]:
         t = transform(v, how)
-        rows[how] = _agreeing(t, _numbers(t), first)
+        rows[how] = _agreeing(t, _numbers(t, places.get(how)), first)
         if how=='masked': said = t.meta['coordinates']
     df = pd.DataFrame(rows).T.reindex(list(_SCALINGS)).rename_axis('coordinates')
     df.attrs = _verdict(df, massive_activations(v).attrs, said)

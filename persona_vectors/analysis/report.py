@@ -16,7 +16,7 @@ from ..selection import Selection, Unanswered, select
 from ..extraction.extractor import ActivationExtractor, cached_vectors
 from ..extraction.vectors import Direction, PersonaVectors, Row
 from ..responses import Responses
-from .grids import balanced, empty_cells, filled_cells, fitted, half_moves, plain_bias
+from .grids import Rescaled, balanced, empty_cells, filled_cells, fitted, half_moves, plain_bias
 from .axis import assistant_axis, centred, half_means, rank_personas
 from .uncertainty import axis_strength, cross_products, d_study, half_width, jackknife, order_reliability, p_value, permute_roles
 from .uncertainty import rank_intervals, reliability, variance_components
@@ -164,12 +164,17 @@ def _dominating(v):
     return [int(i) for i in t.index[big]] if big.sum()<=len(t)/10 else []
 
 # %% ../../nbs/analysis/39_report.ipynb #d2c93901
+def _axis_by_question(v): # 'question d_model'
+    if isinstance(v, Rescaled) and v.less is None:               # linear, so the axis is enough
+        return v.f(torch.tensor(_axis_by_question(balanced(v.of))).float(), slice(None)).double().numpy()
+    g = v.grid()
+    return np.concatenate([x[g.ns].mean(0)-x[g.rs].mean(0) for x in map(g.part, g.parts())], 1)
+
 def _length(v):
     "Length of the axis without noise (negative if its square is), with its interval over questions"
-    g = balanced(v).grid()
-    axis = np.concatenate([x[g.ns].mean(0)-x[g.rs].mean(0) for x in map(g.part, g.parts())], 1)[None]      # 1 question d
+    axis = _axis_by_question(balanced(v))[None]
     axis = np.concatenate([axis, 0*axis])                       # as a neutral, beside a role at 0
-    return tuple(map(float, jackknife(lambda keep: gaps(axis[:,keep], axis[:,keep], [0], [1])[0], len(g.questions))))
+    return tuple(map(float, jackknife(lambda keep: gaps(axis[:,keep], axis[:,keep], [0], [1])[0], axis.shape[1])))
 
 def _gap(e):
     "Neutrals minus roles (of the axis: its length without noise), with its interval over questions"
@@ -541,7 +546,7 @@ def _named(at):
     return f'coordinate{"s" if len(at)>1 else ""} {listed([str(o) for o in at])}'
 
 def _masked(e):
-    "The analysis without the coordinates that dominate, or the two largest, and whitened, beside the plain one"
+    "The analysis without the coordinates that dominate, or the two largest, and whitened, beside the plain one; attrs: places, of all personas"
     at,y = e.dominating or list(_sums(e.vectors).max(axis=1).nlargest(2).index),e.positions.loc[e.vectors.roles]
     made = {'as they are': e, f'without {_named(at)}': e.without or Report(_blank(e.vectors, at), e.direction and _blank(e.direction, at), seed=e.seed)}
     if e.direction is None: made['whitened'] = Report(transform(e.vectors, 'whitened'), seed=e.seed)
@@ -550,7 +555,9 @@ def _masked(e):
         o,gap = order_of(z, e.n, e.seed),w.gap.iloc[0]
         rho,low,high = spearman(y.mean(axis=1), z.mean(axis=1))
         return dict(length=gap.value, length_low=gap.low, length_high=gap.high, reliability=o.reliability, own=o.p, rho=rho, low=low, high=high)
-    return pd.DataFrame({k: row(w) for k,w in made.items()}).T.rename_axis('coordinates')
+    t = pd.DataFrame({k: row(w) for k,w in made.items()}).T.rename_axis('coordinates')
+    t.attrs['places'] = {how: made[k].positions.mean(axis=1) for how,k in (('none','as they are'), ('whitened','whitened')) if k in made}
+    return t
 
 # %% ../../nbs/analysis/39_report.ipynb #673bc364
 def _ten_largest(e):
@@ -560,9 +567,9 @@ def _ten_largest(e):
     return pd.DataFrame([compare_orders(y, masked, 'without its ten largest coordinates')], index=['masked']).rename_axis('reading')
 
 # %% ../../nbs/analysis/39_report.ipynb #9e09e31b
-def _of_axis(e):
+def _of_axis(e, places):
     "Of the assistant axis: does it depend on a few, does that count against it, why, rule"
-    t = e.tables['coordinates_scaled'] = sensitivity(e.vectors)
+    t = e.tables['coordinates_scaled'] = sensitivity(e.vectors, places)
     e.tables['probes'] = separation(e.vectors)
     against = t.ranking.drop('whitened').min()<SAME_ORDER
     rule = ('two coordinates hold over 30 % of variance or axis, or the analysis changes where they are masked or standardised '
@@ -581,7 +588,8 @@ def _of_direction(e):
 # %% ../../nbs/analysis/39_report.ipynb #73730b86
 def _coordinates(e):
     e.tables['coordinates'],e.tables['masked'] = massive_activations(e.vectors),_masked(e)
-    yes,against,because,rule = _of_axis(e) if e.direction is None else _of_direction(e)
+    places = e.tables['masked'].attrs.pop('places')
+    yes,against,because,rule = _of_axis(e, places) if e.direction is None else _of_direction(e)
     counts = 'against' if against else 'open' if yes else 'for'
     return Finding('coordinates', 'Does it depend on a few coordinates?', 'yes' if yes else 'no', counts, because, rule)
 
