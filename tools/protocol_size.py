@@ -7,7 +7,7 @@ sys.path.insert(0, str(root))
 import numpy as np
 
 WORDINGS,LAYER,TABLE = 5,30,root/'data'/'benchmarks'/'protocol_size.csv'
-GROWTH = [(r,60,1344) for r in (20,60,140,275)]+[(60,q,1344) for q in (18,120,240)]+[(60,60,d) for d in (576,2688,5376)]
+GROWTH = [(r,60,576) for r in (20,60,140,275)]+[(60,q,576) for q in (18,120,240)]+[(60,60,d) for d in (1344,2688,5376)]
 FULL = 275,240,5376
 
 def kept(roles, questions, rng):
@@ -81,6 +81,7 @@ def measure(path):
     from persona_vectors.analysis.uncertainty import rank_intervals
     out = dict(peak_start=peak())
     def step(name, f):
+        print(name, file=sys.stderr, flush=True)
         start,before = time.time(),cpu()
         got = f()
         out[f'seconds_{name}'],out[f'cpu_{name}'],out[f'peak_{name}'] = time.time()-start,cpu()-before,peak()
@@ -96,7 +97,7 @@ def measure(path):
 def one(roles, questions, d):
     "A row of the table, measured in a process of its own"
     env = os.environ | dict(OMP_NUM_THREADS='2', OPENBLAS_NUM_THREADS='2')
-    def child(*args): return subprocess.run([sys.executable, __file__, *map(str, args)], env=env, check=True, capture_output=True, text=True).stdout
+    def child(*args): return subprocess.run([sys.executable, __file__, *map(str, args)], env=env, check=True, stdout=subprocess.PIPE, text=True).stdout
     with tempfile.TemporaryDirectory() as folder:
         child('--make', folder, roles, questions, d)
         size = sum(p.stat().st_size for p in Path(folder).rglob('*.safetensors'))/1e9
