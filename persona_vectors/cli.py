@@ -24,18 +24,20 @@ Models = Annotated[list[str], _option('Hub id, folder, or .gguf file; several ti
 Layer = Annotated[str, _option('Index (20), fraction of the depth (0.65), several (0,20), or all. Default: 0.65.')]
 OneLayer = Annotated[str, _option('Index (20) or fraction of the depth (0.65). Default: the highest in the file; needed where it records none.')]
 Format = Annotated[str, _option("'chat' (the chat template) or 'raw' (plain text).")]
-Device = Annotated[str, _option('cpu, cuda, mps. Default: the best there is.')]
+Device = Annotated[str, _option('cpu, cuda, cuda:1, mps, or auto (over all GPUs). Default: the best there is.')]
 Dtype = Annotated[str, _option('float32, bfloat16, float16. Default: what the device multiplies natively.')]
-Span = Annotated[str, _option("Tokens that are averaged: 'answer', 'answer+eot', 'last', 'prompt_last' (the last token of the prompt; no answer is read).")]
+Span = Annotated[str, _option("Tokens that are averaged: 'answer', 'answer+eot', 'last', 'thinking+answer', "
+                              "'prompt_last' (the last token of the prompt; no answer is read).")]
 Stream = Annotated[bool, _option('Read the model block by block. Default: if it does not fit into memory.', '--stream/--no-stream')]
 Blocks = Annotated[str, _option("Path of the list of decoder blocks in the model, such as 'layers'. Default: found.")]
 BatchTokens = Annotated[int, _option('Largest batch, in tokens. Default: what suits the device.')]
 
 # %% ../nbs/92_cli.ipynb #cli00002
-Personas = Annotated[str, _option('JSON or YAML file, or built-in names with commas between. Default: all 23.')]
-Questions = Annotated[str, _option('JSON, YAML or text file. Default: the built-in 18.')]
-FilePersonas = Annotated[str, _option("JSON or YAML file, or names with commas between. Default: the file's own.", '--personas')]
-FileQuestions = Annotated[str, _option('JSON, YAML or text file. Default: those that every persona in the file was asked.', '--questions')]
+Personas = Annotated[str, _option('JSON or YAML file, role or trait file, folder of those, or built-in names with commas between. Default: all 23.')]
+Questions = Annotated[str, _option("JSON, JSON lines, YAML or text file. Default: the personas' own if their files have some, else the built-in 18.")]
+ModelName = Annotated[str, _option("What {model_name} in a personas file stands for. Default: the last part of the model's name.", '--model-name')]
+FilePersonas = Annotated[str, _option("JSON or YAML file, role or trait file, folder of those, or names. Default: the file's own.", '--personas')]
+FileQuestions = Annotated[str, _option('JSON, JSON lines, YAML or text file. Default: those that every persona in the file was asked.', '--questions')]
 Out = Annotated[Path, _option('Folder that receives data/ and images/.')]
 FromFile = Annotated[Path, _option('A responses file to read, instead of generating.')]
 Vectors = Annotated[Path, _option("Vectors file whose assistant axis is the direction. Default: the embedded model's.")]
@@ -43,6 +45,11 @@ DirectionFrom = Annotated[str, _option('Another direction than the assistant axi
                                        'or two personas with a comma between (first minus second).', '--direction')]
 MaxTokens = Annotated[int, _option('Length of an answer in tokens.')]
 Temperature = Annotated[float, _option('Sampling temperature; 0 is greedy.')]
+TopP = Annotated[float, _option('Sample from the likeliest tokens that hold this share of the probability.', '--top-p')]
+TopK = Annotated[int, _option('Sample from so many of the likeliest tokens.', '--top-k')]
+MinP = Annotated[float, _option('Sample from tokens at least this probable, relative to the likeliest.', '--min-p')]
+Penalty = Annotated[float, _option('Above 1: tokens that were there before become less likely.', '--repetition-penalty')]
+TemplateArg = Annotated[list[str], _option("An argument of the chat template, as enable_thinking=false; several times for several.", '--template-arg')]
 Seed = Annotated[int, _option('Seed of sampling.')]
 DryRun = Annotated[bool, _option('Print what would be done and how long it would take, and do nothing.', '--dry-run')]
 
@@ -74,25 +81,68 @@ def _version(show:bool):
 @app.callback()
 def common(version:Annotated[bool, _option('The version of the package.', '--version', callback=_version, is_eager=True)]=False): pass
 
+# %% ../nbs/92_cli.ipynb #96fb058b
+def template_arguments(given)->dict: # None if there are none
+    "The arguments of the chat template that `--template-arg` gives; ValueError for one that is none"
+    out = {}
+    for o in given or ():
+        name,eq,value = o.partition('=')
+        if not (eq and name.isidentifier()): raise ValueError(f"--template-arg {o!r}: give NAME=VALUE, as enable_thinking=false")
+        if name in out: raise ValueError(f"--template-arg {name} is there twice: give it once")
+        try: out[name] = json.loads(value.lower() if value in ('True','False') else value)
+        except ValueError: out[name] = value
+    return out or None
+
 # %% ../nbs/92_cli.ipynb #8fd771de
-def config_from(model=EMBEDDED, base_url=None, api_model=None, **kw):
+def config_from(model=EMBEDDED, base_url=None, api_model=None, template_arg=None, **kw):
     "The `PersonaVectorConfig` that options give"
     if base_url and not api_model and model==EMBEDDED:
         raise ValueError(f"--base-url {base_url}: name the model that is to answer there with --api-model")
-    c = PersonaVectorConfig(model_name=model, openrouter_model=api_model, **kw)
+    c = PersonaVectorConfig(model_name=model, openrouter_model=api_model, chat_template_kwargs=template_arguments(template_arg), **kw)
     return replace(c, base_url=base_url) if base_url else c
 
 # %% ../nbs/92_cli.ipynb #63cce1ba
-def _grid(personas, questions):
-    "The personas and questions that options name"
-    from persona_vectors.personas import EVAL_QUESTIONS, PERSONAS, load_personas, load_questions
-    return load_personas(personas or PERSONAS), load_questions(questions or EVAL_QUESTIONS)
+def _opened(personas, model=EMBEDDED, model_name=None):
+    "The personas that `--personas` names; the log says what was made of a file"
+    from persona_vectors.config import spoken_name
+    from persona_vectors.personas import open_personas
+    if personas is None or not isinstance(personas, str): return personas
+    ps = open_personas(personas, model_name or spoken_name(model))
+    if ps.said: log.info(ps.said)
+    return ps
+
+def _grid(personas, questions, model=EMBEDDED, model_name=None, limit=None):
+    "The personas and questions that options name, and (else None) the questions that each persona is asked alone"
+    from persona_vectors.personas import EVAL_QUESTIONS, PERSONAS, load_questions, spread
+    ps = _opened(personas or PERSONAS, model, model_name)
+    if limit is not None and limit<1: raise ValueError(f'--limit {limit}: give a whole number above 0')
+    if own := not questions and getattr(ps, 'own', None): return ps, None, _own_of(ps, own, limit)
+    qs = load_questions(questions or EVAL_QUESTIONS, ps)
+    if questions: log.info(_asked(spread(qs, limit), qs, questions))
+    return ps, spread(qs, limit), None
 
 def _comma(text): return [o.strip() for o in (text or '').split(',') if o.strip()]
 
 def _console():
     from rich.console import Console
     return Console(width=None if sys.stdout.isatty() else 120, force_jupyter=False)           # a command prints, in a notebook too
+
+# %% ../nbs/92_cli.ipynb #9d8909c9
+def _asked(used, there, path):
+    "Which questions of a file are asked, in words"
+    from persona_vectors.personas import words_of
+    twins = sum(q!=words_of(q, getattr(q, 'id', None)) for q in there)
+    some = f'{len(used)} of ' if len(used)<len(there) else ''
+    return f"{some}{len(there)} questions from {path}" + (f"; {twins} with the words of another, told apart by number" if twins else '')
+
+def _own_of(ps, own, limit):
+    "The questions that each persona is asked, where their files have some; the log says so"
+    from persona_vectors.personas import spread
+    asked = {p: spread(qs, limit) for p,qs in own.items()}
+    n,bare,every = {len(qs) for qs in asked.values()},[p for p in ps if p not in asked],{q for qs in asked.values() for q in qs}
+    log.info(f"each persona is asked {min(n)}{f' to {max(n)}' if len(n)>1 else ''} questions of its own"
+             + (f", and {', '.join(bare)} all {len(every)}" if bare else '') + '; for questions that all are asked, name a file with --questions')
+    return asked
 
 # %% ../nbs/92_cli.ipynb #cli00009
 def at_layer(
@@ -113,20 +163,24 @@ def at_layer(
 # %% ../nbs/92_cli.ipynb #a66ca452
 @app.command(epilog='Example: persona-vectors run --model Qwen/Qwen2.5-0.5B-Instruct --layer 0.5 --out qwen')
 def run(model:Model=EMBEDDED, personas:Personas=None, questions:Questions=None, layer:Layer=None, prompt_format:Format='chat',
-        device:Device=None, dtype:Dtype=None, span:Span='answer', out:Out=None, responses:FromFile=None,
+        device:Device=None, dtype:Dtype=None, span:Span='answer', out:Out=None, responses:FromFile=None, model_name:ModelName=None,
         api:Api=False, base_url:BaseUrl=None, api_model:ApiModel=None, max_tokens:MaxTokens=256, temperature:Temperature=.7, seed:Seed=0,
+        top_p:TopP=None, top_k:TopK=None, min_p:MinP=None, repetition_penalty:Penalty=None, template_arg:TemplateArg=None,
         stream:Stream=None, blocks:Blocks=None, batch_tokens:BatchTokens=None,
         fresh:Annotated[bool, _option('Make everything anew, in a folder of its own (default: fresh/).', '--fresh')]=False):
     "Generate, extract, analyse, plot. With no option: the embedded model, on the answers that come with the package."
     from persona_vectors.pipeline import run as run_pipeline
     c = config_from(model, base_url, api_model, prompt_format=prompt_format, device=device, dtype=dtype, span=span, max_tokens=max_tokens,
-                    temperature=temperature, seed=seed, stream=stream, blocks=blocks, batch_tokens=batch_tokens)
+                    temperature=temperature, seed=seed, stream=stream, blocks=blocks, batch_tokens=batch_tokens,
+                    top_p=top_p, top_k=top_k, min_p=min_p, repetition_penalty=repetition_penalty, template_arg=template_arg)
     out = _fresh_folder(out) if fresh else out or Path('.')
     if responses and not (personas and questions):
         from persona_vectors.responses import load_responses
         rs = load_responses(responses)
         personas,questions = personas or rs.prompts(), questions or rs.shared_questions
-    r = run_pipeline(c, *_grid(personas, questions), layer=layer, out=out, responses=responses, api=api or bool(base_url or api_model), fresh=fresh)
+    personas,questions,own = _grid(personas, questions, api_model or model, model_name)
+    if own: raise ValueError('a run compares personas on the same questions: name a file with --questions; `generate` and `extract` take those of each persona')
+    r = run_pipeline(c, personas, questions, layer=layer, out=out, responses=responses, api=api or bool(base_url or api_model), fresh=fresh)
     _print_run(r)
 
 # %% ../nbs/92_cli.ipynb #81e94e55
@@ -167,7 +221,9 @@ def _what_follows(rho, n):
 @app.command(epilog='Example: persona-vectors generate --model google/gemma-3-27b-it --api --personas default,analyst,bard,oracle --dry-run')
 def generate(model:Model=EMBEDDED, personas:Personas=None, questions:Questions=None, prompt_format:Format='chat', device:Device=None, dtype:Dtype=None,
              out:Out=Path('.'), api:Api=False, base_url:BaseUrl=None, api_model:ApiModel=None, max_tokens:MaxTokens=256, temperature:Temperature=.7,
-             seed:Seed=0, samples:Annotated[int, _option('Answers to each question.')]=1,
+             seed:Seed=0, top_p:TopP=None, top_k:TopK=None, min_p:MinP=None, repetition_penalty:Penalty=None, template_arg:TemplateArg=None,
+             samples:Annotated[int, _option('Answers to each question.')]=1,
+             limit:Annotated[int, _option('Ask so many of the questions, evenly spread. Default: all.')]=None, model_name:ModelName=None,
              extra_questions:Annotated[Path, _option('JSON or YAML file: persona to further questions, put to it alone.')]=None,
              max_concurrent_requests:Concurrent=10, requests_per_minute:PerMinute=None, tokens_per_minute:TokensPerMinute=None,
              extra_body:ExtraBody=None, timeout:Timeout=300, max_retries:MaxRetries=8, dry_run:DryRun=False):
@@ -175,10 +231,13 @@ def generate(model:Model=EMBEDDED, personas:Personas=None, questions:Questions=N
     from persona_vectors.generation.answers import estimate, generate_responses
     c = config_from(model, base_url, api_model, prompt_format=prompt_format, device=device, dtype=dtype, max_tokens=max_tokens,
                     temperature=temperature, seed=seed, max_concurrent_requests=max_concurrent_requests, timeout=timeout, max_retries=max_retries,
-                    requests_per_minute=requests_per_minute, tokens_per_minute=tokens_per_minute, extra_body=_json(extra_body))
-    what = dict(out=out/'data/responses', api=api or bool(base_url or api_model), samples=samples, extra=extra_questions)
-    if dry_run: return print(estimate(c, *_grid(personas, questions), **what))
-    rs = generate_responses(c, *_grid(personas, questions), **what)
+                    requests_per_minute=requests_per_minute, tokens_per_minute=tokens_per_minute, extra_body=_json(extra_body),
+                    top_p=top_p, top_k=top_k, min_p=min_p, repetition_penalty=repetition_penalty, template_arg=template_arg)
+    personas,questions,own = _grid(personas, questions, api_model or model, model_name, limit)
+    if own and extra_questions: raise ValueError("--extra-questions: the personas' files have questions of their own; name those for all with --questions")
+    what = dict(out=out/'data/responses', api=api or bool(base_url or api_model), samples=samples, extra=own or extra_questions)
+    if dry_run: return print(estimate(c, personas, questions, **what))
+    rs = generate_responses(c, personas, questions, **what)
     print(rs, file=sys.stderr)
     print(rs.path)
 
@@ -191,22 +250,25 @@ def _json(text):
 
 # %% ../nbs/92_cli.ipynb #69991087
 @app.command(epilog='Example: persona-vectors judge data/responses/FILE.json --rubric role --api --api-model openai/gpt-4.1-mini')
-def judge(responses:Annotated[Path, typer.Argument(help='A responses file.')],
-          rubric:Annotated[str, _option("'role' (0 to 3), 'coherence' (0 to 100), or a JSON or YAML file with name and description of a trait.")]='role',
+def judge(responses:Annotated[Path, typer.Argument(help='A responses file, or a folder of .jsonl or .parquet files.')],
+          rubric:Annotated[str, _option("'role' (0 to 3), 'coherence' (0 to 100), a JSON or YAML file with name and description of a trait, a trait file, "
+                                        "or a folder of role files: each persona is judged by its own.")]='role',
+          scores:Annotated[Path, _option("Take the scores in this folder's files, ROLE.json as the Assistant Axis has them, instead of asking a judge.")]=None,
           model:Model=EMBEDDED, device:Device=None, dtype:Dtype=None, out:Out=None, api:Api=False, base_url:BaseUrl=None, api_model:ApiModel=None,
           max_concurrent_requests:Concurrent=10, requests_per_minute:PerMinute=None, tokens_per_minute:TokensPerMinute=None,
           extra_body:ExtraBody=None, timeout:Timeout=300, max_retries:MaxRetries=8, dry_run:DryRun=False,
+          template_arg:TemplateArg=None,
           max_tokens:Annotated[int, _option('Length of a reply in tokens, at least 1024; a judge that reasons may need more.')]=1024):
     "Scores for every answer, in a file beside it. For `extract --min-score`."
-    from persona_vectors.generation.judging import Judging, judge_responses
+    from persona_vectors.generation.judging import Judging, judge_responses, scored
     from persona_vectors.responses import load_responses
     c = config_from(model, base_url, api_model, device=device, dtype=dtype, max_tokens=max_tokens,
                     max_concurrent_requests=max_concurrent_requests, timeout=timeout, requests_per_minute=requests_per_minute,
-                    tokens_per_minute=tokens_per_minute, max_retries=max_retries, extra_body=_json(extra_body))
+                    tokens_per_minute=tokens_per_minute, max_retries=max_retries, extra_body=_json(extra_body), template_arg=template_arg)
     what = dict(api=api or bool(base_url or api_model), out=out and out/'data/responses')
     rs = load_responses(responses)
     if dry_run: return print(Judging(c, rs, rubric, **what).forecast())
-    rs = judge_responses(rs, rubric, c, **what)
+    rs = scored(rs, scores) if scores else judge_responses(rs, rubric, c, **what)
     print(rs, file=sys.stderr)
     print(rs.path)
 
@@ -222,7 +284,7 @@ def extract(responses:Annotated[Path, typer.Argument(help='A responses file: .js
             read_under:Annotated[str, _option("Read every answer under this persona's prompt instead of its own.")]=None,
             read_text:Annotated[str, _option("Read every prompt over this persona's answers instead of its own.")]=None,
             min_score:MinScore=None, max_score:MaxScore=None, min_answers:MinAnswers=None, keep:Keep='', stream:Stream=None, blocks:Blocks=None,
-            batch_tokens:BatchTokens=None,
+            batch_tokens:BatchTokens=None, template_arg:TemplateArg=None,
             shard:Annotated[str, _option('Read one of n parts, as 3/7. After an interruption, the same command continues. `merge` joins the parts.')]=None,
             ray:Annotated[str, _option("'local', or the address of a Ray cluster ('auto' on one of its machines): read by actors there.")]=None,
             actors:Annotated[int, _option('With --ray: how many for each model. Default: one a GPU, or a core as far as memory goes.', min=1)]=None,
@@ -233,7 +295,8 @@ def extract(responses:Annotated[Path, typer.Argument(help='A responses file: .js
             devices:Annotated[int, _option('With --dry-run: how many.', min=1)]=1):
     "Vectors only, from a responses file. Default personas and questions: the file's own, without a file the built-in ones."
     configs = [config_from(m, prompt_format=prompt_format, device=device, dtype=dtype, span=span, stream=stream, blocks=blocks,
-                           batch_tokens=batch_tokens) for m in model]
+                           batch_tokens=batch_tokens, template_arg=template_arg) for m in model]
+    personas = _opened(personas, model[0])
     which = dict(keep=_comma(keep), min_score=_scores(min_score), max_score=_scores(max_score, '--max-score'), min_answers=min_answers)
     what = dict(layer=layer, folder=out/'data/persona_vectors', read_under=read_under)
     if (kind or devices!=1) and not dry_run: raise ValueError('--kind and --devices go with --dry-run')
@@ -266,7 +329,9 @@ def _unanswered(span, personas, questions, which):
     from persona_vectors.selection import Unanswered
     if span!='prompt_last': raise ValueError(f"--span {span}: name a responses file; only --span prompt_last needs none")
     if given := [f"--{k.replace('_', '-')}" for k,o in which.items() if o]: raise ValueError(f"{', '.join(given)}: there are no answers to select from")
-    return Unanswered(*_grid(personas, questions))
+    personas,questions,own = _grid(personas, questions)
+    if own: raise ValueError('--span prompt_last reads every prompt with the same questions: name a file with --questions')
+    return Unanswered(personas, questions)
 
 # %% ../nbs/92_cli.ipynb #ef0d3c6c
 def _plans(configs, answers, *args):
@@ -353,7 +418,8 @@ def direction_for(text, v, source):
 def report(vectors:Annotated[Path, typer.Argument(help='A vectors file; no model is run then. Default: read the answers with --model.')]=None,
            responses:Annotated[Path, _option('A responses file. Default: the answers that come with the package.')]=None, model:Model=EMBEDDED,
            personas:FilePersonas=None, questions:FileQuestions=None, layer:Layer=None, prompt_format:Format='chat', device:Device=None, dtype:Dtype=None,
-           span:Span='answer', stream:Stream=None, blocks:Blocks=None, batch_tokens:BatchTokens=None, direction:DirectionFrom=None,
+           span:Span='answer', stream:Stream=None, blocks:Blocks=None, batch_tokens:BatchTokens=None, template_arg:TemplateArg=None,
+           direction:DirectionFrom=None,
            neutral:Annotated[str, _option('Names of the neutral personas, with commas between. Default: those that the file names.')]=None,
            reading:Annotated[list[Path], _option('A further vectors file, with the same personas and questions; the file says what was held constant. '
                                                  'May be given several times.')]=None,
@@ -376,8 +442,8 @@ def report(vectors:Annotated[Path, typer.Argument(help='A vectors file; no model
         got = _from_file(vectors, layer, neutral, rs, bool(responses), named)
     else:
         ex = ActivationExtractor(config_from(model, prompt_format=prompt_format, device=device, dtype=dtype, span=span, stream=stream, blocks=blocks,
-                                             batch_tokens=batch_tokens))
-        names = split_names(neutral or '', rs.personas)
+                                             batch_tokens=batch_tokens, template_arg=template_arg))
+        names,personas = split_names(neutral or '', rs.personas),_opened(personas, model)
         got = gather(ex, rs, personas, questions, layer=layer, neutral=names, under=under, first=first, quick=quick, sweep=sweep, out=out, direction=named)
     got['readings'] |= _further(reading or [], got['v'], got['direction'], got['readings'])
     e = evidence(**got, n=resamples)
@@ -434,7 +500,8 @@ def steer(question:Annotated[str, typer.Argument(help='What to ask. Default: wha
                                       'the gap between neutrals and roles. Write --coef=-2 for a negative one.')]='-2,2',
           vectors:Vectors=None, direction:DirectionFrom=None, at:Annotated[str, _option("Tokens that are moved: 'all', 'prompt', 'answer'.")]='all',
           system:Annotated[str, _option('A system prompt.')]='', layer:OneLayer=None, model:Model=EMBEDDED, prompt_format:Format='chat',
-          device:Device=None, dtype:Dtype=None, max_tokens:MaxTokens=64, temperature:Temperature=0., seed:Seed=0):
+          device:Device=None, dtype:Dtype=None, max_tokens:MaxTokens=64, temperature:Temperature=0., seed:Seed=0,
+          template_arg:TemplateArg=None):
     "What the model says when it is moved along the assistant axis, beside what it says by itself."
     from persona_vectors.extraction.extractor import ActivationExtractor
     from persona_vectors.generation.local import load_local
@@ -443,9 +510,9 @@ def steer(question:Annotated[str, typer.Argument(help='What to ask. Default: wha
     coefs = list(dict.fromkeys([0.,*_numbers(coef)]))
     if temperature<0: raise ValueError(f"--temperature {temperature}: give 0 (greedy) or more")
     if max_tokens<1: raise ValueError(f"--max-tokens {max_tokens}: give at least 1")
-    ex = ActivationExtractor(config_from(model, prompt_format=prompt_format, device=device, dtype=dtype))
+    ex = ActivationExtractor(config_from(model, prompt_format=prompt_format, device=device, dtype=dtype, template_arg=template_arg))
     d = direction_for(direction, vectors_for(vectors, ex.source, layer), ex.source)
-    lm,talks = load_local(ex.source, prompt_format, ex.device, ex.dtype),[chat_messages(system) for _ in coefs]
+    lm,talks = load_local(ex.source, ex.format, ex.device, ex.dtype),[chat_messages(system) for _ in coefs]
     for q in [question] if question else _typed():
         for t in talks: t.append(dict(role='user', content=q))
         said = answers_at(lm, talks, d, coefs, at, max_tokens, temperature, seed)
@@ -477,45 +544,75 @@ def _side_by_side(coefs, said, title):
     _console().print(t)
 
 # %% ../nbs/92_cli.ipynb #31884bf2
-@app.command(epilog='Example: persona-vectors monitor conversation.json --figure drift.html')
-def monitor(file:Annotated[Path, typer.Argument(help="JSON file of messages with role and content, or of an object with them under 'messages', 'conversation' "
-                                                     "or 'conversations'; a list of those, or one a line; or a responses file.")],
+@app.command(epilog='Example: persona-vectors monitor talks.jsonl --out turns.parquet --figure drift.html')
+def monitor(file:Annotated[Path, typer.Argument(help="Conversations: messages with role and content, or an object with them under 'messages', 'conversation' "
+                                                     "or 'conversations', as .json, one a line, .csv or .parquet; a folder of those; or a responses file.")],
             vectors:Vectors=None, direction:DirectionFrom=None,
             calibration:Annotated[Path, _option("Responses file whose neutral answers say what is usual. Default: the embedded model's.")]=None,
-            figure:Annotated[Path, _option('Write the drift over turns of the first conversation to this .html file.')]=None,
-            layer:Layer=None, model:Model=EMBEDDED, prompt_format:Format='chat', device:Device=None, dtype:Dtype=None):
-    "How far along the assistant axis a conversation is, token by token and turn by turn."
-    from persona_vectors.steering.monitoring import each_reading, plot_drift
+            out:Annotated[Path, _option("Write the turns to this .parquet or .csv file; a run that was stopped goes on.")]=None,
+            figure:Annotated[Path, _option('Write the drift over turns to this .html file: of the first conversation, or of all '
+                                           'where there are more than ten.')]=None,
+            id:Annotated[str, _option('The field or column that says what a conversation is called. Default: its line or row.')]=None,
+            limit:Annotated[int, _option('Read the first so many conversations.', min=1)]=None,
+            turns:Annotated[int, _option('Read the first so many messages of each.', min=1)]=None,
+            layer:Layer=None, model:Model=EMBEDDED, prompt_format:Format='chat', device:Device=None, dtype:Dtype=None, batch_tokens:BatchTokens=None,
+            template_arg:TemplateArg=None):
+    "How far along the assistant axis conversations are, turn by turn; up to ten are shown token by token."
+    from persona_vectors.steering.transcripts import read_turns
+    if figure and figure.suffix!='.html': raise ValueError(f'--figure {figure}: give a name that ends in .html')
     source = find_model(model)
     d = direction_for(direction, vectors_for(vectors, source, layer), source) if direction else None
-    c,first = _console(),None
-    for r in each_reading(file, config_from(model, prompt_format=prompt_format, device=device, dtype=dtype), vectors, calibration, layer, d):
-        if r.name: c.print(r.name, style='bold', markup=False)
-        c.print(r, '', r.table(), sep='\n')
-        first = first or r
-    if figure:
-        from persona_vectors.analysis.figures import save_html
-        save_html(plot_drift(first), figure)
-        print(figure)
+    c = config_from(model, prompt_format=prompt_format, device=device, dtype=dtype, batch_tokens=batch_tokens, template_arg=template_arg)
+    t = read_turns(file, c, vectors, calibration, layer, d, out, id, limit, turns)
+    _show_turns(t, file)
+    for o in (out, figure and _drift(t, figure)):
+        if o: print(o)
+
+# %% ../nbs/92_cli.ipynb #a78194a6
+def _show_turns(t, file):
+    "Print the readings of a few conversations, or the summary of many"
+    from persona_vectors.conversations import unread
+    if len(t.readings)<len(t)-t.left.n: return print(t)
+    if t.left.n: log.warning(f'left out: {unread(file, t.left, len(t))}')
+    console = _console()
+    for r in t.readings:
+        if r.name: console.print(r.name, style='bold', markup=False)
+        console.print(r, '', r.table(), sep='\n')
+
+def _drift(t, path):
+    "Write the figure of the turns `t` to `path`"
+    from persona_vectors.analysis.figures import save_html
+    from persona_vectors.steering.monitoring import plot_drift
+    save_html(plot_drift(t.readings[0]) if len(t.readings)==len(t)-t.left.n else t.plot(), path)
+    return path
 
 # %% ../nbs/92_cli.ipynb #1fe39023
 @app.command(epilog='Example: persona-vectors export data/persona_vectors/FILE.safetensors axis.gguf --format gguf --layer 20')
-def export(file:Annotated[Path, typer.Argument(help='A vectors file, or a file with one direction.')],
-           out:Annotated[Path, typer.Argument(help='The file to write; of roles, the folder.')],
-           format:Annotated[str, _option("'gguf' (llama.cpp), 'assistant-axis', 'persona_vectors', or 'roles': all personas as assistant-axis' role files.")],
+def export(file:Annotated[Path, typer.Argument(help='A vectors file, a file with one direction, or judged answers.')],
+           out:Annotated[Path, typer.Argument(help='The file to write; of roles and scores, the folder.')],
+           format:Annotated[str, _option("'gguf' (llama.cpp), 'assistant-axis', 'persona_vectors', 'roles': all personas as assistant-axis' role files, "
+                                         "or 'scores': judged answers' scores as its score files.")],
            direction:DirectionFrom=None,
            layer:Annotated[str, _option('Index (20), several (10,20), or all. Default: those of the file that the format has a place for.')]=None,
            model:Annotated[str, _option("Where the model's configuration is. Default: the model that the file names.")]=None):
     "The assistant axis, another direction, or all personas, in another project's format."
     from persona_vectors.steering.interop import export_direction, export_roles
-    formats = 'gguf','assistant-axis','persona_vectors','roles'
+    formats = 'gguf','assistant-axis','persona_vectors','roles','scores'
     if format not in formats: raise ValueError(f"--format {format}: choose from {', '.join(formats)}")
+    if format=='scores': return _export_scores(file, out)
     if format!='roles' and out.is_dir(): raise ValueError(f"{out} is a folder: name the file to write")
     if format=='roles':
         v = _with_layer(file, layer)
         export_roles(v if layer is None else at_layer(v, layer, file), out, model)
     else: export_direction(_to_export(file, direction, layer, format, model), out, format, model)
     print(out)
+
+# %% ../nbs/92_cli.ipynb #b8b8c5c6
+def _export_scores(file, out):
+    from persona_vectors.generation.judging import save_scores
+    from persona_vectors.responses import load_responses
+    if out.is_file(): raise ValueError(f"{out} is a file: scores are one file a role, so name a folder")
+    for p in save_scores(load_responses(file), out): print(p)
 
 # %% ../nbs/92_cli.ipynb #cli00024
 def _with_layer(file, layer):
@@ -582,14 +679,16 @@ def _keep_directions(found, layer, file, out, model):
 @app.command(epilog='Example: persona-vectors preview --persona bard --question 3 --prompt-format raw')
 def preview(responses:Annotated[Path, typer.Argument(help='A responses file. Default: the answers that come with the package.')]=None, model:Model=EMBEDDED,
             persona:Annotated[str, _option('Whose answer. Default: the first.')]=None,
-            question:Annotated[int, _option('To which question, counted from 0.')]=0, prompt_format:Format='chat', span:Span='answer'):
+            question:Annotated[int, _option('To which question, counted from 0.')]=0, prompt_format:Format='chat', span:Span='answer',
+            template_arg:TemplateArg=None):
     "The exact tokens that are averaged, marked in colour and between ⟦ and ⟧."
     from rich.console import Console
     from persona_vectors.extraction.extractor import ActivationExtractor
     from persona_vectors.responses import load_responses, shipped_responses
     rs = load_responses(responses) if responses else shipped_responses()
     r = _answer_of(rs, persona or rs.personas[0], question)
-    Console(soft_wrap=True, force_jupyter=False).print(ActivationExtractor(config_from(model, prompt_format=prompt_format, span=span)).preview(r))
+    ex = ActivationExtractor(config_from(model, prompt_format=prompt_format, span=span, template_arg=template_arg))
+    Console(soft_wrap=True, force_jupyter=False).print(ex.preview(r))
 
 # %% ../nbs/92_cli.ipynb #5baafc33
 def _answer_of(rs, who, i):

@@ -72,17 +72,25 @@ class PersonaVectorConfig:
     extra_body:dict=None                   # Further fields in the JSON of each request
     stream:bool=None                       # Load the model block by block (default: if it does not fit into memory)
     blocks:str=None                        # Path of the list of decoder blocks in the model, as 'layers' (default: found)
+    top_p:float=None                       # Sample from the likeliest tokens that hold this share of the probability
+    top_k:int=None                         # Sample from so many of the likeliest tokens
+    min_p:float=None                       # Sample from tokens at least this probable, relative to the likeliest
+    repetition_penalty:float=None          # Above 1: tokens that were there before become less likely
+    chat_template_kwargs:dict=None         # Arguments of the chat template, such as {'enable_thinking': False}
     def __post_init__(self): _check(self)
+    @property
+    def sampling(self): return {k: o for k in SAMPLING if (o := getattr(self, k)) is not None} # those that are given
 
 # %% ../nbs/01_config.ipynb #87f2ab0e
 def _whole(x, low): return isinstance(x, int) and not isinstance(x, bool) and x>=low
 def _number(x, low, high): return isinstance(x, (int,float)) and not isinstance(x, bool) and low<=x<=high
 def _positive(x): return _number(x, 0, float('inf')) and x>0
 
+SAMPLING = 'top_p','top_k','min_p','repetition_penalty'
 WHOLE,ABOVE = 'give a whole number above 0','give a number above 0, or leave it out'
 
 # %% ../nbs/01_config.ipynb #95a685f0
-SPANS = ('answer', 'answer+eot', 'last', 'prompt_last') # eot: end of turn; last: of the answer
+SPANS = ('answer', 'answer+eot', 'last', 'prompt_last', 'thinking+answer') # eot: end of turn; last: of the answer
 
 # %% ../nbs/01_config.ipynb #38ca3b0d
 def _check_reading(c):
@@ -101,6 +109,26 @@ def _check_reading(c):
     yield 'stream', c.stream in (None,True,False), 'give True or False, or leave it out'
     yield 'blocks', c.blocks is None or isinstance(c.blocks, str), "give a path in the model, as 'layers', or leave it out"
 
+# %% ../nbs/01_config.ipynb #aae582f6
+OWN_ARGUMENTS = 'messages','conversation','add_generation_prompt','tools','documents','chat_template','tokenize','continue_final_message'
+
+def _check_template(c):
+    "Yield (field, whether it is right, remedy) for what the chat template gets"
+    args = c.chat_template_kwargs or {}
+    is_json = isinstance(args, dict) and all(isinstance(k, str) for k in args)
+    yield 'chat_template_kwargs', is_json, "give a dict whose keys are text, as {'enable_thinking': False}"
+    yield 'chat_template_kwargs', not set(args) & set(OWN_ARGUMENTS), f"{', '.join(OWN_ARGUMENTS)} are set by this package: leave them out"
+    yield 'chat_template_kwargs', not args or c.prompt_format=='chat', "the raw format has no template: leave them out, or read in the format 'chat'"
+    yield 'chat_template_kwargs', not args or 'chat_template_kwargs' not in (c.extra_body or {}), 'they are in extra_body too: give them once'
+
+def _check_sampling(c):
+    "Yield (field, whether it is right, remedy) for the fields that narrow what is sampled"
+    yield 'top_p', c.top_p is None or _number(c.top_p, 0, 1) and c.top_p>0, 'give a number above 0, up to 1, or leave it out'
+    yield 'top_k', c.top_k is None or _whole(c.top_k, 1), f'{WHOLE}, or leave it out'
+    yield 'min_p', c.min_p is None or _number(c.min_p, 0, 1), 'give a number from 0 to 1, or leave it out'
+    yield 'repetition_penalty', c.repetition_penalty is None or _positive(c.repetition_penalty), ABOVE
+    for k in c.sampling: yield k, k not in (c.extra_body or {}), 'it is in extra_body too: give it once'
+
 # %% ../nbs/01_config.ipynb #354982bf
 def _check_endpoint(c):
     "Yield (field, whether it is right, remedy) for the fields about the endpoint"
@@ -116,7 +144,7 @@ def _check_endpoint(c):
 # %% ../nbs/01_config.ipynb #50dfd63a
 def _check(c):
     "Raise ValueError naming the first wrong field of `c`, and the remedy"
-    for name,ok,remedy in (*_check_reading(c), *_check_endpoint(c)):
+    for name,ok,remedy in (*_check_reading(c), *_check_endpoint(c), *_check_template(c), *_check_sampling(c)):
         if not ok: raise ValueError(f"{name}={getattr(c, name)!r}: {remedy}")
     if re.search(r'//[^/]*@|[?#]', c.base_url):
         raise ValueError("base_url holds a user name, a key or a query, and it is written to files: "
@@ -135,6 +163,11 @@ def slug(name:str)->str:
     "The last part of a model's name or path, in lower case and safe in a file name"
     s = re.sub(r'[^a-z0-9.]+', '-', Path(name.rstrip('/')).name.lower().removesuffix('.gguf')).strip('-.')
     return s or 'model'
+
+# %% ../nbs/01_config.ipynb #d4bc3604
+def spoken_name(model:str)->str:
+    "What {model_name} in a prompt stands for: the last part of the hub id or path, without a revision"
+    return re.sub(r'@[^@]*$', '', Path(model.rstrip('/')).name).removesuffix('.gguf')
 
 # %% ../nbs/01_config.ipynb #75cdc57e
 _umask = os.umask(0o77); os.umask(_umask)          # it can only be read by setting it, which is not thread-safe: once, at import
@@ -182,6 +215,12 @@ def _kind_of_text(text):
     return 'answers' if re.match(r'\s*\{\s*"\[', text) or '"response"' in text else 'other JSON'
 
 # %% ../nbs/01_config.ipynb #5d91860e
+def _last(path, n=1<<16):
+    "The last `n` bytes of a file"
+    with open(path, 'rb') as f:
+        f.seek(max(0, f.seek(0, 2)-n))
+        return f.read()
+
 def _kind_of_tensors(f, n): return _ours(f.read(n).decode('utf-8', errors='replace')) or 'other tensors'
 
 # %% ../nbs/01_config.ipynb #32d7bad2
@@ -194,7 +233,7 @@ def file_kind(
         f.seek(8)
         if b[8:9]==b'{' and (n := int.from_bytes(b[:8], 'little'))<1<<30: return _kind_of_tensors(f, n)
     if b[:4]==b'GGUF': return 'a control vector' if b'controlvector' in b else 'a GGUF model'
-    if b[:4]==b'PAR1': return 'answers'
+    if b[:4]==b'PAR1': return 'turns of conversations' if _last(path).find(b'persona_vectors.turns/')>=0 else 'answers'
     text = b.decode('utf-8-sig', errors='replace').lstrip()
     if text[:1] in ('{','['): return _kind_of_text(text)
     return 'text' if text and not re.search('[\0\ufffd]', text) else ''
@@ -223,6 +262,7 @@ def check_file(path):
 READERS = {'persona vectors': '`persona-vectors info` says of what', 'a direction': '`persona-vectors info` says of what',
            'a part of a run': '`persona-vectors merge` joins those', 'answers': '`persona-vectors extract` reads them',
            'a conversation': '`persona-vectors monitor` reads it', 'text': 'it is no file of this package',
+           'turns of conversations': '`pandas.read_parquet` reads what `persona-vectors monitor --out` has written',
            'a control vector': '`persona-vectors import` shows it', 'a GGUF model': 'name it with --model'}
 
 def check_kind(path, *wanted):

@@ -673,10 +673,11 @@ def default_device()->str:
 
 # %% ../nbs/07_models.ipynb #119782df
 def find_device(
-    device:str=None # 'cpu', 'cuda', 'cuda:0', 'mps'; None or 'auto': the best of this machine
+    device:str=None # 'cpu', 'cuda', 'cuda:0', 'mps'; None: the best of this machine; 'auto': of several GPUs that with the most free memory
 )->str:
     "The device to use; ValueError if this machine, or this build of torch, does not have it"
     import torch
+    if device=='auto' and (n := torch.cuda.device_count())>1: return f'cuda:{max(range(n), key=lambda i: torch.cuda.mem_get_info(i)[0])}'
     if device in (None, 'auto'): return default_device()
     here = dict(cpu=1, cuda=torch.cuda.device_count(), mps=int(torch.backends.mps.is_available()))
     kind,_,n = device.partition(':')

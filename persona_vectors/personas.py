@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PERSONAS', 'PERSONA_CATEGORIES', 'NEUTRAL', 'CORE_PERSONAS', 'WORDINGS', 'EVAL_QUESTIONS', 'category_of',
-           'load_personas', 'load_questions']
+           'load_questions', 'load_personas']
 
 # %% ../nbs/02_personas.ipynb #2c1bd197
 import difflib, json, re, reprlib, yaml
@@ -242,11 +242,32 @@ class _UniqueLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 # %% ../nbs/02_personas.ipynb #11e78e58
+def _lines(text): return [l.strip() for l in re.split('\r\n?|\n', text)]
+
+def _json_lines(text):
+    "The values in `text`, one a line"
+    out = []
+    for i,l in enumerate(_lines(text), 1):
+        try: out += [parse_json(l)] if l else []
+        except ValueError as e: raise ValueError(f'line {i} is not JSON ({e}); a file that is one JSON value is named .json') from None
+    return out
+
+# %% ../nbs/02_personas.ipynb #e2fe0110
+def _plain_lines(text):
+    "The lines of `text` that are not blank; ValueError if they are JSON"
+    lines = [l for l in _lines(text) if l]
+    for t,what,suffix in ((lines[0], 'JSON lines', '.jsonl'), (text, 'JSON', '.json')):
+        if t.lstrip()[0] not in '{[': continue
+        try: json.loads(t)
+        except ValueError: continue
+        raise ValueError(f'it holds {what}, and each line of a .txt file would be asked as it stands; rename it to {suffix}')
+    return lines
+
+# %% ../nbs/02_personas.ipynb #38f07040
 def _parse(text, suffix):
     "The content of `text`, parsed by the file's `suffix`"
     if not text.strip(): raise ValueError('the file is empty; put at least one entry in it')
-    if suffix=='.json': return parse_json(text)
-    if suffix=='.txt': return [l.strip() for l in re.split('\r\n?|\n', text) if l.strip()]
+    if f := {'.json': parse_json, '.jsonl': _json_lines, '.txt': _plain_lines}.get(suffix): return f(text)
     try: return yaml.load(text, _UniqueLoader)
     except RecursionError: raise ValueError('its lists and mappings are nested too deep to be read') from None
 
@@ -259,11 +280,93 @@ def read_data(path, suffixes):
     if not path.is_file(): raise FileNotFoundError(f'{path.absolute()}: no such file; check the name and the folder')
     if path.stat().st_size: check_file(path)
     try: return _parse(read_text(path), suffix)
-    except json.JSONDecodeError as e: raise ValueError(f'{path}: not valid JSON ({e}); correct it there') from None
+    except json.JSONDecodeError as e:
+        what = 'JSON lines are named .jsonl' if 'Extra data' in str(e) else 'correct it there'
+        raise ValueError(f'{path}: not valid JSON ({e}); {what}') from None
     except yaml.YAMLError as e:
         at = ' '.join(str(e).split()).replace('in "<unicode string>", ', 'at ')
         raise ValueError(f'{path}: not valid YAML ({at}); correct it there, with quotes around any text that holds ": " or " #"') from None
     except ValueError as e: raise ValueError(f'{path}: {e}') from None
+
+# %% ../nbs/02_personas.ipynb #943be461
+class Question(str):
+    "The address of a question that has the number `id` in its file: its words, and the number where an earlier question has the same words"
+    def __new__(cls, address, id=None):
+        o = super().__new__(cls, address)
+        o.id = id
+        return o
+
+def words_of(address, id)->str:
+    "The words of the question with that address and number; without a number the address"
+    return str(address) if id is None else re.sub(r' \[id \d+\]$', '', address)
+
+def numbered(pairs)->list[Question]:
+    "Questions from (words, number) pairs"
+    asked = set()
+    return [Question(f'{q} [id {i}]' if q.strip() in asked or asked.add(q.strip()) else q, i) for q,i in pairs]
+
+# %% ../nbs/02_personas.ipynb #6fc901b8
+def _question(o, i, where):
+    "Question `i` as (words, number or None), or as the `Question` that it is"
+    if isinstance(o, str): return o if isinstance(o, Question) else (o, None)
+    if not isinstance(o, Mapping) or not isinstance(o.get('question'), str):
+        raise ValueError(f'{where}: question {i} is {reprlib.repr(o)}; give text in quotes')
+    if said := [k for k in ('persona','conversation','messages','text','answer','response') if k in o]:
+        raise ValueError(f'{where}: question {i} comes with {said[0]!r}, so this is a file of answers; name one of questions')
+    n = o.get('id')
+    if n is not None and (not isinstance(n, int) or isinstance(n, bool) or n<0):
+        raise ValueError(f'{where}: question {i} has the id {n!r}; give whole numbers from 0, or none')
+    return o['question'], n
+
+def _addressed(entries, where):
+    "The questions of `entries`, as `_question` gives them"
+    ids = [o[1] for o in entries if not isinstance(o, str) and o[1] is not None]
+    if twice := _repeats(ids): raise ValueError(f'{where}: two questions have the id {twice[0]}; number them anew')
+    if not ids: return [o if isinstance(o, str) else o[0] for o in entries]
+    if len(ids)<len(entries): raise ValueError(f'{where}: {len(ids)} of {len(entries)} questions have an id; give one to each, or to none')
+    return numbered(entries)
+
+# %% ../nbs/02_personas.ipynb #9e2e26f7
+def _check_questions(data, where):
+    "`data` as a list; ValueError unless its entries are questions, all different"
+    if not isinstance(data, (list,tuple)) or not data:
+        raise ValueError(f'{where}: expected a list of questions, found {reprlib.repr(data)}; write for example ["Why do people dream?"]')
+    qs = _addressed([_question(o, i, where) for i,o in enumerate(data, 1)], where)
+    for i,q in enumerate(qs, 1):
+        if odd := halved(q): raise ValueError(f'{where}: question {i} has {odd}')
+        if not q.strip(): raise ValueError(f'{where}: question {i} is blank; write it or remove it')
+    asked = [q.strip() for q in qs]
+    if twice := _repeats(asked):
+        i = asked.index(twice[0])
+        raise ValueError(f'{where}: questions {i+1} and {asked.index(twice[0], i+1)+1} are the same, {reprlib.repr(twice[0])}; remove one')
+    return qs
+
+# %% ../nbs/02_personas.ipynb #37e842f1
+def is_role(data)->bool:
+    "Whether `data`, read from a file, is a role of the Assistant Axis or a trait of Chen et al."
+    entries = data.get('instruction') if isinstance(data, Mapping) else None
+    return isinstance(entries, list) and any(isinstance(o, Mapping) for o in entries)
+
+# %% ../nbs/02_personas.ipynb #aff9d9ab
+def load_questions(
+    src, # a list of questions; a JSON, JSON lines or YAML file of them; a role or trait file; or a text file with one a line
+    personas=(), # names of those who will be asked: the questions that a trait is evaluated with are not put to its own
+): # list of questions
+    "The questions in `src`; ValueError says what is wrong with them"
+    if not isinstance(src, (str,Path)): return _check_questions(src, 'questions')
+    data = read_data(Path(src), ('.json', '.jsonl', '.yaml', '.yml', '.txt'))
+    if not is_role(data): return _check_questions(data, src)
+    f = RoleFile(Path(src), data)
+    if f.evaluation and set(f.prompts)&set(personas):
+        raise ValueError(f"{src}: these questions evaluate {f.name}, and none of them goes into its vector; leave --questions out, for the trait's own")
+    if not f.questions: raise ValueError(f'{src}: this role file has no questions; name another')
+    return f.questions
+
+# %% ../nbs/02_personas.ipynb #9c9078aa
+def spread(questions, n)->list:
+    "So many of the questions, evenly spread (None: all)"
+    n = min(len(questions), n or len(questions))
+    return [questions[len(questions)*i//n] for i in range(n)]
 
 # %% ../nbs/02_personas.ipynb #aafeb9d6
 def _check_prompts(who, prompts):
@@ -310,15 +413,116 @@ def _built_in(names):
     if twice := _repeats(names): raise ValueError(f'the persona {twice[0]!r} is named twice; name it once')
     return {n: PERSONAS[n] for n in names}
 
+# %% ../nbs/02_personas.ipynb #369adb89
+def _wordings(entries, where):
+    "(positive, negative) prompts of the `entries` of a role or trait file; a role has no negative ones"
+    kinds = [set(o) if isinstance(o, Mapping) else None for o in entries]
+    for i,k in enumerate(kinds, 1):
+        if k not in ({'pos'}, {'pos','neg'}) or k!=kinds[0]: raise ValueError(
+            f"{where}: entry {i} of its instruction is {reprlib.repr(entries[i-1])}; a role's have 'pos' alone, and a trait's 'pos' and 'neg'")
+    return [o['pos'] for o in entries], [o['neg'] for o in entries if 'neg' in o]
+
+# %% ../nbs/02_personas.ipynb #1b8cf31b
+def _check_described(data, where):
+    "ValueError if `data` maps names to descriptions, not prompts"
+    texts = list(data.values()) if isinstance(data, Mapping) else []
+    if len(texts)<3 or not all(isinstance(t, str) and re.match('(An?|The|Someone|Somebody) ', t) and not re.search(r'\byou\b', t, re.I) for t in texts): return
+    raise ValueError(f"{where}: its {len(texts)} texts describe roles ({reprlib.repr(texts[0])}) and are no prompts; "
+                     "name the folder of role files, or write prompts, as 'You are …'")
+
+# %% ../nbs/02_personas.ipynb #b3fbc316
+_gap = re.compile(r'(?<![\\\w}$^_{])\{([A-Za-z_]\w*)\}(?!\})') # A word in braces that stands for something
+
+class RoleFile:
+    "A role of the Assistant Axis or a trait of Chen et al.: `prompts` of each persona, `questions` (may be empty), `rubric` (None: it has none)"
+    def __init__(self, path, data=None):
+        self.path,d = path,read_data(path, ('.json',)) if data is None else data
+        if not is_role(d):
+            _check_described(d, path)
+            raise ValueError(f"{path} is no role or trait file: it has no list 'instruction' of prompts, each an object with 'pos'")
+        pos,neg = _wordings(d['instruction'], path)
+        part = re.search('_(extract|eval)$', path.stem) or re.search('_(extract|eval)$', path.absolute().parent.name)
+        self.trait,self.evaluation = bool(neg),bool(neg and part and part[1]=='eval')
+        self.name = re.sub('_(extract|eval)$', '', path.stem) if neg else path.stem
+        self.prompts = {f'{self.name}, positive': pos, f'{self.name}, negative': neg} if neg else {self.name: pos}
+        qs = d.get('questions') or []
+        self.questions = _check_questions([dict(question=q, id=i) if isinstance(q, str) else q for i,q in enumerate(qs)], path) if qs else []
+        self.rubric = d.get('eval_prompt') or None
+        if odd := [o for o in _gap.findall(str(self.rubric)) if o not in ('question','answer')]:
+            raise ValueError(f"{path}: its eval_prompt has {{{odd[0]}}} in it, which nothing fills in; {{question}} and {{answer}} are filled in")
+        if not isinstance(self.rubric, (str,type(None))): raise ValueError(f"{path}: its eval_prompt is {reprlib.repr(self.rubric)}; give text in quotes")
+
+# %% ../nbs/02_personas.ipynb #8c4cfd48
+def role_files(path)->list: # of `RoleFile`
+    "The role and trait files that `path` stands for: itself, or all .json files of a folder; ValueError names one that is something else"
+    path = Path(path)
+    if not path.is_dir(): return [RoleFile(path)]
+    found = sorted(p for p in path.iterdir() if p.suffix.lower()=='.json' and not p.name.startswith('.'))
+    if not found: raise ValueError(f'{path}: a folder without .json files; name the folder of role files, or a file')
+    return [RoleFile(p) for p in found]
+
+# %% ../nbs/02_personas.ipynb #3cf34bcf
+def _fill(prompts, model_name, who):
+    "`prompts`, text or list, with `model_name` for {model_name}; ValueError if that is not known, or another gap is left"
+    if isinstance(prompts, (list,tuple)): return [_fill(p, model_name, f'{who}, prompt {i}') for i,p in enumerate(prompts, 1)]
+    if not isinstance(prompts, str): return prompts
+    text = prompts.replace('{model_name}', model_name) if model_name else prompts
+    if not (m := _gap.search(text)): return text
+    if m[1]=='model_name': raise ValueError(f"{who} has {{model_name}} in it; say the name with --model-name, or load_personas(…, model_name=…)")
+    raise ValueError(f"{who} has {m[0]} in it, which nothing fills in; write out what is meant")
+
+# %% ../nbs/02_personas.ipynb #bc119a4b
+class Personas(dict):
+    "Name to prompt or prompts. `own`: persona to questions of its own; `said`: what was made of `source`, in one line ('' without one)"
+    def __init__(self, prompts, source=None, own=None, *more):
+        super().__init__(prompts)
+        self.own,n,neutral = own or {},{len(p) if isinstance(p, list) else 1 for p in prompts.values()},[p for p in prompts if p in NEUTRAL]
+        wordings = f" in {min(n)} to {max(n)} wordings" if len(n)>1 else f' in {max(n)} wordings' if max(n)>1 else ''
+        who = f"{', '.join(neutral)} {'are' if len(neutral)>1 else 'is'} neutral" if neutral else 'none is neutral'
+        parts = [f"{len(self)} persona{'s'*(len(self)>1)}{wordings} from {source}", who, *more]
+        self.said = '; '.join(parts) if source else ''
+
+# %% ../nbs/02_personas.ipynb #c60ae325
+def _from_roles(files, src, model_name):
+    "`Personas` of role and trait files; evaluation files are left out, and said"
+    used = [f for f in files if not f.evaluation]
+    if not used: raise ValueError(f"{src}: the questions of a trait's evaluation make no vector; name its extraction file, "
+                                  f"as {files[0].name}_extract.json (--questions takes this one)")
+    if twice := _repeats([p for f in used for p in f.prompts]): raise ValueError(f"{src}: two files are of persona {twice[0]!r}; leave one out")
+    filled = {(f"{f.path}: persona {p!r}", p): ss for f in used for p,ss in f.prompts.items()}
+    prompts = {p: _check_prompts(who, _fill(ss, model_name, who)) for (who,p),ss in filled.items()}
+    kinds = [k for t,k in enumerate(('role files of the Assistant Axis','trait files of Chen et al.')) if any(f.trait==t for f in used)]
+    gaps = any('{model_name}' in s for f in used for ss in f.prompts.values() for s in ss)
+    aside = ', '.join(f.path.name for f in files if f.evaluation)
+    return Personas(prompts, f"{src} ({' and '.join(kinds)})",
+                    {p: f.questions for f in used if f.questions for p in f.prompts},
+                    *[f'{{model_name}} is {model_name!r}']*gaps, *[f'{aside} set apart: for evaluation']*bool(aside))
+
 # %% ../nbs/02_personas.ipynb #7ccdd6c0
+def _path_of(src):
+    "The path that `src` names; None if it names built-in personas"
+    if isinstance(src, Path): return src
+    if isinstance(src, str) and (Path(src).suffix or '/' in src or src.strip() not in PERSONAS and Path(src).is_dir()): return Path(src)
+
+def open_personas(src, model_name=None)->Personas:
+    "The personas in `src`, as `load_personas` takes it, with what else its files hold; ValueError says what is wrong with them"
+    if isinstance(src, Mapping): return Personas(_check_personas(src, 'personas'))
+    if not (path := _path_of(src)): return Personas(_built_in(src.split(',') if isinstance(src, str) else src))
+    if not path.suffix and not path.exists(): raise FileNotFoundError(f'{path.absolute()}: no such file or folder; check the name and where it is')
+    if path.is_dir(): return _from_roles(role_files(path), src, model_name)
+    data = read_data(path, ('.json', '.yaml', '.yml'))
+    if is_role(data): return _from_roles([RoleFile(path, data)], src, model_name)
+    _check_described(data, src)
+    found = {n: _fill(p, model_name, f'{src}: persona {n!r}') for n,p in data.items()} if isinstance(data, Mapping) else data
+    return Personas(_check_personas(found, src), src)
+
+# %% ../nbs/02_personas.ipynb #2b5cb296
 def load_personas(
-    src, # a mapping of name to prompt or prompts; a JSON or YAML file of one; or built-in names, in a list or with commas between
+    src, # a mapping of name to prompt or prompts; a JSON or YAML file of one; role and trait files, in a folder or one; or built-in names
+    model_name:str=None # what {model_name} in a file stands for
 ): # name → a prompt, or a list of prompts
     "The personas in `src`; ValueError says what is wrong with them"
-    if isinstance(src, Mapping): return _check_personas(src, 'personas')
-    if isinstance(src, Path) or (isinstance(src, str) and (Path(src).suffix or '/' in src)):
-        return _check_personas(read_data(Path(src), ('.json', '.yaml', '.yml')), src)
-    return _built_in(src.split(',') if isinstance(src, str) else src)
+    return dict(open_personas(src, model_name))
 
 # %% ../nbs/02_personas.ipynb #9dd9ae43
 def split_names(
@@ -337,29 +541,6 @@ def split_names(
 def as_prompts(personas):
     "Every persona as a list of prompts; `personas` as `load_personas` takes them"
     return {n: [p] if isinstance(p, str) else p for n,p in load_personas(personas).items()}
-
-# %% ../nbs/02_personas.ipynb #9e2e26f7
-def _check_questions(data, where):
-    "`data` as a list; ValueError unless its entries are questions, all different"
-    if not isinstance(data, (list,tuple)) or not data:
-        raise ValueError(f'{where}: expected a list of questions, found {reprlib.repr(data)}; write for example ["Why do people dream?"]')
-    for i,q in enumerate(data, 1):
-        if not isinstance(q, str): raise ValueError(f'{where}: question {i} is {reprlib.repr(q)}; give text in quotes')
-        if odd := halved(q): raise ValueError(f'{where}: question {i} has {odd}')
-        if not q.strip(): raise ValueError(f'{where}: question {i} is blank; write it or remove it')
-    asked = [q.strip() for q in data]
-    if twice := _repeats(asked):
-        i = asked.index(twice[0])
-        raise ValueError(f'{where}: questions {i+1} and {asked.index(twice[0], i+1)+1} are the same, {reprlib.repr(twice[0])}; remove one')
-    return list(data)
-
-# %% ../nbs/02_personas.ipynb #aff9d9ab
-def load_questions(
-    src, # a list of questions; or a JSON or YAML file of one; or a text file with one a line
-): # list of questions
-    "The questions in `src`; ValueError says what is wrong with them"
-    if not isinstance(src, (str,Path)): return _check_questions(src, 'questions')
-    return _check_questions(read_data(Path(src), ('.json', '.yaml', '.yml', '.txt')), src)
 
 # %% ../nbs/02_personas.ipynb #667faa4b
 def load_extra(src):

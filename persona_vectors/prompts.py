@@ -6,7 +6,7 @@
 __all__ = ['as_messages', 'Text', 'RawFormat', 'ChatFormat', 'get_format', 'Tokens', 'tokenize', 'preview']
 
 # %% ../nbs/08_prompts.ipynb #f31f3c68
-import re
+import json, re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
@@ -27,15 +27,36 @@ def chat_messages(
 
 # %% ../nbs/08_prompts.ipynb #8d834855
 CHAT_ROLES = 'system','developer','user','assistant','tool'
+TEXTS = 'text','input_text','output_text' # Types of a part that is text
 
 # %% ../nbs/08_prompts.ipynb #24d9eb93
 def as_messages(
     messages # List of {'role': …, 'content': …}; content is text, or a list of text parts
 )->list[dict]: # The same, content as text
-    "`messages`, checked; ValueError names the one that cannot be read"
+    "`messages`, checked, with their calls of tools; ValueError names the one that cannot be read"
     if not isinstance(messages, (list,tuple)) or not messages:
         raise ValueError(f"a conversation is a list of messages with role and content, not {messages!r:.60}")
-    return [_message(i, m) for i,m in enumerate(messages)]
+    ms = [_message(i, m) for i,m in enumerate(messages)]
+    return [dict(ms[0], tools=messages[0]['tools']), *ms[1:]] if messages[0].get('tools') else ms
+
+# %% ../nbs/08_prompts.ipynb #15944bef
+def _text_of(who, c):
+    "The text of the content `c`, text or a list of text parts"
+    if isinstance(c, list):
+        odd = [o for o in c if not isinstance(o, Mapping) or o.get('type') not in TEXTS or not isinstance(o.get('text'), str)]
+        if odd: raise ValueError(f"{who} holds {odd[0]!r:.60}, and only text can be read: leave it out")
+        c = ''.join(o['text'] for o in c)
+    if odd := isinstance(c, str) and halved(c): raise ValueError(f"{who} has {odd}")
+    return c if isinstance(c, str) and c.strip() else ''
+
+def _call(who, o):
+    "A call of a tool as templates take it, arguments as an object"
+    f = o.get('function', o) if isinstance(o, Mapping) else None
+    if not isinstance(f, Mapping) or not isinstance(f.get('name'), str): raise ValueError(f"{who} has the call {o!r:.60}, which names no function")
+    args = f.get('arguments')
+    try: args = json.loads(args) if isinstance(args, str) else args or {}
+    except ValueError: pass                                      # no JSON: as it was written
+    return {**{k: o[k] for k in ('id',) if o.get(k)}, 'type': 'function', 'function': dict(name=f['name'], arguments=args)}
 
 # %% ../nbs/08_prompts.ipynb #86ed4d90
 def _message(i, m):
@@ -43,14 +64,12 @@ def _message(i, m):
         raise ValueError(f"message {i} is {m!r:.60}: give {{'role': ..., 'content': ...}}")
     if m['role'] not in CHAT_ROLES:
         raise ValueError(f"message {i} has role {m['role']!r}: give one of {', '.join(CHAT_ROLES)}")
-    who,c = f"message {i} ({m['role']})",m.get('content')
-    if isinstance(c, list):
-        odd = [o for o in c if not isinstance(o, Mapping) or o.get('type')!='text' or not isinstance(o.get('text'), str)]
-        if odd: raise ValueError(f"{who} holds {odd[0]!r:.60}, and only text can be read: leave it out")
-        c = ''.join(o['text'] for o in c)
-    if not isinstance(c, str) or not c.strip(): raise ValueError(f"{who} has no text: leave it out")
-    if odd := halved(c): raise ValueError(f"{who} has {odd}")
-    return dict(role=m['role'], content=c)
+    who,calls = f"message {i} ({m['role']})",m.get('tool_calls') or []
+    if not isinstance(calls, list) or calls and m['role']!='assistant': raise ValueError(f"{who} has tool_calls {calls!r:.60}: an assistant's are a list")
+    text = _text_of(who, m.get('content'))
+    if not (text or calls): raise ValueError(f"{who} has no text: leave it out")
+    of_tool = {k: m[k] for k in ('name','tool_call_id') if m.get(k) and m['role']=='tool'}
+    return dict(role=m['role'], content=text, **of_tool, **(dict(tool_calls=[_call(who, o) for o in calls]) if calls else {}))
 
 # %% ../nbs/08_prompts.ipynb #3c36bc3b
 @dataclass(frozen=True)
@@ -59,6 +78,7 @@ class Text:
     text:str
     start:int # First character of the answer
     end:int   # One past its last character
+    thinks:int=None # First character of the thinking before it; None: it has none
 
 # %% ../nbs/08_prompts.ipynb #74a5f974
 def thinking(answer)->int:
@@ -70,6 +90,20 @@ def span_of(start, m)->tuple:
     a,b = spoken(m['content']) if m['role']=='assistant' else (0, len(m['content']))
     if not m['content'][a:b].strip(): raise ValueError('the answer is empty')
     return start+a, start+b
+
+# %% ../nbs/08_prompts.ipynb #4f8b2180
+def thought(answer)->str:
+    "The thinking that `answer` opens with, without its marks"
+    text = answer[:thinking(answer)]
+    for a,b in BLOCKS+PHRASES:
+        if m := re.match(rf'\s*{a}(.*?)(?:{b}|\Z)', text, re.S): return m[m.lastindex].strip()
+    if said := re.findall(r'(?:<\|message\|>|<\|think\|>)(.*?)<\|(?:end|eom|call)\|>', text, re.S): return '\n\n'.join(map(str.strip, said))
+    return re.sub(rf'^(?:assistant)?(?:analysis|commentary)|assistantfinal\Z|{CLOSE}\s*\Z', '', text.strip()).strip()
+
+def thought_at(text, start, answer)->int: # None if there is none
+    "Where in `text`, from `start` on, the thinking of `answer` begins, its opening mark left out"
+    if not (said := thought(answer)): return None
+    return max(start, text.find(said.split('\n\n')[0], start))
 
 # %% ../nbs/08_prompts.ipynb #d81a3884
 class RawFormat:
@@ -96,6 +130,7 @@ def conversation(self:RawFormat,
     msgs:list # From `as_messages`; if the last is not an answer, the text asks for one
 )->tuple: # Text; (first, one past the last) character of each message
     "The text of `msgs`, and where each stands in it"
+    if any('tool_calls' in m or 'tools' in m for m in msgs): raise ValueError("the raw format has no calls of tools: use prompt_format='chat'")
     return self.write(msgs, self.bos)
 
 # %% ../nbs/08_prompts.ipynb #0df50827
@@ -109,7 +144,7 @@ def prompt(self:RawFormat, system, question)->str:
 def full(self:RawFormat, system, question, answer)->Text:
     "The text with the answer in it"
     text,at = self.conversation(chat_messages(system, question, answer))
-    return Text(text, *at[-1])
+    return Text(text, *at[-1], thought_at(text, len(text)-len(answer), answer))
 
 # %% ../nbs/08_prompts.ipynb #34a4c66e
 DATE = date(2024,7,26) # The date that every template writes
@@ -136,12 +171,23 @@ def default_template(tokenizer)->str:
     if not isinstance(t, str): raise ValueError(f"the chat template of this model is {t!r:.40} and no text: use prompt_format='raw'")
     return t
 
+# %% ../nbs/08_prompts.ipynb #3013416d
+def check_arguments(template:str, args:dict)->dict:
+    "`args`; ValueError if the chat template has no such argument"
+    for k in args:
+        if not re.search(rf'\b{re.escape(k)}\b', template):
+            raise ValueError(f"the chat template has no argument {k!r}: nothing in it depends on one of that name, so leave it out")
+    return args
+
 # %% ../nbs/08_prompts.ipynb #54b6499d
 class ChatFormat:
     "Text as the tokenizer's chat template writes it"
     name,stop = 'chat', None
-    def __init__(self, tokenizer):
-        self.tokenizer,self.template = tokenizer,_dated(default_template(tokenizer))
+    def __init__(self,
+        tokenizer, # A fast tokenizer
+        args:dict=None # Arguments of the template, such as {'enable_thinking': False}
+    ):
+        self.tokenizer,self.template,self.args = tokenizer,_dated(default_template(tokenizer)),check_arguments(default_template(tokenizer), args or {})
         self.given,self.parts = {},()
         self.given = self._wanted()
         self.parts = self._in_parts()
@@ -152,8 +198,9 @@ class ChatFormat:
 def _render(self:ChatFormat, msgs, ask):
     "What the template writes for `msgs`; with `ask`, up to where the next answer begins"
     from jinja2 import TemplateError
+    kw = self.args | self.given | {k: m[k] for m in msgs[:1] for k in ('tools',) if k in m}
     msgs = [dict(m, content=[dict(type='text', text=m['content'])]) if m['role'] in self.parts else m for m in msgs]
-    try: return self.tokenizer.apply_chat_template(msgs, chat_template=self.template, tokenize=False, add_generation_prompt=ask, **self.given)
+    try: return self.tokenizer.apply_chat_template(msgs, chat_template=self.template, tokenize=False, add_generation_prompt=ask, **kw)
     except TemplateError as e: raise ValueError(f"the chat template refuses this conversation: {' '.join(str(e).split())}: use prompt_format='raw'") from None
     except (TypeError, AttributeError, LookupError, ArithmeticError, ValueError) as e:   # raised by what stands in the template
         why = f"{type(e).__name__}: {' '.join(str(e).split())}"
@@ -204,7 +251,7 @@ def _wanted(self:ChatFormat)->dict:
 def in_front(msgs)->list:
     "`msgs`, with the system text in front of the first question"
     if len(msgs)<2 or msgs[0]['role']!='system': return msgs
-    return [dict(msgs[1], content=f"{msgs[0]['content']}\n\n{msgs[1]['content']}"), *msgs[2:]]
+    return [dict(msgs[0] | msgs[1], content=f"{msgs[0]['content']}\n\n{msgs[1]['content']}"), *msgs[2:]]
 
 # %% ../nbs/08_prompts.ipynb #30e8c947
 @patch
@@ -226,12 +273,12 @@ def prompt(self:ChatFormat, system, question)->str:
 # %% ../nbs/08_prompts.ipynb #3f818811
 RAW = "use prompt_format='raw'" # The remedy in messages
 
-def _marked(msgs): return [dict(m, content=_mark(f'MESSAGE{i}')) for i,m in enumerate(msgs)]
+def _marked(msgs): return [dict(m, content=_mark(f'MESSAGE{i}')) if m['content'] else m for i,m in enumerate(msgs)]
 
-def spliced(pre, text, post, at=None)->Text:
-    "`text` between `pre` and `post`; its characters `at` are the answer, or all"
+def spliced(pre, text, post, at=None, thinks=None)->Text:
+    "`text` between `pre` and `post`; its characters `at` are the answer, or all; its thinking begins at `thinks`"
     a,b = at or (0, len(text))
-    return Text(pre+text+post, len(pre)+a, len(pre)+b)
+    return Text(pre+text+post, len(pre)+a, len(pre)+b, thinks)
 
 # %% ../nbs/08_prompts.ipynb #6d91f9a9
 @patch
@@ -298,15 +345,6 @@ def opening(answer)->str:
     m = _opening.match(answer)
     return (m['to'] or m[0].strip()) if m else ''
 
-# %% ../nbs/08_prompts.ipynb #4f8b2180
-def thought(answer)->str:
-    "The thinking that `answer` opens with, without its marks"
-    text = answer[:thinking(answer)]
-    for a,b in BLOCKS+PHRASES:
-        if m := re.match(rf'\s*{a}(.*?)(?:{b}|\Z)', text, re.S): return m[m.lastindex].strip()
-    if said := re.findall(r'(?:<\|message\|>|<\|think\|>)(.*?)<\|(?:end|eom|call)\|>', text, re.S): return '\n\n'.join(map(str.strip, said))
-    return re.sub(rf'^(?:assistant)?(?:analysis|commentary)|assistantfinal\Z|{CLOSE}\s*\Z', '', text.strip()).strip()
-
 # %% ../nbs/08_prompts.ipynb #6f1d46a7
 @patch
 def _has(self:ChatFormat, mark)->bool:
@@ -326,10 +364,12 @@ def _thought(self:ChatFormat, msgs, head, asks, shows, post):
     "The text of an answer that opens with thinking"
     answer = self._in_own_marks(msgs[-1]['content'], asks+shows)
     mark,at,adds,said = opening(answer),spoken(answer),shows.removeprefix(asks).strip(),thought(answer)
-    def after(s): return spliced(head+(_block.sub('', s) if mark else s), answer, post, at)
+    def after(s):
+        pre = head+(_block.sub('', s) if mark else s)
+        return spliced(pre, answer, post, at, thought_at(pre+answer, len(pre), answer))
     if self._has(mark) or (mark or '<think>') in asks+shows: return after(asks)
     _,with_it,_ = self._seams(msgs, thinking=said, reasoning_content=said, reasoning=said)
-    if said in with_it and (said or adds): return spliced(head+with_it, answer[slice(*at)], post)
+    if said in with_it and (said or adds): return spliced(head+with_it, answer[slice(*at)], post, thinks=thought_at(head+with_it, len(head), answer))
     if not adds: return after(shows)
     raise ValueError(f"the chat template shows no thinking: leave the thinking block out of the answer, or {RAW}")
 
@@ -358,6 +398,7 @@ def _around(self:ChatFormat, msgs)->list:
     "What the template writes before, between and after `msgs` where the next answer is asked for"
     text,out = self.asking(_marked(msgs)),[]
     for i,m in enumerate(_marked(msgs)):
+        if not m['content']: continue
         if text.count(m['content'])!=1:
             how = 'out of its order' if m['content'] in ''.join(out) else f"{text.count(m['content'])} times"
             raise ValueError(f"the chat template shows message {i} ({m['role']}) {how}: {RAW}")
@@ -368,16 +409,17 @@ def _around(self:ChatFormat, msgs)->list:
 # %% ../nbs/08_prompts.ipynb #7435d6d7
 @patch
 def _shown(self:ChatFormat, msgs, around)->list:
-    "Each message as the template shows it"
+    "Each message that has a text as the template shows it"
     out,marks = [],_marked(msgs)
-    for i,m in enumerate(msgs):
-        text = self.asking([*marks[:i], m, *marks[i+1:]])
-        pre = ''.join(a+o['content'] for a,o in zip(around, marks[:i])) + around[i]
-        post = around[i+1] + ''.join(o['content']+a for o,a in zip(marks[i+1:], around[i+2:]))
+    said = [i for i,m in enumerate(msgs) if m['content']]
+    for j,i in enumerate(said):
+        m,text = msgs[i],self.asking([*marks[:i], msgs[i], *marks[i+1:]])
+        pre = ''.join(a+marks[o]['content'] for a,o in zip(around, said[:j])) + around[j]
+        post = around[j+1] + ''.join(marks[o]['content']+a for o,a in zip(said[j+1:], around[j+2:]))
         if not (text.startswith(pre) and text.endswith(post)):
             raise ValueError(f"the chat template writes something else around message {i} ({m['role']}) than around others: {RAW}")
         out.append(text[len(pre):len(text)-len(post)])
-        if out[i].strip()!=m['content'].strip(): raise ValueError(_changed(i, m))
+        if m['role']!='tool' and out[j].strip()!=m['content'].strip(): raise ValueError(_changed(i, m))   # many write a result as JSON
     return out
 
 # %% ../nbs/08_prompts.ipynb #ee716c62
@@ -392,36 +434,61 @@ def _changed(i, m):
 # %% ../nbs/08_prompts.ipynb #c9301595
 @patch
 def _places(self:ChatFormat, msgs)->list:
-    "The span of each message in the text that asks for the answer to `msgs`; ValueError if one text cannot hold them all"
-    around,text,at = self._around(msgs),'',[]
-    for i,m in enumerate(msgs):
-        if i and m['role']=='assistant' and self._around(msgs[:i])[:-1]!=around[:i]:
+    "The span of each message in the text that asks for the answer to `msgs`, (0, 0) without a text; ValueError if one text cannot hold them all"
+    around,text,at = self._around(msgs),'',[(0,0)]*len(msgs)
+    said = [i for i,m in enumerate(msgs) if m['content']]
+    for j,i in enumerate(said):
+        if i and msgs[i]['role']=='assistant' and self._around(msgs[:i])[:-1]!=around[:j]:
             raise ValueError(f"once the conversation goes on, the chat template writes something else before message {i} (assistant) "
                              f"than when it was written: {RAW}")
-    for m,a,s in zip(msgs, around, self._shown(msgs, around)):
-        at.append(span_of(len(text+a), dict(m, content=s)))
+    for i,a,s in zip(said, around, self._shown(msgs, around)):
+        at[i] = span_of(len(text+a), dict(msgs[i], content=s))
         text += a+s
     if text+around[-1]==self.asking(msgs): return at
     raise ValueError(f"the chat template writes something else around these messages than around others: {RAW}")
+
+# %% ../nbs/08_prompts.ipynb #19a04adf
+@patch
+def _check_tools(self:ChatFormat, msgs):
+    "ValueError if the template leaves out a call of a tool, or the tools that were given"
+    marks,what = _marked(msgs),{}
+    def named(o, i, j, word):
+        f,mark = o.get('function', o),_mark(f'{word}{i}X{j}')
+        what[mark] = f"the call of {f['name']!r} in message {i}" if word=='CALL' else f"the tool {f.get('name')!r}"
+        return dict(o, function=dict(f, name=mark, **(dict(arguments={mark+'ARGUMENT': mark+'VALUE'}) if word=='CALL' else {})))
+    for i,m in enumerate(marks):
+        if 'tool_calls' in m: marks[i] = m = dict(m, tool_calls=[named(o, i, j, 'CALL') for j,o in enumerate(m['tool_calls'])])
+        if 'tools' in m: marks[i] = dict(m, tools=[named(o, i, j, 'TOOL') for j,o in enumerate(m['tools'])])
+    if not what: return
+    text = self.asking(marks)
+    for mark,o in what.items():
+        if mark not in text or 'CALL' in mark and mark+'VALUE' not in text: raise ValueError(f"the chat template of this model does not show {o}")
 
 # %% ../nbs/08_prompts.ipynb #f6887419
 @patch
 def conversation(self:ChatFormat,
     msgs:list # From `as_messages`; if the last is not an answer, the text asks for one
-)->tuple: # Text; (first, one past the last) character of each message
+)->tuple: # Text; (first, one past the last) character of each message, (0, 0) for a call of a tool without a text
     "The text of `msgs`, and where each stands in it"
-    if msgs[-1]['role']!='assistant': return self.asking(msgs), self._places(msgs)
-    if len(msgs)==1: raise ValueError("the conversation is one message of the assistant: give the question too")
-    at,t = self._places(msgs[:-1]),self.answered(msgs)
+    self._check_tools(msgs)
+    *before,end = msgs
+    if before and not end['content']:                            # a call at the end: nothing is read after it
+        text,at = self.conversation(before)
+        return text, [*at, (0,0)]
+    if end['role']!='assistant': return self.asking(msgs), self._places(msgs)
+    if not before: raise ValueError("the conversation is one message of the assistant: give the question too")
+    at,t = self._places(before),self.answered(msgs)
     return t.text, [*at, (t.start,t.end)]
 
 # %% ../nbs/08_prompts.ipynb #43234bb3
 def get_format(
-    name:str, # 'chat' or 'raw'
-    tokenizer # A fast tokenizer
+    name:str, # 'chat', 'raw', or a format, which is returned as it is
+    tokenizer, # A fast tokenizer
+    args:dict=None # Arguments of the chat template, such as {'enable_thinking': False}; ValueError if it has no such argument
 ): # A `ChatFormat` or a `RawFormat`
     "The format called `name` for `tokenizer`"
-    return {'chat': ChatFormat, 'raw': RawFormat}[name](tokenizer)
+    if not isinstance(name, str): return name
+    return RawFormat(tokenizer) if name=='raw' else ChatFormat(tokenizer, args)
 
 # %% ../nbs/08_prompts.ipynb #461d34bc
 def _turn_end(tokenizer, seam)->tuple: # (token, text); one of them is None, or both
@@ -539,13 +606,14 @@ def token_span(tokenizer, text, ids, offs, start, end)->tuple:
 def tokenize(
     tokenizer, # A fast tokenizer
     t:Text, # A rendered conversation
-    span:str='answer', # Which tokens are averaged: 'answer', 'answer+eot', 'last', 'prompt_last'
+    span:str='answer', # Which tokens are averaged: one of `SPANS`
     limit:int=None # Most tokens that the model takes
 )->Tokens:
     "Tokenise `t` once and find the tokens that hold the answer's characters; ValueError if the answer holds template markers"
     ids,offs = encode(tokenizer, t.text, limit)
     a,b = token_span(tokenizer, t.text, ids, offs, t.start, t.end)
-    a,b = {'answer': (a,b), 'answer+eot': (a,len(ids)), 'last': (b-1,b), 'prompt_last': (a-1,a)}[span]
+    begun = a if t.thinks is None else next(i for i,(_,e) in enumerate(offs) if e>t.thinks)
+    a,b = {'answer': (a,b), 'answer+eot': (a,len(ids)), 'last': (b-1,b), 'prompt_last': (a-1,a), 'thinking+answer': (begun,b)}[span]
     if span=='prompt_last': ids,offs = ids[:b],offs[:b]                          # what follows is not read
     return Tokens(ids, a, b, offs, t.text)
 
@@ -558,11 +626,11 @@ def unanswered(fmt, system, question)->Text:
 def context_length(config)->int: return getattr(config, 'max_position_embeddings', None) # of a text model
 
 def conversation_tokens(tokenizer, fmt, msgs, limit=None)->tuple:
-    "`Tokens` of the conversation `msgs`, and (first, one past the last) token of each message; ValueError names one that cannot be read"
+    "`Tokens` of the conversation `msgs`, and (first, one past the last) token of each message, (0, 0) without a text; ValueError names one that cannot be read"
     text,at = fmt.conversation(msgs)
     (ids,offs),spans = encode(tokenizer, text, limit),[]
     for i,(m,o) in enumerate(zip(msgs, at)):
-        try: spans.append(token_span(tokenizer, text, ids, offs, *o))
+        try: spans.append(token_span(tokenizer, text, ids, offs, *o) if m['content'] else (0,0))
         except ValueError as e: raise ValueError(f"message {i} ({m['role']}): {str(e).replace('the answer', 'it')}") from None
     return Tokens(ids, *spans[-1], offs, text), spans
 
@@ -584,8 +652,7 @@ def preview(
     title:str='' # A line above
 )->Preview:
     "The exact tokens that are averaged, marked in the text that the model reads"
-    if isinstance(fmt, str): fmt = get_format(fmt, tokenizer)
-    return Preview(tokenize(tokenizer, fmt.full(system, question, answer), span), title)
+    return Preview(tokenize(tokenizer, get_format(fmt, tokenizer).full(system, question, answer), span), title)
 
 # %% ../nbs/08_prompts.ipynb #60ad0e5e
 @patch

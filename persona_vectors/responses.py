@@ -15,27 +15,31 @@ from math import isfinite
 from pathlib import Path
 from fastcore.basics import patch
 from .config import atomic_write, check_file, check_kind, content_hash, data_dir, halved, parse_json, read_text
-from .personas import PERSONAS, as_prompts, load_extra, load_questions
+from .personas import PERSONAS, as_prompts, load_extra, load_questions, words_of
 
 # %% ../nbs/03_responses.ipynb #6d049cf3
 @dataclass(frozen=True, slots=True, repr=False)
 class Response:
     "One answer of a model, and where it came from"
     persona:str              # Name of the persona
-    question:str             # The question, word for word
+    question:str             # The question, word for word; with its number behind it if another has the same words
     text:str                 # The answer, word for word
     system:str=None          # The system prompt it was given under; None: the file does not say
     prompt:int=0             # Which of the persona's prompts
     sample:int=0             # Which of several samples
     finish_reason:str=None   # 'stop', 'length' (cut by max_tokens), 'content_filter', 'refusal', ...; None: the file does not say
     model:str=None           # The model an endpoint says answered, if it is not the one asked for
+    question_id:int=None     # The question's number in its file; None: it has none
     prompt_tokens:int=None   # Tokens of the prompt, as the endpoint counted them
     completion_tokens:int=None # Tokens of the answer, thinking included
     cost:float=None          # What the endpoint charged, in its currency
     scores:dict=None         # Rubric to a judge's score
     folded:bool=None         # True: the endpoint has no system role, so the system prompt stood in front of the question
+    reasoning:str=None       # Thinking that an endpoint sent in a field of its own
     @property
     def key(self): return (self.persona, self.prompt, self.question, self.sample)
+    @property
+    def asked(self): return words_of(self.question, self.question_id) # The question as the model reads it
     def __repr__(self): return f"Response({', '.join(f'{k}={v!r}' for k,v in asdict(self).items() if v is not None)})"
 
 # %% ../nbs/03_responses.ipynb #49152e9e
@@ -104,6 +108,12 @@ def spoken(text,
     over = _over.search(text.rstrip()[-40:]) if at<len(text) else None
     return at, max(at, len(text.rstrip()[:-len(over[0])].rstrip())) if over else len(text)
 
+# %% ../nbs/03_responses.ipynb #d63e49da
+@patch(as_prop=True)
+def whole(self:Response)->str:
+    "The answer with its thinking in front, in the text or from the field `reasoning`"
+    return f'<think>\n{self.reasoning}\n</think>\n\n{self.text}' if self.reasoning else self.text
+
 # %% ../nbs/03_responses.ipynb #a8ef1854
 @patch(as_prop=True)
 def blank(self:Response)->bool:
@@ -122,22 +132,31 @@ def outcome(self:Response)->str:
     return {'length':'cut', None:'unknown'}.get(self.finish_reason, 'complete')
 
 # %% ../nbs/03_responses.ipynb #8be2f5cf
-def plan(
-    personas, # As `load_personas` takes them: name to one prompt or several
-    questions, # As `load_questions` takes them
-    samples:int=1, # Answers to each question
-    extra=None # As `load_extra` takes them: further questions for single personas
-)->list[Response]: # One for each cell, `text` empty
-    "What will be asked, in order"
-    if samples<1: raise ValueError(f"samples={samples}: give a whole number above 0")
-    prompts,shared,own = as_prompts(personas),load_questions(questions),load_extra(extra) if extra else {}
+def _own(extra, prompts, shared):
+    "The questions of single personas; ValueError if one is not among `prompts`, or a question is among the `shared` ones"
+    own = load_extra(extra) if extra else {}
     for p,qs in own.items():
         if p not in prompts: raise ValueError(
             f"there are extra questions for {p!r}, who is not among the personas ({', '.join(prompts)}): add the persona or remove them")
         if both := [q for q in qs if q in shared]: raise ValueError(
             f"the extra question {both[0]!r} of {p!r} is put to every persona already: remove it")
-    return [Response(p, q, '', s, i, n) for p,ss in prompts.items() for i,s in enumerate(ss)
-            for q in shared+own.get(p, []) for n in range(samples)]
+    return own
+
+def plan(
+    personas, # As `load_personas` takes them: name to one prompt or several
+    questions, # As `load_questions` takes them; None: those of `extra` alone
+    samples:int=1, # Answers to each question
+    extra=None # As `load_extra` takes them: further questions for single personas
+)->list[Response]: # One for each cell, `text` empty
+    "What will be asked, in order. Without `questions` a persona that has none in `extra` is asked all that are there"
+    if samples<1: raise ValueError(f"samples={samples}: give a whole number above 0")
+    if questions is None and not extra: raise ValueError("there are no questions: name some")
+    prompts = as_prompts(personas)
+    shared = [] if questions is None else load_questions(questions, prompts)
+    own = _own(extra, prompts, shared)
+    every = list(dict.fromkeys(q for qs in own.values() for q in qs)) if questions is None else []
+    return [Response(p, str(q), '', s, i, n, question_id=getattr(q, 'id', None)) for p,ss in prompts.items() for i,s in enumerate(ss)
+            for q in shared+own.get(p, every) for n in range(samples)]
 
 # %% ../nbs/03_responses.ipynb #e9ac41bd
 class Responses(Mapping):
@@ -218,8 +237,8 @@ def _scores(self:Responses, k):
 # %% ../nbs/03_responses.ipynb #9e2a8dfc
 @patch
 def hash(self:Responses)->str:
-    "Hash of the texts and their addresses, in any order"
-    return content_hash(sorted([*r.key, r.text] for r in self.rows))
+    "Hash of the texts, thinking included, and their addresses, in any order"
+    return content_hash(sorted([*r.key, r.whole] for r in self.rows))
 
 # %% ../nbs/03_responses.ipynb #11a6db8d
 def by_persona(systems)->dict: # Persona to list of system prompts
@@ -284,13 +303,15 @@ def _number(n): return isinstance(n, (int,float)) and not isinstance(n, bool) an
 
 def _checked(r):
     def refuse(k, why): raise ValueError(f"the answer of persona {r.persona!r:.60} to {r.question!r:.90} has {k} {why}")
-    for k in ('persona','question','text','system','finish_reason','model'):
+    for k in ('persona','question','text','system','finish_reason','model','reasoning'):
         o = getattr(r, k)
         if not isinstance(o, str) and (o is not None or k in ('persona','question','text')): refuse(f'a {k}', f'of type {type(o).__name__}, not text')
         if odd := halved(o or ''): refuse(f'a {k}', f'with {odd}')
     for k in ('prompt','sample'):
         n = getattr(r, k)
         if not isinstance(n, (int,float)) or not 0<=n<1<<31 or n!=int(n): refuse(f'the {k}', f'{n!r}: give whole numbers from 0')
+    if not (r.question_id is None or isinstance(r.question_id, int) and not isinstance(r.question_id, bool) and r.question_id>=0):
+        refuse('the question_id', f'{r.question_id!r}: give whole numbers from 0, or leave it out')
     for k in ('prompt_tokens','completion_tokens','cost'):
         if not (getattr(r, k) is None or _number(getattr(r, k))): refuse(f'the {k}', f'{getattr(r, k)!r:.60}: give a number, or leave it out')
     if not isinstance(r.scores or {}, dict) or not all(o is None or _number(o) for o in (r.scores or {}).values()):
@@ -352,10 +373,10 @@ def _line(line, path):
 def _assistant_axis(o, persona):
     said = [m for m in o['conversation'] if m['role']=='assistant']
     if not said: raise LookupError('answer')
-    return Response(persona, o['question'], said[-1]['content'], o['system_prompt'] or '', o['prompt_index'])
+    return Response(persona, o['question'], said[-1]['content'], o['system_prompt'] or '', o['prompt_index'], question_id=o.get('question_index'))
 
 # %% ../nbs/03_responses.ipynb #4d03eb02
-def _parquet(path):
+def open_parquet(path):
     try: from pyarrow.parquet import ParquetFile
     except ImportError: raise ImportError(f"{path}: Parquet files are read with pyarrow: pip install pyarrow") from None
     return ParquetFile(path)
@@ -363,7 +384,7 @@ def _parquet(path):
 # %% ../nbs/03_responses.ipynb #18a8cbdb
 def _table(path, group=None):
     "Yield (number, Response, whether the file numbers samples) of each row, or of each in one row group"
-    with _parquet(path) as f:
+    with open_parquet(path) as f:
         at,numbered = sum(f.metadata.row_group(i).num_rows for i in range(group or 0)),'sample' in f.schema_arrow.names
         for batch in f.iter_batches(1024, None if group is None else [group]):
             for i,o in enumerate(batch.to_pylist()): yield at+i,_response({k: v for k,v in o.items() if v is not None}),numbered
@@ -372,13 +393,21 @@ def _table(path, group=None):
 # %% ../nbs/03_responses.ipynb #13824747
 def each_response(path):
     "Yield (place, Response) of each answer in a file; its place is a byte offset (.jsonl) or a number. ValueError says what is wrong with the file"
-    path,seen = Path(path),Counter()
+    path,seen,first = Path(path),Counter(),{}
     check_file(path)
     try:
         for at,r,numbered in (_lines if path.suffix=='.jsonl' else _table if path.suffix=='.parquet' else _listed)(path):
-            yield at,_checked(r if numbered else replace(r, sample=seen[r.key]))
-            if not numbered: seen[r.key] += 1
+            if not numbered:
+                r = _apart(r, first)
+                r = replace(r, sample=seen[r.key])
+                seen[r.key] += 1
+            yield at,_checked(r)
     except _wrong as e: raise ValueError(_says(path, e)) from None
+
+def _apart(r, first):
+    "`r` with its number in its address, if an earlier question with the same words had another (`first`: words to number)"
+    if r.question_id is None or first.setdefault(r.question, r.question_id)==r.question_id: return r
+    return replace(r, question=f'{r.question} [id {r.question_id}]')
 
 def _listed(path): return ((i, r, True) for i,r in enumerate(_json(path).rows))
 
@@ -387,7 +416,7 @@ class _RowAt:
     "Rows of a Parquet file by number; consecutive ones are decoded once"
     def __init__(self, path):
         self.path,self.rows,self.next = path,iter(()),None
-        with _parquet(path) as f: self.sizes = [f.metadata.row_group(i).num_rows for i in range(f.metadata.num_row_groups)]
+        with open_parquet(path) as f: self.sizes = [f.metadata.row_group(i).num_rows for i in range(f.metadata.num_row_groups)]
     def __call__(self, at):
         if self.next is None or not self.next<=at<self.end: self._begin(at)
         for i,r,_ in self.rows:

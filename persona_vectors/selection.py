@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 from .config import log
-from .personas import NEUTRAL, as_prompts, load_questions
-from .responses import OUTCOMES, Response, Responses, asked_of_all, by_persona, each_response, response_at, response_files
+from .personas import NEUTRAL, as_prompts, load_questions, spread
+from .responses import OUTCOMES, Response, Responses, asked_of_all, by_persona, each_response, plan, response_at, response_files
 
 # %% ../nbs/04_selection.ipynb #5a9ee55d
 KEEPABLE = ('refused', 'filtered') # Outcomes that are left out unless asked for
@@ -107,12 +107,17 @@ def place(self:Cells, r):
     return cell,None
 
 # %% ../nbs/04_selection.ipynb #d5e8928d
+def compared_with(asked)->str: # None: nobody
+    "Who was asked every question, where none was put to every persona: the roles have questions of their own, and are compared with this one"
+    everyone = set().union(*asked.values())
+    if any(ps==everyone for ps in asked.values()): return None
+    return next((p for p in sorted(everyone) if all(p in ps for ps in asked.values())), None)
+
 def which_questions(asked, questions=None)->list:
-    "The questions to read: those given, or those that every persona in `asked` (question to personas) was asked"
+    "The questions to read: those given, or those that every persona in `asked` (question to personas) was asked, or all that are compared"
     if questions is not None and not isinstance(questions, int): return load_questions(questions)
-    qs = asked_of_all(asked)
-    n = min(len(qs), questions or len(qs))
-    return [qs[len(qs)*i//n] for i in range(n)]
+    qs = list(asked) if compared_with(asked) else asked_of_all(asked)
+    return spread(qs, questions)
 
 # %% ../nbs/04_selection.ipynb #3f105a41
 class Selection:
@@ -127,6 +132,7 @@ class Selection:
         self.store,self.meta,self.path,self.need = store,{},None,rule.min_answers
         self._sort(cells, rule.why_not)
         self.questions = which_questions(cells.asked, questions)
+        self.asked = cells.asked if questions is None and compared_with(cells.asked) else {} # question to personas, of an incomplete design
         self._leave_out_other_questions()
     def __len__(self): return len(self.rows)
     def __repr__(self): return f"{len(self):,} of {len(self.why):,} answers: {len(self.prompts)} personas × {len(self.questions)} questions"
@@ -201,12 +207,13 @@ def describe(self:Selection, i:int)->str:
 def _check_grid(self:Selection):
     had = np.unique(self.cell[(self.cell>=0) & (self.why!=self.reasons.index(OTHER_QUESTION))])
     had = {(p, self.systems[p,i], q) for p,i,q in (self.cells[c] for c in had)}
-    lacking = [(p,i,q) for p,ss in self.prompts.items() for i,s in enumerate(ss) for q in self.questions if (p,s,q) not in had]
+    wanted = [(p,i,s,q) for p,ss in self.prompts.items() for i,s in enumerate(ss) for q in self.questions if p in self.asked.get(q, [p])]
+    lacking = [(p,i,q) for p,i,s,q in wanted if (p,s,q) not in had]
     if not lacking: return
     for p,_,q in [o for o in lacking if o in self.elsewhere]: raise ValueError(
         f"the answer of persona {p!r}, question {q!r} was made with another system prompt than the one given now: generate it again")
-    who,n = list(dict.fromkeys(p for p,_,_ in lacking)),sum(map(len, self.prompts.values()))*len(self.questions)
-    raise ValueError(f"{len(lacking)} of {n} answers are missing, of persona {', '.join(map(repr, who[:3]))}{' and others'*(len(who)>3)}; "
+    who = list(dict.fromkeys(p for p,_,_ in lacking))
+    raise ValueError(f"{len(lacking)} of {len(wanted)} answers are missing, of persona {', '.join(map(repr, who[:3]))}{' and others'*(len(who)>3)}; "
         f"the first is to {lacking[0][2]!r}. Generate them, or leave these personas or questions out")
 
 # %% ../nbs/04_selection.ipynb #3310e716
@@ -232,9 +239,9 @@ def fetch(self:Selection,
 ): # Iterator of `Response`, each with `system` filled in
     "The answers with these numbers"
     for i in numbers:
-        r = self.store[i]
+        r,q = self.store[i],self.cells[self.cell[i]][2]
         s,n = self.systems[r.persona,r.prompt],int(self.sample[i])
-        yield r if (r.system,r.sample)==(s,n) else replace(r, system=s, sample=n)
+        yield r if (r.system,r.sample,r.question)==(s,n,q) else replace(r, system=s, sample=n, question=q)
 
 # %% ../nbs/04_selection.ipynb #8c9bd9d8
 @patch
@@ -288,15 +295,14 @@ def over_text_of(self:Selection, persona:str)->list: # of `Response`, in the ord
     if not said: raise ValueError(f"read_text={persona!r} has no answer under the first of its prompts")
     if lacking := [q for q in self.questions if q not in {r.question for r in said}]: log.warning(
         f"{len(lacking)} of {len(self.questions)} questions are not read: {persona!r} has no answer to them, the first is {lacking[0]!r}")
-    return [Response(p, r.question, r.text, s, i, r.sample) for p,i,s in self.numbered() for r in said]
+    return [Response(p, r.question, r.text, s, i, r.sample, question_id=r.question_id, reasoning=r.reasoning) for p,i,s in self.numbered() for r in said]
 
 # %% ../nbs/04_selection.ipynb #ba52150e
 class Unanswered(Selection):
     "Every prompt with every question, and no answers"
     def __init__(self, personas, questions): # As `load_personas` and `load_questions` take them
         if personas is None or questions is None: raise ValueError("without answers, name the personas and the questions")
-        prompts,questions = as_prompts(personas),load_questions(questions)
-        super().__init__([Response(p, q, '', s, i) for p,ss in prompts.items() for i,s in enumerate(ss) for q in questions], prompts, questions)
+        super().__init__(plan(personas, questions), as_prompts(personas), load_questions(questions))
     def hash(self): return None # there are no answers to tell apart
     @property
     def outcomes(self): return {}
@@ -313,8 +319,8 @@ class AnswerFiles:
         for p in self.files:
             for at,r in each_response(p):
                 self.at.append(at)
-                self.size.append(len((r.text+r.question+(r.system or '')).encode()))
-                self.digest.append(int.from_bytes(hashlib.sha256(json.dumps([*r.key, r.text]).encode()).digest()[:8], 'big'))
+                self.size.append(len((r.whole+r.question+(r.system or '')).encode()))
+                self.digest.append(int.from_bytes(hashlib.sha256(json.dumps([*r.key, r.whole]).encode()).digest()[:8], 'big'))
                 self.outcome.append(OUTCOMES.index(r.outcome))
                 yield r
             self.ends.append(len(self.at))
@@ -356,7 +362,7 @@ class Answers(Selection):
         self.checked(questions is None)
         self.path = self.store.path
         self._hash,self.order,self._outcomes = self.store.settle(self.rows)
-        self.source = dict(path=str(self.path), personas=None if personas is None else self.prompts, questions=self.questions,
+        self.source = dict(path=str(self.path), personas=None if personas is None else self.prompts, questions=None if self.asked else self.questions,
             keep=list(keep), min_score=min_score, max_score=max_score, min_answers=0)
     def hash(self): return self._hash
     @property

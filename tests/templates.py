@@ -57,12 +57,19 @@ zoo = dict(
 {%- for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}
 {%- set said = m.content.split('</think>')[-1].lstrip('\n') if m.role=='assistant' else m.content %}
 {%- if m.role=='assistant' and loop.index0>ns.asked %}{{ '<think>\n' + (m.reasoning_content or '').strip('\n') + '\n</think>\n\n' }}{% endif %}{{ said }}<|im_end|>\n{% endfor %}
-{%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}""", im + ' <|endoftext|>', eos='<|im_end|>', tags='<think> </think>'),
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{{ '<think>\n\n</think>\n\n' if enable_thinking is defined and enable_thinking is false }}{% endif %}""",
+    im + ' <|endoftext|>', eos='<|im_end|>', tags='<think> </think>'),
 
   deepseek_r1 = Template("""{{ bos_token }}{% for m in messages %}{% if m.role=='system' %}{{ m.content }}{% elif m.role=='user' %}{{ '<｜User｜>' + m.content }}
 {%- else %}{{ '<｜Assistant｜>' + m.content.split('</think>')[-1] + eos_token }}{% endif %}{% endfor %}
 {%- if add_generation_prompt %}{{ '<｜Assistant｜><think>\n' }}{% endif %}""",
     '<｜begin▁of▁sentence｜> <｜end▁of▁sentence｜> <｜User｜> <｜Assistant｜>', '<｜begin▁of▁sentence｜>', '<｜end▁of▁sentence｜>', '<think> </think>'),
+
+  deepseek_v31 = Template("""{% if not thinking is defined %}{% set thinking = false %}{% endif %}{{ bos_token }}{% for m in messages %}{% if m.role=='system' %}{{ m.content }}
+{%- elif m.role=='user' %}{{ '<｜User｜>' + m.content }}
+{%- else %}{{ '<｜Assistant｜></think>' + m.content.split('</think>')[-1] + eos_token }}{% endif %}{% endfor %}
+{%- if add_generation_prompt %}{{ '<｜Assistant｜>' + ('<think>' if thinking else '</think>') }}{% endif %}""",
+    '<｜begin▁of▁sentence｜> <｜end▁of▁sentence｜> <｜User｜> <｜Assistant｜> <think> </think>', '<｜begin▁of▁sentence｜>', '<｜end▁of▁sentence｜>'),
 
   gpt_oss = Template("""<|start|>system<|message|>You are ChatGPT, a large language model trained by OpenAI.\nKnowledge cutoff: 2024-06
 Current date: {{ strftime_now("%Y-%m-%d") }}\n\nReasoning: medium\n\n# Valid channels: analysis, commentary, final. Channel must be included for every message.<|end|>

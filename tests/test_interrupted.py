@@ -13,12 +13,12 @@ from persona_vectors import EVAL_QUESTIONS, PERSONAS, PersonaVectorConfig, gener
 from persona_vectors.generation.local import LocalModel
 model,out,log = sys.argv[1:]
 answer = LocalModel.answer
-def logged(self, rows, *args):
+def logged(self, rows, *args, **kw):
     with open(log, 'a') as f:
         f.writelines(json.dumps([r.persona, r.question])+'\\n' for r in rows)
         f.flush()
         os.fsync(f.fileno())
-    res = answer(self, rows, *args)
+    res = answer(self, rows, *args, **kw)
     time.sleep(.1)
     return res
 LocalModel.answer = logged

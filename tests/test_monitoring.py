@@ -53,7 +53,7 @@ def test_with_a_system_prompt(kind, name):
 @pytest.mark.parametrize('name', [*zoo, None])
 def test_thinking(name):
     "Of the last turn it is read and not part of the turn; of an earlier one it is that too, or refused where the template drops it"
-    f,drops = fmt('qwen', name),('qwen3', 'deepseek_r1')
+    f,drops = fmt('qwen', name),('qwen3', 'deepseek_r1', 'deepseek_v31')
     text,at = f.conversation(msg('Who are you?', 'A bard.', 'a', block+'Who?'))
     assert text[slice(*at[-1])]=='Who?' and 'A bard?' in text[at[-2][1]:at[-1][0]]
     earlier = msg('Who are you?', block+'A bard.', 'a', 'Who?')

@@ -1,9 +1,9 @@
 "Two hundred files as other people have them: each ends in a result or in one line that names it, none in a traceback"
-import gzip, json, logging, os, struct
+import gzip, json, logging, os, re, struct
 from dataclasses import replace
 from functools import lru_cache
 import numpy as np, pytest, torch
-from odd import Odd, read, refused, tried
+from odd import Odd, called, read, refused, tried
 from persona_vectors.config import PersonaVectorConfig, check_kind
 from tiny import make_llama
 
@@ -63,7 +63,8 @@ talks = read('c.jsonl', MONITOR,
     no_system=(lines(dict(conversations=[{'from': 'system', 'value': ''}, *sharegpt['conversations']]), dict(ok, system=' ')), 'line 2'),
     systems=(lines(ok, dict(saying('system', 'Other'), system='Be.'), ok), one_left+"it has two system texts .'Be.' and 'Other'"), agree=(lines(dict(saying('system', 'Be.'), system='Be.', system_prompt='Be.')), 'system.*Be'),
     prompts=(lines(ok, dict(ok, system='Be.', system_prompt='Sing.'), ok), one_left+"it has two system texts"), reasons=(lines(dict(messages=[*talk(Q), dict(role='assistant', content=A, reasoning_content='Hm.', tool_calls=[])])), A),
-    calls=(lines(ok, dict(messages=[*talk(Q), dict(role='assistant', content=A, tool_calls=[dict(id='x')])]), ok), one_left+r'message 1 \(assistant\) has tool_calls, and only text'), question=(lines(dict(messages=talk(Q))), Q.replace('?', r'\?')),
+    calls=(lines(ok, dict(messages=[*talk(Q), dict(role='assistant', content=A, tool_calls=[dict(id='x')])]), ok), one_left+r'.*names no function'),
+    hidden=(lines(ok, dict(messages=[*talk(Q), dict(role='assistant', content=A, tool_calls=[dict(function=dict(name='f'))])]), ok), one_left+"the chat template of this model does not show the call of 'f' in message 1"), question=(lines(dict(messages=talk(Q))), Q.replace('?', r'\?')),
     marked=(lines(ok, marked, ok), one_left+r"message 0 \(user\): it contains '<\|im_end\|>'"), long=(lines(ok, long, ok), one_left+r'the conversation has 30\d\d tokens'),
     role=(lines(ok, saying('narrator', 'Once'), ok), one_left+"message 0 has role 'narrator'"), half=(lines(ok)+half+lines(ok), one_left+'message 0 .*half a character'),
     void=(lines(ok, saying('user', ''), ok), one_left+r'message 0 \(user\) has no text'), null=(lines(ok, dict(messages=talk(Q, None)), ok), one_left+r'message 1 \(assistant\) has no text'),
@@ -89,6 +90,26 @@ row = dict(persona='bard', question=Q, text=A)
 def rows(*odd): return js(dict(format='persona_vectors.responses/1', meta={}, responses=[row | o for o in odd]))
 def plain(**kw): return js({js(['bard', Q]): A, **kw})
 axis = dict(system_prompt='Sing.', prompt_index=0, question=Q, conversation=talk(Q, A))
+def table(kind, *rows):
+    "A file of `rows` as pandas writes it, lists as NumPy prints them where it is CSV"
+    import pandas as pd
+    def csv(df, p): df.map(lambda o: str(o).replace('}, {', '}\n {') if isinstance(o, list) else o).to_csv(p, index=False)
+    return lambda p: csv(pd.DataFrame(rows), p) if kind=='csv' else pd.DataFrame(rows).to_parquet(p)
+for kind in ('csv', 'parquet'):
+    talks += read(f'c.{kind}', MONITOR, lmsys=(table(kind, dict(conversation_id='x', conversation=talk(Q, A)), dict(conversation_id='y', conversation=talk(Q, A))), 'row 2'),
+        odd=(table(kind, ok, saying('narrator', 'Once'), ok), one_left.replace('line', 'row')+'.*narrator'))
+    talks += refused(f'c.{kind}', MONITOR, columns=(table(kind, dict(prompt=Q, answer=A)), 'its columns are prompt, answer, and none is messages, conversation, conversations'),
+        nothing=(table(kind, saying('narrator', 'Once')), 'does not hold a conversation that can be read'))
+talks += refused('c.parquet', MONITOR, torn=(b'PAR1'+bytes(range(99)), 'does not hold a conversation'), text=(lines(ok), '.'))
+talks += refused('c.csv', MONITOR, text=('Hello there\n', 'its columns are Hello there'), lfs=(b'version https://git-lfs.github.com/spec/v1\n', 'Git LFS pointer'))
+def folder(**files):
+    def make(p):
+        p.mkdir()
+        for name,o in files.items(): (p/name.replace('_', '.')).write_text(o)
+    return make
+talks += read('talks', MONITOR, folder=(folder(a_json=js(ok), b_jsonl=lines(ok, ok), c_json='"nothing"', d_md='# Hi'), r'left out: 1 of 4 conversations .*c.json'))
+talks += refused('talks', MONITOR, none=(folder(d_md='# Hi'), 'a folder without files of conversations'), broken=(folder(a_json='{"torn'), 'that can be read'))
+
 answers = read('a.json', INFO, plain=(plain(), '1 responses'), mark=('\ufeff'+plain(), '1 responses'), utf16=(plain().encode('utf-16'), '1 responses'), crlf=(rows({}).replace(',', ',\r\n'), '1 responses'),
     floats=(rows(dict(prompt=0., sample=1.)), '1 responses'), more=(rows(dict(mood='gay')), '1 responses'), none=(rows(), '0 responses'))
 answers += read('a.jsonl', INFO, U2028=(lines(row | dict(text='One\u2028two')), '1 responses'), crlf=(js(row)+'\r\n', '1 responses'), mark=('\ufeff'+lines(row), '1 responses'),
@@ -200,16 +221,25 @@ def once():
 @pytest.mark.parametrize('o', [*anywhere, *talks, *answers, *own, *held, *elsewhere], ids=lambda o: o.name)
 def test_odd(o, given, once, tmp_path): tried(o, tmp_path, **given)
 
+@pytest.mark.parametrize('options,says', [('--id hash --out out/t.csv', "id='hash': the first conversation"), ('--out out/turns', 'ends in .parquet or .csv'),
+    ('--out out/t.csv --figure drift.png', 'ends in .html'), ('--out there.csv', 'there.csv is there already'), ('--out out/t.csv --layer 9', 'layer')])
+def test_nothing_is_written(options, says, given, once, tmp_path):
+    "An option that is wrong gets one line before anything is written"
+    for o in ('c.jsonl', 'there.csv'): (tmp_path/o).write_text(lines(ok))
+    r = called(*f'{MONITOR.replace(" --layer 1", "") if "--layer" in options else MONITOR} {options}'.format(f='c.jsonl', **given).split(), cwd=tmp_path)
+    assert r.returncode==1 and re.search(says, r.stderr) and 'Traceback' not in r.stderr, r.stderr
+    assert sorted(o.name for o in tmp_path.iterdir())==['c.jsonl', 'there.csv']
+
 # controls
 
 def test_a_traceback_is_seen(given, tmp_path, monkeypatch):
     "An exception that nothing handles fails the check, and so do a second line and another reason than the expected one"
-    from persona_vectors.steering import monitoring
+    from persona_vectors import conversations
     bad = Odd('c.json text', 'Hello there', MONITOR, 'holds text')
     tried(bad, tmp_path, **given)
     for o in (replace(bad, says='nothing of the kind'), replace(bad, read=True)):
         with pytest.raises(AssertionError): tried(o, tmp_path, **given)
-    monkeypatch.setattr(monitoring, 'check_kind', lambda *args: logging.getLogger('persona_vectors').warning('a second line') or check_kind(*args))
+    monkeypatch.setattr(conversations, 'check_kind', lambda *args: logging.getLogger('persona_vectors').warning('a second line') or check_kind(*args))
     with pytest.raises(AssertionError, match='a second line'): tried(bad, tmp_path, **given)
-    monkeypatch.setattr(monitoring, 'check_kind', lambda *args: {}['nobody handles this'])
+    monkeypatch.setattr(conversations, 'check_kind', lambda *args: {}['nobody handles this'])
     with pytest.raises(AssertionError, match='Traceback'): tried(bad, tmp_path, **given)

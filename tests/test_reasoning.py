@@ -228,6 +228,53 @@ def test_marks_of_no_known_kind(special):
     assert says(tok, '<|mull|>Old'+' kings'*50, '<|im_end|>', 20)[0].outcome=='empty'
     for o in ('I mull: <mull>', answer): assert says(tok, o+'<|im_end|>', '<|im_end|>')[0].text==o
 
+# thinking on and off
+
+switches = dict(qwen3='enable_thinking', deepseek_v31='thinking')
+def switched(name, on): return get_format('chat', tokenizer('qwen', name), {switches[name]: on})
+
+@pytest.mark.parametrize('on', [True, False])
+@pytest.mark.parametrize('name', switches)
+def test_thinking_on_and_off(name, on):
+    "The text begins as the prompt did, and the answer alone is averaged, whether its thinking stands in the text, in a field, or nowhere"
+    fmt = switched(name, on)
+    tok = fmt.tokenizer
+    prompt = fmt.prompt(cell.system, cell.question)
+    assert prompt.rstrip().endswith('</think>')!=on
+    texts = ['<think>\nOld kings.\n</think>\n\n'+answer, Response(cell.persona, cell.question, answer, reasoning='Old kings.').whole] if on else [answer]
+    for o in texts:
+        t = fmt.full(cell.system, cell.question, o)
+        tk = tokenize(tok, t)
+        assert t.text.startswith(prompt) and tok.decode(tk.ids[tk.start:tk.end]).strip()==answer
+        assert (t.text.count('Old kings.'), t.text.count('<think>')<2)==(on, True)
+        aloud = tokenize(tok, t, 'thinking+answer')
+        assert tok.decode(aloud.ids[aloud.start:aloud.end]).strip().startswith('Old kings.' if on else answer)
+        assert aloud.end==tk.end
+
+@pytest.mark.parametrize('name', switches)
+def test_files_of_thinking_on_and_off(name, tmp_path):
+    "The answers' and the vectors' files say which, and neither is used for the other"
+    from persona_vectors import ActivationExtractor, PersonaVectorConfig, generate_responses
+    from persona_vectors.extraction.extractor import cached_vectors
+    from persona_vectors.responses import Responses
+    from persona_vectors.selection import select
+    from tiny import make_llama
+    make_llama(tmp_path/'model')
+    (tmp_path/'model'/'chat_template.jinja').write_text(zoo[name].jinja)
+    cs = [PersonaVectorConfig(model_name=str(tmp_path/'model'), dtype='float32', max_tokens=2, **o)
+          for o in ({}, *(dict(chat_template_kwargs={switches[name]: on}) for on in (True, False)))]
+    asked = [generate_responses(c, {'bard': 'You sing.'}, ['Who are you?'], tmp_path/'out') for c in cs]
+    assert len({rs.path for rs in asked})==3
+    assert [rs.meta['settings'].get('chat_template_kwargs') for rs in asked]==[c.chat_template_kwargs for c in cs]
+    texts = ['Hello there.', '<think>\nHm.\n</think>\n\nHello there.', 'Hello there.']
+    found = [cached_vectors(ActivationExtractor(c), select(Responses([Response('bard', 'Who are you?', t, 'You sing.')])), [1], tmp_path/'v') for c,t in zip(cs, texts)]
+    same = cached_vectors(ActivationExtractor(cs[2]), select(Responses([Response('bard', 'Who are you?', texts[0], 'You sing.')])), [1], tmp_path/'v')
+    assert len({p for _,p in found})==3 and same[1]==found[2][1]                          # the control: its own is used again
+    assert [v.meta.get('chat_template_kwargs') for v,_ in found]==[c.chat_template_kwargs for c in cs]
+    with pytest.raises(ValueError, match="no argument 'enable_thinkin'"):
+        generate_responses(PersonaVectorConfig(model_name=str(tmp_path/'model'), chat_template_kwargs={'enable_thinkin': True}), {'a': ''}, ['q'], tmp_path/'none')
+    assert not (tmp_path/'none').exists()
+
 # ends of turns
 
 turns = "{% for m in messages %}%s{% endfor %}{% if add_generation_prompt %}%s{% endif %}"

@@ -35,6 +35,7 @@ written = dict(
     phi3        = ('<|system|>\nYou are a bard.<|end|>\n<|user|>\nWho are you?<|end|>\n', '<|assistant|>\n', '<|assistant|>\n', '<|end|>\n<|endoftext|>'),
     qwen3       = (im_head, im_turn, im_turn+'<think>\n\n</think>\n\n', '<|im_end|>\n'),
     deepseek_r1 = ('<｜begin▁of▁sentence｜>You are a bard.<｜User｜>Who are you?', '<｜Assistant｜><think>\n', '<｜Assistant｜>', '<｜end▁of▁sentence｜>'),
+    deepseek_v31 = ('<｜begin▁of▁sentence｜>You are a bard.<｜User｜>Who are you?', '<｜Assistant｜></think>', '<｜Assistant｜></think>', '<｜end▁of▁sentence｜>'),
     gpt_oss     = (oss_head, '<|start|>assistant', '<|start|>assistant<|channel|>final<|message|>', '<|return|>'),
     olmo3       = (im_head.replace('bard.', 'bard. <functions></functions>'), im_turn, im_turn, '<|endoftext|>'),
     olmo3_think = (im_head, im_turn+'<think>', im_turn, '<|endoftext|>'),
@@ -108,7 +109,9 @@ def check(kind, name, question, answer):
     def text(shift): return text_of(tok, tk.ids[tk.start+shift:tk.end+shift]).strip()
     for shift in (-1,1): assert fails(kind, name, t, tk, shift) or text(shift)==text(0)          # the control; beside an `a` there may be another
     a,b,n = tk.start,tk.end,len(tk)
-    assert [(o.start,o.end) for o in (tokenize(tok, t, s) for s in SPANS)]==[(a,b), (a,n), (b-1,b), (a-1,a)]
+    assert [(o.start,o.end) for o in (tokenize(tok, t, s) for s in SPANS[:4])]==[(a,b), (a,n), (b-1,b), (a-1,a)]
+    begun = tokenize(tok, t, 'thinking+answer')
+    assert begun.end==b and (begun.start<=a if t.thinks is not None else begun.start==a)
     before,marked,after = preview(tok, f, system, question, answer).pieces()
     assert before+''.join(marked)+after==t.text
 

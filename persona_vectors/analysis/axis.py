@@ -18,8 +18,10 @@ import numpy as np, pandas as pd, torch
 def centred(
     v:PersonaVectors # At one layer
 )->pd.DataFrame: # Persona × coordinate
-    "Each persona's vector minus the mean of the roles; without a neutral persona, minus the mean of all"
+    "Each persona's vector minus the mean of the roles; without a neutral persona, minus the mean of all. ValueError for one persona"
     v.layer # ValueError for several layers
+    if len(v)==1 and not v.neutral: raise ValueError(f"there is only {list(v)[0]}, and minus its own mean it is zero: give more personas; "
+                                                     "project(v, direction) gives its place along a direction as it is")
     x = pd.DataFrame(fitted(v), index=list(v))
     return x - x.loc[v.split()[1] if v.neutral else list(v)].mean()
 
@@ -28,7 +30,9 @@ def cosine_matrix(
     v:PersonaVectors, # At one layer
     raw:bool=False # Without centring; near 1 for every pair in real models, whether or not the personas differ
 )->pd.DataFrame: # Persona × persona
-    "Cosine of every pair of personas, centred on the role mean"
+    "Cosine of every pair of personas, centred on the role mean; of two roles it is -1 whatever they are, so two personas alone are refused"
+    if len(v)==2 and not raw and not v.neutral:
+        raise ValueError(f"{' and '.join(v)}: from the mean of two, their cosine is -1 whatever they are; give more personas, or raw=True")
     x = pd.DataFrame(fitted(v), index=list(v)) if raw else centred(v)
     u = x.div(np.linalg.norm(x, axis=1), axis=0)
     return u @ u.T
@@ -46,12 +50,15 @@ def assistant_axis(
 # %% ../../nbs/analysis/30_axis.ipynb #6947f315
 def project(
     v:PersonaVectors, # At the direction's layer
-    direction:Direction
+    direction:Direction,
+    centre=None # Names of personas of `v`, or 'roles', from whose mean it is measured; None: from zero, as a token's projection is
 )->pd.Series: # Persona to projection, in units of the residual stream
-    """Projection of each persona on the unit direction, in-sample if the direction was made from `v`.
-    From the role mean, so a move of the whole model, as by finetuning, is not seen: see `shift`"""
+    "Projection of each persona on the unit direction, in-sample if the direction was made from `v`; ValueError if it does not fit"
     if v.layers!=[direction.layer]: raise ValueError(f"the direction is of layer {direction.layer}, the vectors have {v.layers}")
-    return pd.Series(centred(v).values @ direction.unit.double().numpy(), index=list(v))
+    if (d := len(direction.vector))!=(w := v.means.shape[-1]): raise ValueError(f"the direction is {d} wide, and the vectors are {w}: it is of another model")
+    if isinstance(centre, str) and centre!='roles': raise ValueError(f"centre={centre!r}: give 'roles', or a list of personas")
+    y = pd.Series(fitted(v)@direction.unit.double().numpy(), index=list(v))
+    return y if centre is None else y-y[v.split()[1] if centre=='roles' else v.only(centre).personas].mean()
 
 # %% ../../nbs/analysis/30_axis.ipynb #5337d12c
 def _leave_one_out(half, ns, rs):

@@ -158,7 +158,7 @@ def matched_length(
     "The vectors with the log of the token count regressed out, its slope estimated within personas and questions"
     l,beta,said = _length_slope(v)
     if whole is not None:
-        l = balanced(PersonaVectors(torch.tensor(l)[:,None,None], v.rows, [v.layer], v.meta), v).means[:,0,0]
+        l = balanced(PersonaVectors(torch.tensor(l)[:,None,None], v.rows, [v.layer], v.meta), like=v).means[:,0,0]
         return Rescaled(whole, less=(l,torch.tensor(beta)), length=said)
     y = v.means.flatten(1)-torch.tensor(l)[:,None]*torch.tensor(beta)
     return PersonaVectors(y.float().view_as(v.means), v.rows, v.layers, {**v.meta, 'length': said})
@@ -173,7 +173,7 @@ def _initialise(model, part, seed, but=()):
     for m in own: m._is_hf_initialized = False                    # modules created on `meta` are marked as initialised
     for m,k,_ in todo: put(m, k, torch.full_like(m._parameters[k], float('nan'), dtype=torch.float32, device='cpu'))
     with torch.random.fork_rng(devices=[]), torch.no_grad(), quiet():
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)                 # the GPUs' own numbers go on as they were
         part.apply(model._initialize_weights)
     for m,k,dtype in todo:
         if m._parameters[k].isnan().any():

@@ -260,7 +260,7 @@ def _plane(v):
     "PC1, PC2, category and projection of each persona; the axis's tip in the plane; the components"
     pca = role_pca(v)
     if pca.scores.shape[1]<2: raise ValueError('two roles have one component: a plane takes three roles or more')
-    df = pca.scores[['PC1','PC2']].assign(category=_categories(v, v.neutral), projection=project(v, assistant_axis(v)))
+    df = pca.scores[['PC1','PC2']].assign(category=_categories(v, v.neutral), projection=project(v, assistant_axis(v), centre='roles'))
     return df, df.loc[v.neutral,['PC1','PC2']].values.mean(0), pca
 
 # %% ../../nbs/analysis/37_figures.ipynb #17bcc5e3

@@ -8,7 +8,7 @@ __all__ = ['log_likelihood_ratio', 'likelihoods_by_prompt', 'identification', 'l
 # %% ../../nbs/analysis/35_likelihood.ipynb #ca023db8
 from functools import partial
 from jaxtyping import Float
-from ..extraction.blocks import find_blocks
+from ..extraction.blocks import find_blocks, forward_as
 from ..extraction.engine import default_batch_tokens, each_batch, keeping_memory
 from ..extraction.extractor import ActivationExtractor, prompt_of
 from ..models import batch_key
@@ -39,11 +39,8 @@ def unembed(
     h:Float[Tensor, 'token d_model'] # Some of its last hidden states
 )->Float[Tensor, 'token vocab']: # In the model's dtype
     "The logits that the `forward` of `model` computes from `h`"
-    decoder = model.get_decoder()
-    decoder.forward = lambda *args, **kwargs: type(out)(last_hidden_state=h[None])
-    try:
-        with torch.no_grad(): return model(torch.zeros(1, len(h), dtype=torch.long, device=h.device), use_cache=False).logits[0]
-    finally: del decoder.forward
+    with forward_as(model.get_decoder(), lambda *args, **kwargs: type(out)(last_hidden_state=h[None])), torch.no_grad():
+        return model(torch.zeros(1, len(h), dtype=torch.long, device=h.device), use_cache=False).logits[0]
 
 # %% ../../nbs/analysis/35_likelihood.ipynb #09f26738
 def check_head(
@@ -61,7 +58,7 @@ def check_head(
             f'so no likelihoods can be read from it ({why})')
 
 # %% ../../nbs/analysis/35_likelihood.ipynb #18a1f343
-MAX_LOGITS = 1<<24 # Computed at a time
+MAX_LOGITS = dict(cpu=1<<24) # Computed at a time; on a GPU, which reads the head each time, 1<<28
 
 def _logprobs(z, ids):
     "Log-probability of each of the tokens `ids` by its row of the logits `z`, in float32"
@@ -75,7 +72,7 @@ def _batch_logprobs(model, seqs, batch):
     before = [r for s,runs in zip(some, batch.where) for r in slice_segments(runs, s.start-1, s.end-1)]   # one position earlier
     at = torch.cat([torch.arange(a, b) for a,b in before])
     ids = torch.cat([torch.tensor(s.ids[s.start:s.end]) for s in some])
-    n = max(1, MAX_LOGITS//model.config.vocab_size)
+    n = max(1, MAX_LOGITS.get(h.device.type, 1<<28)//model.config.vocab_size)
     lp = [_logprobs(unembed(model, out, h[a.to(h.device)]), t.to(h.device)).cpu() for a,t in zip(at.split(n), ids.split(n))]
     return torch.cat(lp).split([s.end-s.start for s in some])
 

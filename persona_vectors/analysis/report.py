@@ -674,13 +674,21 @@ def _by_choice(t):
     return ('no' if same.all() else 'unclear'),choices.rho_low.idxmin(),''
 
 # %% ../../nbs/analysis/39_report.ipynb #da5d517c
+def _few(t):
+    "In brackets: the personas left out because they kept too few answers"
+    left = t.attrs.get('left_out')
+    return f' (left out, with too few answers: {listed([f"{p} ({k})" for p,k in left.items()])})' if left else ''
+
 def _choice_said(t, which, shows):
     "What the table of the selection says, in words"
     whole,kept,how = t.loc['all answers'],t.loc['kept'],t.attrs.get('threshold')
     at = '' if how is None else f' (score ≥ {how:g})' if isinstance(how, (int,float)) else f' (scores {how})'
     said = (f'{int(kept.answers)} of {int(whole.answers)} answers were kept{at}: {int(kept.roles)} of {int(whole.roles)} roles, '
-            f'{percent(kept.filled)} of the cells of persona and question. The axis is {num(kept.length)} long ({span(kept.length_low, kept.length_high)}), '
+            f'{percent(kept.filled)} of the cells of persona and question{_few(t)}. '
+            f'The axis is {num(kept.length)} long ({span(kept.length_low, kept.length_high)}), '
             f'that of all answers {num(whole.length)} ({span(whole.length_low, whole.length_high)}).')
+    if kept.get('times_low', 0)>1: said += (f' Among the kept answers it is {num(kept.times)} times as long ({span(kept.times_low, kept.times_high)}): '
+                                            'they lie further out than the personas do.')
     if shows=='alone': return f'{said} So it is seen only among the kept answers, and may be made by the choice.'
     if not which: return said
     o = t.loc[which]
@@ -692,7 +700,7 @@ def _selected(e):
     "Does the axis depend on which answers were kept?"
     q,t = 'Does the axis depend on which answers were kept?',e.selection
     rule = ('yes if an axis is seen only among the kept answers, or if at some threshold or weight the cosine with the axis of all answers lies '
-            f'below {_SAME_AXIS} or the rank correlation of the roles below {SAME_ORDER} (intervals); no if both lie above in all')
+            f'below {_SAME_AXIS} or the correlation of the roles’ places below {SAME_ORDER} (intervals); no if both lie above in all')
     if t is None: return _found('selection', q, 'not tested', 'Answers are missing, and nothing says what the missing ones would have shown.', rule)
     e.tables['selection'],(answer,which,shows) = t,_by_choice(t)
     t.attrs['shows'] = shows
@@ -889,7 +897,7 @@ def evidence(
     steering:pd.DataFrame=None, # From `SteeringEvaluation.against_controls`: does steering with it do what its controls do not?
     sweep:pd.DataFrame=None, # From `layer_sweep`, with attrs: layer and reason, as `choose_layer` gives them
     extras:dict=None, # Name to DataFrame: further tables to show, as the logit lens
-    selection:pd.DataFrame=None, # By which answers were kept, the axis: 'all answers', 'kept', 'score >= 2', …; attrs: threshold
+    selection:pd.DataFrame=None, # By which answers were kept, the axis: 'all answers', 'kept', 'score ≥ 2', …; attrs: threshold
     n:int=1000, # Resamples, permutations, random directions
     seed:int=0
 )->Report:

@@ -196,6 +196,7 @@ def crossvalidated(
 )->pd.DataFrame: # Persona × persona
     "Unbiased inner products of the personas, across different questions (Diedrichsen & Kriegeskorte 2017)"
     if wordings and centre!='roles': raise ValueError("wordings=True is centred on the roles: leave centre out")
+    if centre and len(v)==1: raise ValueError(f"there is only {list(v)[0]}, and from its own mean it is zero: give more personas, or centre=None")
     g = _across_wordings(v) if wordings else Gram(v, centre)
     return pd.DataFrame(g.inner[0], g.personas, g.personas)
 
@@ -208,6 +209,7 @@ def crossvalidated_distance(v, wordings=False)->pd.DataFrame:
 # %% ../../nbs/analysis/32_uncertainty.ipynb #a0da9b80
 def crossvalidated_cosine(v, centre='roles', wordings=False)->pd.DataFrame:
     "Cosines of the personas without noise, persona × persona; NaN where a squared length is not positive"
+    if centre and len(v)==2: raise ValueError(f"{' and '.join(v)}: from the mean of two, their cosine is -1 whatever they are; give more, or centre=None")
     g = crossvalidated(v, centre, wordings)
     n = np.sqrt(np.where(np.diag(g)>0, np.diag(g), np.nan))
     return g/n/n[:,None]

@@ -111,6 +111,16 @@ def load_blocks(
     skeleton(cfg, k, dtype, blocks)                          # ValueError before weights are read
     return source.load_weights(cut_auto(cfg, k, blocks), dtype, device, config=cfg, key_mapping=TEXT_MODEL)
 
+# %% ../../nbs/extraction/21_blocks.ipynb #a8d59a9e
+@contextmanager
+def forward_as(module:nn.Module, f):
+    "Context in which `module` does `f` in place of its own forward, which may be one that accelerate has put there"
+    own,module.forward = vars(module).get('forward'),f
+    try: yield
+    finally:
+        if own: module.forward = own
+        else: del module.forward
+
 # %% ../../nbs/extraction/21_blocks.ipynb #c4d0859d
 def block_output(out): return out if isinstance(out, Tensor) else out[0]                # the hidden states in what a block returned
 

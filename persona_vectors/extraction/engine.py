@@ -14,7 +14,7 @@ from fastcore.basics import patch
 from jaxtyping import Float
 from ..config import log
 from .blocks import check_blocks, residual_hooks
-from .packing import batches, block_outputs, can_pack, causal_mask, forward
+from .packing import batches, block_outputs, can_pack, drop_masks, forward
 from ..models import batch_key
 import numpy as np, torch
 from torch import Tensor, nn
@@ -22,10 +22,12 @@ from torch import Tensor, nn
 # %% ../../nbs/extraction/23_engine.ipynb #abb771b6
 def span_means(
     h:Float[Tensor, 'token d_model'], # Residual stream of a batch, rows end to end, any dtype
-    spans:list # For each sequence the segments to average: a list of (first token, one past the last)
+    batch # The `Batch`
 )->Float[Tensor, 'sequence d_model']: # float32
     "Mean of `h` over each sequence's span, in float32"
-    return torch.stack([torch.cat([h[a:b] for a,b in s]).float().mean(0) for s in spans])
+    if h.device.type=='cpu': return torch.stack([torch.cat([h[a:b] for a,b in s]).float().mean(0) for s in batch.spans])
+    o = batch.on(h.device)
+    return torch.segment_reduce(h[o.span].float(), 'mean', lengths=o.counts, axis=0, unsafe=True)      # its checks would wait
 
 # %% ../../nbs/extraction/23_engine.ipynb #7131663d
 class Means:
@@ -106,12 +108,15 @@ def _resume(self:Means):
 
 # %% ../../nbs/extraction/23_engine.ipynb #d08871f7
 def default_batch_tokens(device:str)->int:
-    "The default for the most tokens in a batch"
-    return 16384 if str(device).startswith('cuda') else 2048
+    "The default for the most tokens in a batch; of a GPU that is here by its memory, one token to 4 MB"
+    if not str(device).startswith('cuda'): return 2048
+    if not torch.cuda.is_available(): return 16384
+    return min(32768, max(2048, torch.cuda.get_device_properties(device).total_memory>>22))
 
 def out_of_memory(e)->bool:
     "Whether the exception `e` is an out-of-memory error of any device"
-    words = r"out of memory|ALLOC_FAILED|can't allocate memory|not enough memory|bad_alloc|could not create a (memory|primitive)"
+    words = (r"out of memory|ALLOC_FAILED|can't allocate memory|not enough memory|bad_alloc|could not create a (memory|primitive)|"
+             "STATUS_NOT_INITIALIZED|Invalid buffer size")                     # CUDA's libraries on a full GPU; Apple
     return isinstance(e, MemoryError) or isinstance(e, RuntimeError) and bool(re.search(words, str(e)))
 
 # %% ../../nbs/extraction/23_engine.ipynb #05d07415
@@ -131,8 +136,9 @@ def keeping_memory():
 # %% ../../nbs/extraction/23_engine.ipynb #f01ef25d
 def _halve(batch, seqs)->int:
     "Half the tokens of `batch`, the next budget; MemoryError names a sequence that does not fit by itself"
-    causal_mask.cache_clear()
+    drop_masks()
     if torch.cuda.is_available(): torch.cuda.empty_cache()
+    if torch.backends.mps.is_available(): torch.mps.empty_cache()
     if len(batch.index)==1:
         i = batch.index[0]
         raise attach_index(i, MemoryError(f"{sequence_name(seqs, i)}: its {len(seqs[i])} tokens do not fit into memory by themselves: "
@@ -145,7 +151,8 @@ def each_chunk(
     seqs:list, # `Tokens` of every sequence
     f, # Function of the batches of a chunk
     batch_tokens:int=2048, packed:bool=True, only:list=None, key=None, # As `batches` takes them
-    chunks:int=1 # Number of chunks, each of whole batches
+    chunks:int=1, # Number of chunks, each of whole batches
+    shrunk=lambda n: None # Called with the tokens that a batch may have from then on
 ): # Yields (batches, what `f` returned)
     "Call `f` with one chunk after another; if memory runs out, again with smaller batches"
     bs = batches(seqs, batch_tokens, packed, only, key)
@@ -157,7 +164,7 @@ def each_chunk(
         except (RuntimeError, MemoryError) as e:
             if not out_of_memory(e): raise
             failed = True
-        if failed: batch_tokens = _halve(max(bs, key=len), seqs); continue
+        if failed: shrunk(batch_tokens := _halve(max(bs, key=len), seqs)); continue
         yield bs,got
         del todo[0]
 
@@ -165,16 +172,17 @@ def each_chunk(
 def each_batch(
     seqs:list, # `Tokens` of every sequence
     f, # Function of a batch
-    batch_tokens:int=2048, packed:bool=True, only:list=None, key=None # As `batches` takes them
+    batch_tokens:int=2048, packed:bool=True, only:list=None, key=None, # As `batches` takes them
+    shrunk=lambda n: None # As `each_chunk` takes it
 ): # Yields (batch, what `f` returned)
     "Call `f` with one batch after another; if memory runs out, again with smaller batches"
-    for bs,got in each_chunk(seqs, lambda bs: [f(b) for b in bs], batch_tokens, packed, only, key, len(seqs)): yield from zip(bs, got)
+    for bs,got in each_chunk(seqs, lambda bs: [f(b) for b in bs], batch_tokens, packed, only, key, len(seqs), shrunk): yield from zip(bs, got)
 
 # %% ../../nbs/extraction/23_engine.ipynb #b682b319
 def read_batch(model, batch, layers, blocks=None)->Float[Tensor, 'sequence layer d_model']:
     "The means of the sequences of `batch`, in the order of `batch.index`"
     got = {}
-    def keep(k, h): got[k] = span_means(h.flatten(0, 1), batch.spans)
+    def keep(k, h): got[k] = span_means(h.flatten(0, 1), batch)
     with residual_hooks(model, layers, keep, blocks): forward(model, batch)
     return torch.stack([got[k].to(model.device) for k in layers], 1)
 
@@ -205,9 +213,10 @@ def read(
     "The residual stream at `layers`, averaged over each sequence's span; FloatingPointError and MemoryError name the sequence"
     means = means or Means(seqs, layers, model.config.hidden_size)
     check_blocks(model, blocks)
-    budget,packed = batch_tokens or default_batch_tokens(model.device),packs(model, blocks)
+    budget,packed = batch_tokens or getattr(model, 'fits', None) or default_batch_tokens(model.device),packs(model, blocks)
+    def shrunk(n): model.fits = n                                # the next reading begins with it
     with reading_bar(means, progress) as bar, keeping_memory():
-        for b,got in each_batch(seqs, partial(read_batch, model, layers=layers, blocks=blocks), budget, packed, means.todo, batch_key(model)):
+        for b,got in each_batch(seqs, partial(read_batch, model, layers=layers, blocks=blocks), budget, packed, means.todo, batch_key(model), shrunk):
             means.add(b.index, got)
             bar.update(sum(len(seqs[i]) for i in b.index))
     return means.values

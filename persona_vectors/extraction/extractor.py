@@ -13,12 +13,12 @@ from fastcore.basics import patch
 from ..config import PersonaVectorConfig, content_hash, layer_index, log, resolve_layers, slug
 from .blocks import load_blocks
 from .engine import Means, read
-from ..models import default_dtype, find_device, find_model, load_causal
+from ..models import default_dtype, find_device, find_model, load_causal, same_model
 from ..personas import PERSONAS, as_prompts
 from ..prompts import context_length, get_format, preview, rendered_system, tokenize, unanswered
 from ..responses import Response
 from ..selection import Selection, Unanswered, select
-from .planning import Plan, free_memory, plan_reading
+from .planning import Plan, free_memory, n_bytes, plan_reading
 from .probe import blocks_to_compare, not_compared, probe, stand_ins
 from .streaming import read_streamed
 from .vectors import PersonaVectors, Row, load_vectors
@@ -34,7 +34,7 @@ class ActivationExtractor:
     @cached_property
     def tokenizer(self): return self.source.tokenizer()
     @cached_property
-    def format(self): return get_format(self.config.prompt_format, self.tokenizer)
+    def format(self): return get_format(self.config.prompt_format, self.tokenizer, self.config.chat_template_kwargs)
     @cached_property
     def causal(self): return load_causal(self.source, self.dtype, self.placed_on) # the whole model with its head, in memory
     @property
@@ -99,14 +99,14 @@ def conversations(self:ActivationExtractor,
 
 @patch
 def _text(self:ActivationExtractor, system, r):
-    return unanswered(self.format, system, r.question) if self.config.span=='prompt_last' else self.format.full(system, r.question, r.text)
+    return unanswered(self.format, system, r.asked) if self.config.span=='prompt_last' else self.format.full(system, r.asked, r.whole)
 
 # %% ../../nbs/extraction/27_extractor.ipynb #d6ac89f4
 @patch
 def preview(self:ActivationExtractor, response:Response):
     "The exact tokens of `response` that are averaged, marked"
     title = f"{response.persona} · {response.question} · {self.config.prompt_format} format, span {self.config.span}"
-    return preview(self.tokenizer, self.format, response.system or '', response.question, response.text, self.config.span, title)
+    return preview(self.tokenizer, self.format, response.system or '', response.asked, response.whole, self.config.span, title)
 
 # %% ../../nbs/extraction/27_extractor.ipynb #bfdfc178
 @patch
@@ -117,8 +117,12 @@ def plan(self:ActivationExtractor,
 )->Plan:
     "What reading `seqs` will load, hold and compute; loads nothing"
     c,here = self.config,self._blocks and self._blocks[0]>=max(layers)
-    return plan_reading(self.source.text_config(), layers, seqs, self.dtype, self.device, False if here and c.stream is None else c.stream,
-        c.batch_tokens, c.blocks, self.source.label, free_memory('auto') if c.device=='auto' else None, measure=measure)
+    held = 0 if here or not self._blocks else n_bytes(self._blocks[1])                       # which is dropped before others are loaded
+    def on(where, stream):
+        return plan_reading(self.source.text_config(), layers, seqs, self.dtype, self.device, stream, c.batch_tokens, c.blocks, self.source.label,
+                            free_memory(where)+held, measure=measure)
+    p = on(self.placed_on, False if here and c.stream is None else c.stream)
+    return on(self.device, True) if p.stream and self.placed_on=='auto' else p               # block by block, on one GPU
 
 # %% ../../nbs/extraction/27_extractor.ipynb #6fd771ca
 @patch
@@ -155,6 +159,7 @@ def read_rest(self:ActivationExtractor,
     if not plan: log.info(p)
     self.probe_reading([seqs[i] for i in kept.todo], layers, p.stream)
     if p.stream:
+        self._blocks = None
         return read_streamed(self.source, seqs, layers, self.dtype, self.device, c.batch_tokens, progress, kept, c.blocks, p.place, p.chunks)
     return read(self.blocks(max(layers)), seqs, layers, c.batch_tokens, progress, kept, c.blocks)
 
@@ -184,7 +189,7 @@ def cache_key(self:ActivationExtractor,
     c,answers = self.config,selection.hash()
     return dict(rules=RULES, model=self.source.label, fingerprint=self.source.fingerprint, prompt_format=c.prompt_format, layers=layers,
         span=c.span, dtype=self.dtype, read_under=read_under, personas=content_hash(selection.prompts), responses=answers,
-        **(dict(blocks=c.blocks) if c.blocks else {}), **(dict(read_text=read_text) if read_text else {}),
+        **{k: o for k,o in dict(blocks=c.blocks, read_text=read_text, chat_template_kwargs=c.chat_template_kwargs).items() if o},
         **({} if answers else dict(questions=content_hash(selection.questions))))
 
 # %% ../../nbs/extraction/27_extractor.ipynb #55aa5604
@@ -221,6 +226,14 @@ def _selected(extractor, responses, personas, questions, rule):
     if rule: raise ValueError(f"there are no answers to select from: leave {', '.join(rule)} out")
     return Unanswered(personas, questions)
 
+# %% ../../nbs/extraction/27_extractor.ipynb #de6c3b5a
+def _check_arguments(extractor, selection):
+    "Warn if the model's own answers were made with other arguments of its chat template than they are read with"
+    st = getattr(selection.responses, 'meta', {}).get('settings', {})
+    made,read = st.get('chat_template_kwargs') or (st.get('extra_body') or {}).get('chat_template_kwargs') or {},extractor.config.chat_template_kwargs or {}
+    if made!=read and same_model(st.get('model', ''), extractor.source.label):
+        log.warning(f"the answers were made with the template arguments {made or 'none'}, and are read with {read or 'none'}")
+
 # %% ../../nbs/extraction/27_extractor.ipynb #b5b050ca
 def extract_persona_vectors(
     extractor:ActivationExtractor,
@@ -236,6 +249,7 @@ def extract_persona_vectors(
 )->PersonaVectors: # Behaves as a dict of name to tensor ('d_model', or 'layer d_model' for several layers)
     "One vector a persona: the mean residual stream over its answers' tokens. ValueError names an answer that cannot be used"
     selection,layers = _selected(extractor, responses, personas, questions, rule),extractor.layers(layer)
+    _check_arguments(extractor, selection)
     rows,about = _rows(extractor, selection, read_under, read_text),extractor.provenance(selection, layers, read_under, read_text)
     seqs = extractor.conversations(rows, prompt_of(read_under, selection.prompts))
     key = dict(extractor.cache_key(selection, layers, read_under, read_text), order=content_hash([r.key for r in rows]))
@@ -255,7 +269,8 @@ def _differs(want, path):
     for p in path.parent.glob(f"{slug(want['model'])}-*.safetensors"):
         try: meta = load_vectors(p).meta
         except ValueError: continue
-        diff = [k for k in dict.fromkeys([*want, 'blocks', 'read_text']) if meta.get(k)!=want.get(k)]   # the last two are there only if given
+        keys = dict.fromkeys([*want, 'blocks', 'read_text', 'chat_template_kwargs'])   # the last three are there only if given
+        diff = [k for k in keys if meta.get(k)!=want.get(k)]
         if near is None or len(diff)<len(near[1]): near = p,diff
     return f'{near[0].name} differs in ' + ', '.join(near[1]) if near else 'none of this model is there yet'
 

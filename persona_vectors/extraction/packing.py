@@ -7,9 +7,11 @@ __all__ = ['batches', 'can_pack']
 
 # %% ../../nbs/extraction/22_packing.ipynb #29c7c2b3
 import math, threading
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
+from inspect import signature
+from fastcore.basics import patch
 from jaxtyping import Float
 from ..config import log
 from .blocks import find_blocks, residual_hooks
@@ -60,6 +62,7 @@ class Batch:
     where:list       # The segments of each sequence, counted through all rows
     spans:list       # The segments of each sequence that are averaged
     packed:bool      # One row, each shared prefix once; else padded rows
+    there:dict = field(default_factory=dict) # What `on` has made
     def __len__(self): return self.ids.numel()
 
 # %% ../../nbs/extraction/22_packing.ipynb #f08f06f9
@@ -88,6 +91,43 @@ def pad(seqs:list, index:list)->Batch:
     where = [[(j*n, j*n+len(seqs[i]))] for j,i in enumerate(index)]
     return _batch(seqs, index, ids, torch.arange(n).expand(len(index), n), where, False)
 
+# %% ../../nbs/extraction/22_packing.ipynb #945a3039
+def sent(x:Tensor, device)->Tensor:
+    "`x` on `device`; a GPU copies it while the host goes on"
+    return x.pin_memory().to(device, non_blocking=True) if torch.device(device).type=='cuda' else x.to(device)
+
+def own_tokens(where):
+    "(index, first, end) of the tokens of each sequence that no earlier one has; without the sequences that have none"
+    done = 0
+    for i,segments in enumerate(where):
+        a,b = segments[-1]
+        if b>done: yield i,max(a, done),b
+        done = max(done, b)
+
+# %% ../../nbs/extraction/22_packing.ipynb #22639751
+@dataclass
+class OnDevice:
+    "What every block needs of a batch, where it computes"
+    own:list       # Of each sequence with tokens of its own: (first, end) in the row, and (first, end) of its context in `context`
+    context:Tensor # The tokens that each of these sequences reads, end to end
+    starts:Tensor  # Where own tokens and contexts begin and end, '2 sequence+1', int32
+    span:Tensor    # The tokens that are averaged, end to end, of all sequences
+    counts:Tensor  # How many each sequence has
+
+@patch
+def on(self:Batch, device)->OnDevice:
+    "The `OnDevice` of this batch, made once"
+    if device not in self.there:
+        def index(s): return torch.cat([torch.arange(a, b) for o in s for a,b in o])
+        own,context,n = [],[],0
+        for i,a,b in own_tokens(self.where):
+            context.append(self.where[i])
+            own.append((a, b, n, n := n+sum(y-x for x,y in self.where[i])))
+        starts = torch.tensor([[0, *(o[1] for o in own)], [0, *(o[3] for o in own)]], dtype=torch.int32)
+        counts = torch.tensor([sum(b-a for a,b in s) for s in self.spans])
+        self.there[device] = OnDevice(own, *(sent(o, device) for o in (index(context), starts, index(self.spans), counts)))
+    return self.there[device]
+
 # %% ../../nbs/extraction/22_packing.ipynb #99202877
 def batches(
     seqs:list, # `Tokens` of every sequence
@@ -107,6 +147,11 @@ def batches(
     return [(pack if packed else pad)(seqs, o) for o in groups]
 
 # %% ../../nbs/extraction/22_packing.ipynb #ce821edd
+def _mask(n, m, window, dtype, device):
+    i,j = torch.arange(m-n, m, device=device)[:,None], torch.arange(m, device=device)[None]
+    seen = (j<=i) if window is None else (j<=i) & (j>i-window)
+    return torch.zeros(n, m, device=device).masked_fill(~seen, -math.inf).to(dtype)
+
 @lru_cache(32)
 def causal_mask(
     n:int, # Number of queries: the last of the m positions
@@ -116,9 +161,7 @@ def causal_mask(
     dtype, device
 )->Tensor: # 'times*n m'
     "The mask to add to scores: 0 where a query sees a key, minus infinity where it does not"
-    i,j = torch.arange(m-n, m)[:,None], torch.arange(m)[None]
-    seen = (j<=i) if window is None else (j<=i) & (j>i-window)
-    return torch.zeros(n, m).masked_fill(~seen, -math.inf).to(dtype).repeat(times, 1).to(device)
+    return _mask(n, m, window, dtype, device).repeat(times, 1)
 
 # %% ../../nbs/extraction/22_packing.ipynb #1d8dcb2f
 def _weights(q, k, mask, scale, softcap, sinks):
@@ -131,12 +174,27 @@ def _weights(q, k, mask, scale, softcap, sinks):
     return torch.cat([z, s], -1).softmax(-1)[...,:-1]
 
 # %% ../../nbs/extraction/22_packing.ipynb #9feb0030
-def _by_torch(q, k, v, scale, window):
-    "What `causal_attention` returns, by torch's kernel"
+SLICE = 192 # Queries at a time
+
+@lru_cache(8)
+def _corner(m, window, dtype, device): return _mask(min(SLICE, m), m, window, dtype, device)
+
+def mask_of(n, m, window, times, dtype, device):
+    "`causal_mask`; away from the CPU cut from a larger one that is there already"
+    if device.type=='cpu': return causal_mask(n, m, window, times, dtype, device)
+    return _corner(max(SLICE, 1<<(m-1).bit_length()), window, dtype, device)[-n:,-m:].repeat(times, 1)
+
+def drop_masks(): # Give their memory back
+    causal_mask.cache_clear()
+    _corner.cache_clear()
+
+def _by_torch(q, k, v, scale):
+    "What `causal_attention` returns without a window, by torch's kernel"
+    from torch.nn.attention.bias import causal_lower_right
     n,m = q.shape[1],k.shape[1]
     k,v = (o.repeat_interleave(len(q)//len(o), 0)[None] for o in (k,v))
-    mask = None if n==m and (window is None or window>=m) else causal_mask(n, m, window, 1, q.dtype, q.device)
-    return F.scaled_dot_product_attention(q[None], k, v, attn_mask=mask, is_causal=mask is None, scale=scale)[0].transpose(0, 1)
+    seen = dict(is_causal=True) if n==m else dict(attn_mask=causal_lower_right(n, m))
+    return F.scaled_dot_product_attention(q[None], k, v, scale=scale, **seen)[0].transpose(0, 1)
 
 # %% ../../nbs/extraction/22_packing.ipynb #339b1a11
 def causal_attention(
@@ -149,14 +207,14 @@ def causal_attention(
     sinks:Float[Tensor, 'head']=None # A learned score per head
 )->Float[Tensor, 'query head d_value']:
     "The output of causal attention within one sequence"
-    if q.device.type!='cpu' and softcap is None and sinks is None: return _by_torch(q, k, v, scale, window)
     (h,n,_),(hk,m,_) = q.shape,k.shape
+    if q.device.type!='cpu' and softcap is None and sinks is None and (window is None or window>=m): return _by_torch(q, k, v, scale)
     out = q.new_empty(n, h, v.shape[-1])
-    for a in range(0, n, 192):
-        b = min(n, a+192)
+    for a in range(0, n, SLICE):
+        b = min(n, a+SLICE)
         first,last = (0 if window is None else max(0, m-n+a-window+1)), m-n+b
         qs = q[:,a:b].unflatten(0, (hk,h//hk)).flatten(1, 2)
-        p = _weights(qs, k[:,first:last], causal_mask(b-a, last-first, window, h//hk, q.dtype, q.device), scale, softcap, sinks)
+        p = _weights(qs, k[:,first:last], mask_of(b-a, last-first, window, h//hk, q.dtype, q.device), scale, softcap, sinks)
         out[a:b] = torch.bmm(p, v[:,first:last]).unflatten(1, (h//hk,b-a)).flatten(0, 1).transpose(0, 1)
     return out
 
@@ -180,29 +238,59 @@ def packed_attention(module, query, key, value, attention_mask, scaling=None, sl
     unknown = [k for k,v in kw.items() if v is not None and k not in IGNORED]
     if unknown: raise NotImplementedError(f"attention with {', '.join(unknown)}")
     if attention_mask is not None: raise NotImplementedError('a mask of its own')
-    window = declared_window(module, sliding_window)
-    q,k,v = query[0],key[0],value[0]
-    out,scale = q.new_empty(q.shape[1], len(q), v.shape[-1]), q.shape[-1]**-.5 if scaling is None else scaling
-    done = 0
-    for segments in _now.batch.where:
-        a,b = segments[-1]
-        if b<=done: continue                                             # the same as an earlier sequence
-        ks,vs = (o[:,a:b] if len(segments)==1 else torch.cat([o[:,x:y] for x,y in segments], 1) for o in (k,v))
-        a,done = max(a, done),b
-        out[a:b] = causal_attention(q[:,a:b], ks, vs, scale, window, softcap, s_aux)
-    return out[None],None
+    window,scale = declared_window(module, sliding_window),query.shape[-1]**-.5 if scaling is None else scaling
+    attend = _one_by_one if query.device.type=='cpu' else _at_once
+    return attend(_now.batch, query[0], key[0], value[0], scale, window, softcap, s_aux)[None],None
+
+def _one_by_one(batch, q, k, v, scale, window, softcap, sinks):
+    "Attention of a row 'head token d', one sequence after another: 'token head d_value'"
+    out = q.new_empty(q.shape[1], len(q), v.shape[-1])
+    for i,a,b in own_tokens(batch.where):
+        s = batch.where[i]
+        ks,vs = (o[:,slice(*s[0])] if len(s)==1 else torch.cat([o[:,x:y] for x,y in s], 1) for o in (k,v))
+        out[a:b] = causal_attention(q[:,a:b], ks, vs, scale, window, softcap, sinks)
+    return out
+
+# %% ../../nbs/extraction/22_packing.ipynb #93a60bb2
+def _varlen(q, v):
+    "torch's attention over sequences of any lengths, if there is one for such heads; else None"
+    half,d = q.dtype in (torch.bfloat16, torch.float16),q.shape[-1]
+    if q.device.type!='cuda' or not half or d!=v.shape[-1] or d>256 or d%8: return None
+    try: from torch.nn.attention import varlen
+    except ImportError: return None                                      # torch before 2.10
+    return varlen.varlen_attn if {'window_size','enable_gqa','scale'}<=set(signature(varlen.varlen_attn).parameters) else None
+
+def _at_once(batch, q, k, v, scale, window, softcap, sinks):
+    "What `_one_by_one` returns, without a step for which the host would wait"
+    o,f = batch.on(q.device),_varlen(q, v) if softcap is None and sinks is None else None
+    if f:
+        most = max(b-a for a,b,_,_ in o.own),max(d-c for _,_,c,d in o.own)
+        return f(q.transpose(0, 1), *(x.transpose(0, 1)[o.context] for x in (k,v)), *o.starts, *most, scale=scale,
+                 window_size=(-1 if window is None else window-1, 0), enable_gqa=len(q)>len(k))
+    k,v,out = k[:,o.context],v[:,o.context],q.new_empty(q.shape[1], len(q), v.shape[-1])
+    for a,b,c,d in o.own: out[a:b] = causal_attention(q[:,a:b], k[:,c:d], v[:,c:d], scale, window, softcap, sinks)
+    return out
 
 # %% ../../nbs/extraction/22_packing.ipynb #074c6441
+def _kernels():
+    "Context without cuDNN's attention, which is built anew for every shape"
+    if not torch.cuda.is_available(): return nullcontext()
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    return sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
+
 @contextmanager
 def batch_attention(model:nn.Module, batch:Batch):
     "Context in which the model, which has read nothing before, attends within each sequence of `batch`; if that is padded, as it does by itself"
     from transformers import AttentionInterface
     fresh_ropes(model)
-    if not batch.packed: yield; return
+    if not batch.packed:
+        with _kernels(): yield
+        return
     AttentionInterface.register(ATTENTION, packed_attention)
     cfg,_now.batch = model.config,batch
     own,cfg._attn_implementation = cfg._attn_implementation,ATTENTION
-    try: yield
+    try:
+        with _kernels(): yield
     finally: cfg._attn_implementation = own
 
 # %% ../../nbs/extraction/22_packing.ipynb #c30b97a0
@@ -210,7 +298,7 @@ def forward(model:nn.Module, batch:Batch):
     "Run the base model `model` over `batch`; returns nothing, since `residual_hooks` collect the residual stream"
     device = next(model.parameters()).device
     with torch.no_grad(), batch_attention(model, batch):
-        model(batch.ids.to(device), use_cache=False, **(dict(position_ids=batch.positions.to(device)) if batch.packed else {}))
+        model(sent(batch.ids, device), use_cache=False, **(dict(position_ids=sent(batch.positions, device)) if batch.packed else {}))
 
 # %% ../../nbs/extraction/22_packing.ipynb #7455463f
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: .1, torch.float16: .1}
@@ -256,5 +344,6 @@ def can_pack(
 )->bool:
     "Whether the residual stream of `model` is the same packed as padded; if not, the reason is logged"
     why = _why_not(model, outputs or partial(block_outputs, model))
-    if why: log.info(f'{type(model).__name__} is read in padded batches: {why}')
+    say = log.info if model.device.type in ('cpu','meta') else log.warning           # on a GPU it is a matter of minutes
+    if why: say(f'{type(model).__name__} is read in padded batches: {why}')
     return not why

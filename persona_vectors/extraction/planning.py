@@ -13,7 +13,7 @@ from statistics import median
 from fastcore.basics import patch
 from ..config import resolve_layers
 from .blocks import find_blocks, skeleton
-from .engine import default_batch_tokens
+from .engine import default_batch_tokens, out_of_memory
 from .packing import shared_prefix
 from ..models import default_dtype, find_device
 import torch
@@ -53,8 +53,9 @@ def _container_free(group):
 def free_memory(device:str='cpu')->int:
     "Free bytes of `device`: 'cpu', 'cuda', 'mps', 'auto' (all GPUs)"
     import psutil
-    if device=='auto' and torch.cuda.is_available(): return sum(torch.cuda.mem_get_info(i)[0] for i in range(torch.cuda.device_count()))
-    if str(device).startswith('cuda'): return torch.cuda.mem_get_info(device)[0]
+    def gpu(d): return torch.cuda.mem_get_info(d)[0]+torch.cuda.memory_reserved(d)-torch.cuda.memory_allocated(d)   # what torch keeps but does not use
+    if device=='auto' and torch.cuda.is_available(): return sum(map(gpu, range(torch.cuda.device_count())))
+    if str(device).startswith('cuda'): return gpu(device)
     free = min(psutil.virtual_memory().available, _container_free(Path('/sys/fs/cgroup')))
     return min(free, torch.mps.recommended_max_memory()-torch.mps.current_allocated_memory()) if device=='mps' else free
 
@@ -66,7 +67,8 @@ def matmul_rate(weights:list, tokens:int=512)->float:
         t = time.perf_counter()
         with torch.no_grad():
             for w in weights: F.linear(xs[w.shape[1]], w)
-        if w.device.type!='cpu': getattr(torch, w.device.type).synchronize()
+        if w.device.type=='cuda': torch.cuda.synchronize(w.device)
+        if w.device.type=='mps': torch.mps.synchronize()
         return time.perf_counter()-t
     return 2*tokens*sum(w.numel() for w in weights)/median([once() for _ in range(7)][2:])
 
@@ -129,12 +131,22 @@ def place_states(self:Plan,
     n = max(1, math.ceil(self.distinct/batch_tokens))                                        # batches
     if self.seconds: self.chunks = min(n, max(1, int(min(self.seconds/CHUNK_SECONDS, self.seconds*FILE_RATE/self.weights))))
     rest = .9*self.free - self.batch - 2*self.block - self.embedding
+    if self.device!='cpu' and self.seconds and self.states/self.chunks>rest>0:                # reading the weights again is cheaper than moving all states
+        more = math.ceil(self.states/rest)
+        if more<=min(n, self.seconds*FILE_RATE/self.weights): self.chunks = more
     spare = rest if self.device=='cpu' else .9*free_memory()-2*self.block
     room = .9*shutil.disk_usage(tempfile.gettempdir()).free if room is None else room
     chunk = self.states/self.chunks
     self.place = 'device' if chunk<rest else 'memory' if chunk<spare else 'file'
     if self.place=='file': self.chunks = max(self.chunks, math.ceil(n/max(1, room//(batch_tokens*width))))
     return self
+
+# %% ../../nbs/extraction/25_planning.ipynb #cc70af58
+def _rate_here(d_out, d_in, dtype, device, batch_tokens):
+    "`matmul_rate` of a matrix on `device`, with as many tokens as fill it; None where there is no memory left for it"
+    try: return matmul_rate([torch.randn(d_out, d_in, dtype=dtype, device=device)], 512 if str(device)=='cpu' else min(batch_tokens, 4096))
+    except RuntimeError as e:
+        if not out_of_memory(e): raise
 
 # %% ../../nbs/extraction/25_planning.ipynb #4ed8ea0d
 def plan_reading(
@@ -159,7 +171,7 @@ def plan_reading(
              embedding=n_bytes(model)-in_blocks, block=max(map(n_bytes, found)) if k else 0, weights=n_bytes(model)-(0 if k else in_blocks),
              batch=min(tokens, budget)*(8*d+4*inner)*size, free=free_memory(device) if free is None else free,
              flop=2*distinct*active_weights(model, found)*(k>0) + 4*k*_attention_width(model.config)*context)
-    if measure: p.rate = matmul_rate([torch.randn(inner, d, dtype=model.dtype, device=device)])
+    if measure: p.rate = _rate_here(inner, d, model.dtype, device, budget)
     p.stream = (p.weights+p.batch > .9*p.free) if stream is None else stream
     return p.place_states(room, budget, d*size) if p.stream else p
 

@@ -73,9 +73,13 @@ def pool(ray, config, actors=None, per_actor=1)->tuple:
     if (actors or 1)>have: raise ValueError(
         f"actors={actors or 1}, per_actor={per_actor}: the cluster has {there['GPU' if gpu else 'CPU']:g} {'GPUs' if gpu else 'cores'}; ask for fewer")
     config = replace(config, model_name=find_model(config.model_name, config.hf_token).address,
-        device=('auto' if per_actor>1 else 'cuda') if gpu else 'cpu', dtype=config.dtype or ('bfloat16' if gpu else default_dtype('cpu')))
+        device=('auto' if per_actor>1 else 'cuda') if gpu else 'cpu', dtype=config.dtype or _dtype_there(ray, gpu))
     n = actors or (have if gpu else min(have, _copies(config)*len(ray.nodes())))
-    return config,n,dict(num_cpus=1, num_gpus=per_actor) if gpu else dict(num_cpus=per_actor)
+    return config,n,dict(num_cpus=_cpus(there)*per_actor, num_gpus=per_actor) if gpu else dict(num_cpus=per_actor)
+
+def _dtype_there(ray, gpu): return ray.get(ray.remote(num_gpus=1)(default_dtype).remote('cuda')) if gpu else default_dtype('cpu')
+
+def _cpus(there): return max(1, min(8, int(there.get('CPU', 1)/there['GPU'])))           # for each GPU: masks, tokens and loading run on them
 
 # %% ../../nbs/extraction/29_ray.ipynb #4a78c578
 def _plan_there(config, *args): return plan_parts(ActivationExtractor(config), *args) # on the machine where it runs

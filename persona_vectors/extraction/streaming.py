@@ -9,9 +9,10 @@ __all__ = ['read_streamed']
 import os, re, tempfile
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from fastcore.basics import patch
-from .blocks import TEXT_MODEL, block_input, block_output, check_causal, check_states, find_blocks, skeleton, tied_weights
+from .blocks import TEXT_MODEL, block_input, block_output, check_causal, check_states, find_blocks, forward_as, skeleton, tied_weights
 from .engine import Means, default_batch_tokens, each_chunk, keeping_memory, out_of_memory, reading_bar, span_means
 from .packing import batch_attention, can_pack, forward, pad
 from ..models import ModelSource, batch_key, quiet
@@ -133,12 +134,12 @@ def _calls(model, found, batch, wrap, write):
         calls.append((h, args[1:], {k: v for k,v in kwargs.items() if k!='hidden_states'}, write(h)))
         if len(calls)==len(found): raise _Captured
         return wrap(calls[-1][3])
-    for m in found: m.forward = stub
-    try: forward(model, batch)
+    try:
+        with ExitStack() as stack:
+            for m in found: stack.enter_context(forward_as(m, stub))
+            forward(model, batch)
     except (_Captured, RuntimeError, IndexError, ValueError, TypeError, AttributeError) as e:   # the latter if a block's return type is wrong
         if not isinstance(e, _Captured) and (out_of_memory(e) or not calls): raise
-    finally:
-        for m in found: del m.forward
     return calls
 
 # %% ../../nbs/extraction/26_streaming.ipynb #8fa4babd
@@ -186,8 +187,10 @@ class OffloadedStates:
     def __getitem__(self, i): return self.at[i]
     def __setitem__(self, i, h):
         if self.place=='device': self.at[i] = h
-        elif i in self.at: self.at[i].copy_(h)
-        else: self.at[i] = h.to('cpu', copy=True) if self.place=='memory' else self._in_file(h)
+        elif i in self.at: self.at[i].copy_(h, non_blocking=self.at[i].is_pinned())
+        elif self.place=='file': self.at[i] = self._in_file(h)
+        elif h.device.type=='cuda': self.at[i] = torch.empty(h.shape, dtype=h.dtype, pin_memory=True).copy_(h, non_blocking=True)
+        else: self.at[i] = h.to('cpu', copy=True)
     def _in_file(self, h):
         n,size = self.end,h.numel()*h.element_size()
         self.end += -(-size//64)*64                          # each starts at a multiple of 64 bytes
@@ -220,7 +223,7 @@ def _reset(self:_Streamed):
 def pool(self:_Streamed, layer, h, batch, got, i):
     "Put the means of batch `i` at `layer` into `got`, if the layer is asked for"
     if layer not in got: return
-    got[layer][i] = span_means(h.flatten(0, 1), batch.spans).cpu()
+    got[layer][i] = span_means(h.flatten(0, 1), batch).cpu()
     self.means.check(batch.index, layer, got[layer][i])
 
 # %% ../../nbs/extraction/26_streaming.ipynb #bf23cf39
@@ -247,7 +250,7 @@ def _through(self:_Streamed, bs):
     for j in range(max(layers)):
         block = self.ready(j)
         for i,b in enumerate(bs):
-            out = run_block(w, block, hs[i].to(w.device), fill_in(calls[i][j], more.get(i)), b)
+            out = run_block(w, block, hs[i].to(w.device, non_blocking=True), fill_in(calls[i][j], more.get(i)), b)
             hs[i] = h = block_output(out)
             if carries(calls[i], j+1): more[i] = None,*out[1:]
             self.pool(j+1, h, b, got, i)

@@ -16,10 +16,11 @@ from importlib.metadata import version
 from pathlib import Path
 from fastcore.basics import patch
 from fastcore.meta import delegates
-from ..config import PersonaVectorConfig, content_hash, slug, log
+from ..config import PersonaVectorConfig, content_hash, slug, spoken_name, log
 from .endpoint import Filtered, Refusals, answer_api, api_key, ask, error_text, longest, refuses_system, withheld
 from .local import load_local
 from ..models import ModelSource, default_dtype, find_device, find_model, quiet
+from ..personas import load_personas
 from ..prompts import get_format
 from ..responses import OUTCOMES, Response, Responses, as_json, load_responses, plan
 
@@ -92,7 +93,8 @@ def settings(config:PersonaVectorConfig, source:ModelSource=None)->dict:
     "What decides the answers of the local model `source`, or of the endpoint, besides personas and questions"
     if source: who = dict(model=source.label, fingerprint=source.fingerprint)
     else: who = dict(model=config.openrouter_model or config.model_name, endpoint=config.base_url.rstrip('/'))
-    more = dict(extra_body=config.extra_body) if config.extra_body and not source else {}
+    more = config.sampling | ({'chat_template_kwargs': config.chat_template_kwargs} if config.chat_template_kwargs else {})
+    if config.extra_body and not source: more['extra_body'] = config.extra_body
     return dict(rules=SETTINGS_VERSION, **who, prompt_format=config.prompt_format, max_tokens=config.max_tokens,
                 temperature=float(config.temperature), seed=config.seed, **more)
 
@@ -124,8 +126,8 @@ class Generation:
     outcomes,unit = OUTCOMES,'answers'
     def __init__(self,
         config:PersonaVectorConfig, # Model or endpoint, sampling
-        personas, # As `load_personas` takes them
-        questions, # As `load_questions` takes them
+        personas, # As `load_personas` takes them; {model_name} in a file is the last part of the model's name
+        questions, # As `load_questions` takes them; None: those of `extra` alone
         out='data/responses', # Folder of the answers
         api:bool=False, # Ask the endpoint instead of a model on this machine; a `base_url` implies it
         reuse=(), # Further folders to look for answers in
@@ -133,8 +135,10 @@ class Generation:
         extra=None # As `load_extra` takes them: further questions for single personas
     ):
         self.config,self.source = config,local_source(config, api)
+        if self.source and config.chat_template_kwargs: get_format('chat', self.source.tokenizer(), config.chat_template_kwargs)   # has it such arguments?
+        model = config.model_name if self.source else config.openrouter_model or config.model_name
         self.folders = (*map(Path, reuse), Path(out))   # the last of two answers to the same cell counts
-        self.todo,self.settings = plan(personas, questions, samples, extra),settings(config, self.source)
+        self.todo,self.settings = plan(load_personas(personas, spoken_name(model)), questions, samples, extra),settings(config, self.source)
         name = responses_name(self.settings, self.todo)
         self.prepare(Path(out)/f'{name}.json', name[:-9])
 
@@ -159,7 +163,7 @@ def look(self:Generation):
 @patch
 def messages(self:Generation, r)->tuple:
     "System and user message of the cell `r`"
-    return r.system, r.question
+    return r.system, r.asked
 
 # %% ../../nbs/generation/12_answers.ipynb #cf20da56
 @patch
@@ -231,14 +235,14 @@ def progress(self:Generation):
 def answer_batch(self:Generation, lm, rows, step)->list[Response]:
     "The answers of the local model `lm` to `rows`"
     c = self.config
-    return lm.answer(rows, c.max_tokens, c.temperature, c.seed, step)
+    return lm.answer(rows, c.max_tokens, c.temperature, c.seed, step, sampling=c.sampling)
 
 # %% ../../nbs/generation/12_answers.ipynb #e1bf23ab
 @patch
 def answer_here(self:Generation, batch_size, bar):
     "Answer `left` with the local model; each batch is on the disk before the next begins"
     c,left = self.config,sorted(self.left, key=lambda r: -sum(map(len, self.messages(r))))
-    lm = load_local(self.source, c.prompt_format, c.device, c.dtype)
+    lm = load_local(self.source, c.prompt_format, c.device, c.dtype, c.chat_template_kwargs)
     def step(n): bar.set_postfix_str(f'{n} tokens', refresh=n%16==0)
     for i in range(0, len(left), batch_size):
         rows = self.answer_batch(lm, left[i:i+batch_size], step)
@@ -320,7 +324,9 @@ def _meta(st, config, source):
 def finish(self:Generation)->Responses:
     "The answers in the order of the plan, in a file of one of `folders`"
     self.check()
-    rs = Responses([self.done[r.key, r.system] for r in self.todo], _meta(self.settings, self.config, self.source))
+    found = ((r, self.done[r.key, r.system]) for r in self.todo)
+    rows = [o if o.question_id==r.question_id else replace(o, question_id=r.question_id) for r,o in found]
+    rs = Responses(rows, _meta(self.settings, self.config, self.source))
     files = [f/self.path.name for f in self.folders[::-1] if (f/self.path.name).exists()]
     there = next((p for p in files if load_responses(p).rows==rs.rows), None)
     if not there: rs.save(self.path)
@@ -420,7 +426,7 @@ def _token_counter(g):
     if not g.source and '/' not in g.settings['model']: raise ValueError('no hub id')
     with quiet(): source = g.source or find_model(g.settings['model'], g.config.hf_token)
     tok = source.tokenizer()
-    fmt = get_format(g.config.prompt_format, tok)
+    fmt = get_format(g.config.prompt_format, tok, g.config.chat_template_kwargs)
     return lambda s,q: len(tok(fmt.prompt(s, q), add_special_tokens=False).input_ids), f"counted by the tokenizer of {source.label}"
 
 # %% ../../nbs/generation/12_answers.ipynb #b4f2a501

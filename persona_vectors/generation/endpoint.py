@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 from fastcore.basics import patch
 from ..config import PersonaVectorConfig
-from ..prompts import RawFormat, chat_messages, first_turn, in_front
+from ..prompts import RawFormat, chat_messages, first_turn, in_front, thinking
 from ..responses import Response
 
 # %% ../../nbs/generation/11_endpoint.ipynb #8179e567
@@ -27,8 +27,10 @@ def request(config:PersonaVectorConfig, r:Response)->tuple[dict,dict]:
     more = dict(config.extra_body or {})
     if is_openrouter(config): more.setdefault('usage', {'include': True})   # OpenRouter reports the cost only when asked
     kw = dict(model=config.openrouter_model or config.model_name, max_tokens=config.max_tokens,
-              temperature=config.temperature, seed=config.seed+r.sample)
-    msgs = chat_messages(r.system, r.question)
+              temperature=config.temperature, seed=config.seed+r.sample+(0 if r.question==r.asked else r.question_id))
+    for k,o in config.sampling.items(): (kw if k=='top_p' else more)[k] = o   # the others are not in OpenAI's protocol
+    if config.chat_template_kwargs: more['chat_template_kwargs'] = config.chat_template_kwargs
+    msgs = chat_messages(r.system, r.asked)
     if config.prompt_format=='raw': kw.update(prompt=RawFormat.write(msgs)[0], stop=RawFormat.stop)
     else: kw['messages'] = in_front(msgs) if r.folded else msgs
     return {k:o for k,o in kw.items() if k not in more}, {k:o for k,o in more.items() if o is not None}
@@ -74,6 +76,17 @@ def usage(res)->dict: # prompt_tokens, completion_tokens, cost
     n = {k: getattr(res.usage, k, None) for k in ('prompt_tokens','completion_tokens','cost')}
     return {k: o for k,o in n.items() if isinstance(o, (int,float))}
 
+# %% ../../nbs/generation/11_endpoint.ipynb #9e785585
+def _mended(text): return text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace') # half an emoji becomes �
+
+def reasoning_of(m, text)->str: # None if there is none, or the text has it
+    "The thinking in a field of the message `m`, or in parts of its content"
+    content = getattr(m, 'content', None)
+    parts = [o for o in content if isinstance(o, Mapping) and o.get('type') in ('thinking','reasoning')] if isinstance(content, list) else []
+    fields = getattr(m, 'reasoning', None),getattr(m, 'reasoning_content', None),''.join(content_text(o.get('thinking') or o.get('text')) or '' for o in parts)
+    said = next((o.strip() for o in fields if isinstance(o, str) and o.strip()), None)
+    return _mended(said) if said and not thinking(text) else None
+
 # %% ../../nbs/generation/11_endpoint.ipynb #2fa81a5c
 def read_answer(config:PersonaVectorConfig, r:Response, res)->Response:
     "The cell `r` with the answer from `res`, the `openai` client's response; NoAnswer if it has none"
@@ -84,12 +97,12 @@ def read_answer(config:PersonaVectorConfig, r:Response, res)->Response:
     text,why = (refused,'refusal') if refused else (content_text(content) or '',ending(o.finish_reason))
     if not isinstance(text, str): raise NoAnswer('the endpoint sent something other than text')
     if why=='error' or not (text.strip() or why): raise NoAnswer('the endpoint sent an empty answer and no reason')
-    text = text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')   # half an emoji becomes �
+    text = _mended(text)
     if raw: text = text.removeprefix(' ')   # of `Assistant: `; put back when the answer is read
     if (first := first_turn(text))!=text: text,why = first,('stop' if why=='length' else why)
     model = str(res.model or '')
     same = is_alias(config.openrouter_model or config.model_name, model)
-    return replace(r, text=text, finish_reason=why, model=None if same else model, **usage(res))
+    return replace(r, text=text, finish_reason=why, model=None if same else model, reasoning=reasoning_of(m, text), **usage(res))
 
 # %% ../../nbs/generation/11_endpoint.ipynb #ad4fc95a
 class Filtered(Exception): "The endpoint's moderation refuses the prompt, or withholds the answer"
@@ -300,7 +313,7 @@ async def ask_with_retries(client, config:PersonaVectorConfig, r:Response, limit
         e = state.outcome.exception()
         if (s := retry_after(e)) is not None: limiter.hold(s)
         if retried: retried(error_text(e, config))
-    tokens = len((r.system or '')+r.question)//4 + config.max_tokens
+    tokens = len((r.system or '')+r.asked)//4 + config.max_tokens
     async for attempt in AsyncRetrying(retry=retry_if_exception(is_transient), wait=wait, sleep=limiter.sleep, before_sleep=before_sleep,
                                        reraise=True, stop=stop_after_attempt(config.max_retries+1)):
         with attempt:

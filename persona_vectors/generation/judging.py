@@ -6,18 +6,18 @@
 __all__ = ['ROLE', 'COHERENCE', 'Rubric', 'trait_rubric', 'load_rubric', 'Judging', 'judge_responses']
 
 # %% ../../nbs/generation/13_judging.ipynb #20e05ffb
-import re
+import json, re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from fastcore.basics import patch
 from math import exp
 from pathlib import Path
-from ..config import PersonaVectorConfig, content_hash, halved, log
+from ..config import PersonaVectorConfig, atomic_write, content_hash, halved, log
 from .endpoint import Filtered, NoAnswer, longest, read_answer, request, send, usage
 from .answers import Generation, Journal, local_source, settings
 from .local import LocalModel
-from ..personas import NEUTRAL, read_data
+from ..personas import NEUTRAL, RoleFile, is_role, read_data, role_files
 from ..prompts import thinking
 from ..responses import Response, Responses, load_responses, spoken
 
@@ -26,18 +26,20 @@ from ..responses import Response, Responses, load_responses, spoken
 class Rubric:
     "What a judge is asked: `text` with {persona}, {question} and {answer} to fill in. It answers with a whole number from 0 to `top`"
     name:str
-    text:str
+    text:str # Or persona to text: each persona is judged by its own, and one without is not judged
     top:int=100
     def __post_init__(self):
         if not re.fullmatch(r'[a-z][a-z0-9_-]*', self.name):
             raise ValueError(f"rubric name {self.name!r}: use lower-case letters, digits, _ and -")
-        if '{answer}' not in self.text:
-            raise ValueError(f"rubric {self.name!r}: its text has no {{answer}}: put it where the judge is to read the answer")
+        for t in self.text.values() if self.each else [self.text]:
+            if '{answer}' not in t: raise ValueError(f"rubric {self.name!r}: its text has no {{answer}}: put it where the judge is to read the answer")
         if self.top not in (3,100): raise ValueError(f"rubric {self.name!r}: top={self.top!r}: give 3 or 100")
+    @property
+    def each(self): return isinstance(self.text, Mapping) # Whether each persona has its own
     def ask(self, r:Response)->str:
         "The message to the judge, `text` filled in from `r` (without its thinking)"
-        fill = dict(persona=r.system or '', question=r.question, answer=r.text[thinking(r.text):])
-        return re.sub(r'\{(persona|question|answer)\}', lambda m: fill[m[1]], self.text)
+        fill = dict(persona=r.system or '', question=r.asked, answer=r.text[thinking(r.text):])
+        return re.sub(r'\{(persona|question|answer)\}', lambda m: fill[m[1]], self.text[r.persona] if self.each else self.text)
 
 # %% ../../nbs/generation/13_judging.ipynb #2652b4a3
 ROLE = Rubric('role', """Here are the instructions that an AI model was given, a question, and what it answered.
@@ -93,18 +95,35 @@ def _rubric(d, where):
     try: return trait_rubric(**d) if 'description' in d else Rubric(**d)
     except TypeError: raise ValueError(f"rubric {where!r} has {', '.join(map(str, d)) or 'nothing in it'}: {expected}") from None
 
+# %% ../../nbs/generation/13_judging.ipynb #38336864
+def _text_of(f, top):
+    "The eval_prompt of a `RoleFile`; ValueError if it asks for another scale than 0 to `top`"
+    said = re.findall(r'between 0 and (\d+)', f.rubric)
+    if said and str(top) not in said:
+        raise ValueError(f"{f.path}: its eval_prompt asks for a number between 0 and {said[-1]}; a role's goes to 3, and a trait's to 100")
+    return f.rubric
+
+def _of_files(files, src):
+    "The rubric in role files, which is each persona's own, or in one trait file"
+    if not any(f.rubric for f in files): raise ValueError(f"{src}: there is no eval_prompt to judge by; name role files that have one")
+    if not any(f.trait for f in files): return Rubric('role', {f.name: _text_of(f, 3) for f in files if f.rubric}, 3)
+    if len(files)>1: raise ValueError(f"{src}: there are traits in this folder; name one trait's file")
+    return Rubric(re.sub('[^a-z0-9_-]+', '-', files[0].name.lower()).strip('-'), _text_of(files[0], 100), 100)
+
 # %% ../../nbs/generation/13_judging.ipynb #e5840d69
 def load_rubric(
-    src # 'role' or 'coherence'; a mapping with `name` and `description`, or `name`, `text` and `top`; or a JSON or YAML file of one
+    src # 'role' or 'coherence'; a mapping with `name` and `description`, or `name`, `text` and `top`; a JSON or YAML file of one; role files or a trait file
 )->Rubric:
-    "A rubric: built in, or made from `src`"
+    "A rubric: built in, or made from `src`. Of role files, in a folder or one, it is each persona's own"
     built_in = dict(role=ROLE, coherence=COHERENCE)
     if isinstance(src, Rubric): return src
     if isinstance(src, str) and src in built_in: return built_in[src]
-    if isinstance(src, str) and not Path(src).suffix:
-        raise ValueError(f"rubric {src!r} is not built in (role, coherence are), nor a .json or .yaml file")
     if isinstance(src, Mapping): return _rubric(src, dict(src))
-    d = read_data(Path(src), ('.json', '.yaml', '.yml'))
+    path = Path(src)
+    if path.is_dir(): return _of_files(role_files(path), src)
+    if not path.suffix: raise ValueError(f"rubric {src!r} is not built in (role, coherence are), nor a .json or .yaml file, nor a folder of role files")
+    d = read_data(path, ('.json', '.yaml', '.yml'))
+    if is_role(d): return _of_files([RoleFile(path, d)], src)
     try: return _rubric(d, str(src))
     except ValueError as e: raise ValueError(str(e) if str(src) in str(e) else f'{src}: {e}') from None
 
@@ -315,12 +334,24 @@ JUDGING_VERSION = 2 # Raised when how a score is read changes
 
 JUDGE_TOKENS = 1024 # Fewest tokens that an endpoint's judge may use
 
-def _judged(r): return (r.system, r.question, r.text)
+def _judged(r): return (r.persona, r.system, r.asked, r.text)
 
 def to_judge(responses:Responses, rubric:Rubric)->list[Response]:
-    "The answers to judge: not empty, and for the role rubric not of neutral personas"
-    def roleless(r): return rubric.name=='role' and (r.persona in NEUTRAL or r.system=='')
+    "The answers to judge: not empty, and for the role rubric not of neutral personas, or of those that have no rubric of their own"
+    def roleless(r):
+        if rubric.each: return r.persona not in rubric.text
+        return rubric.name=='role' and (r.persona in NEUTRAL or r.system=='')
     return [r for r in responses.rows if r.text.strip() and r.outcome!='empty' and not roleless(r)]
+
+def unjudged(responses:Responses, rubric:Rubric)->str: # None: there is nothing to say
+    "In words, who is judged by a rubric of their own, and who is not; ValueError if nobody is"
+    if not rubric.each: return None
+    lacking = {p: sum(r.persona==p for r in responses.rows) for p in responses.personas if p not in rubric.text}
+    if len(lacking)==len(responses.personas):
+        raise ValueError(f"no persona of these answers ({', '.join(lacking)}) has an eval_prompt there ({', '.join(rubric.text)}): "
+                         "name the folder of their role files")
+    who = f"{len(responses.personas)-len(lacking)} personas are judged, each by its own rubric"
+    return who + (f"; {', '.join(lacking)} {'have' if len(lacking)>1 else 'has'} none: {sum(lacking.values())} answers are left unjudged" if lacking else '')
 
 # %% ../../nbs/generation/13_judging.ipynb #c858aad6
 class Judging(Generation):
@@ -338,6 +369,7 @@ class Judging(Generation):
         self.config = replace(config, temperature=0, max_tokens=n, prompt_format='chat')
         self.responses,self.rubric = responses.prompted(),load_rubric(rubric)
         self.settings = dict(settings(self.config, self.source), judging=JUDGING_VERSION, rubric=asdict(self.rubric))
+        self.apart = unjudged(self.responses, self.rubric)   # who has no rubric, in words
         todo = to_judge(self.responses, self.rubric)
         self.kept,self.todo = {r.key for r in todo},list({_judged(r): r for r in todo}.values())   # the same answer twice is judged once
         self.name = f'{self.rubric.name}-{content_hash(self.settings)[:8]}'
@@ -437,3 +469,57 @@ def judge_responses(
 )->Responses: # `responses` with scores; also saved in a file of their own
     "Judge every answer that has no score yet; Unanswered if some failed for good, RuntimeError if the endpoint refuses"
     return Judging(config, responses, rubric, api, out).run(batch_size)
+
+# %% ../../nbs/generation/13_judging.ipynb #b2bac4ee
+def _places(responses)->dict:
+    "(persona, prompt, number of the question) to the answer's number in `responses`; ValueError if two have the same"
+    order,out = {q: i for i,q in enumerate(responses.questions)},{}
+    for i,r in enumerate(responses.rows):
+        key = (r.persona, r.prompt, order[r.question] if r.question_id is None else r.question_id)
+        if key in out: raise ValueError(f"persona {r.persona!r} has several answers under prompt {r.prompt} to {r.question!r}, "
+            "and a score file has a place for one: take one sample")
+        out[key] = i
+    return out
+
+def read_scores(folder)->dict: # (persona, prompt, number of the question) to score
+    "The scores in the files of a folder; ValueError names one that holds something else"
+    files,out = sorted(Path(folder).glob('[!.]*.json')),{}
+    if not files: raise ValueError(f"{folder}: no folder with .json files; name the one with a file of scores for each role")
+    for p in files:
+        d = read_data(p, ('.json',))
+        for k,score in d.items() if isinstance(d, Mapping) else [('', d)]:
+            m = re.fullmatch(r'(?:pos|default)_p(\d+)_q(\d+)', k)
+            if not m or isinstance(score, bool) or not isinstance(score, (int,float)) or not 0<=score<=3: raise ValueError(
+                f"{p}: {k!r}: {score!r:.60} is no score of an answer; write for example {{\"pos_p0_q0\": 3}}")
+            out[p.stem, int(m[1]), int(m[2])] = score
+    return out
+
+# %% ../../nbs/generation/13_judging.ipynb #3e925432
+def scored(responses:Responses, folder, name:str='role')->Responses:
+    "`responses` with the scores in the files of `folder`, under `name`; saved in a file beside them"
+    scores,at = read_scores(folder),_places(responses)
+    found = {at[k]: o for k,o in scores.items() if k in at}
+    if not found: raise ValueError(f"{folder}: none of its {len(scores)} scores is of these answers: name the folder that belongs to them")
+    rows = [replace(r, scores={**(r.scores or {}), name: found[i]}) if i in found else r for i,r in enumerate(responses.rows)]
+    by = dict(scores=Path(folder).name, hash=content_hash(sorted([*k, o] for k,o in scores.items())))
+    rs = Responses(rows, {**responses.meta, 'judges': {**responses.meta.get('judges', {}), name: by}})
+    stem,at = (responses.path.stem,responses.path.parent) if responses.path else (responses.hash(),Path('data/responses'))
+    rs.path = at/f"{stem}.{name}-{by['hash'][:8]}.json"
+    rs.save(rs.path)
+    bare = Counter(r.persona for i,r in enumerate(rows) if i not in found)
+    log.info(f"{len(found):,} of {len(rows):,} answers have a score from {folder}"
+             + (f"; without one: {', '.join(f'{p} ({n})' for p,n in bare.items())}" if bare else '')
+             + (f"; {len(scores)-len(found):,} scores are of other answers" if len(scores)>len(found) else ''))
+    return rs
+
+def save_scores(responses:Responses, folder, name:str='role')->list[Path]:
+    "Write the scores as such files, each the nearest whole number; ValueError if there are none"
+    by = {}
+    for (p,i,q),at in _places(responses).items():
+        score = (responses.rows[at].scores or {}).get(name)
+        if score is not None: by.setdefault(p, {})[f'pos_p{i}_q{q}'] = int(score+.5)
+    if not by: raise ValueError(f"no answer has a score for {name!r}: judge them first, with `persona-vectors judge`")
+    if odd := [p for p in by if re.search(r'[/\\\0]', p)]: raise ValueError(f"persona {odd[0]!r} cannot be the name of a file: rename it")
+    for p,scores in by.items():
+        with atomic_write(Path(folder)/f'{p}.json') as f: json.dump(scores, f, indent=1)
+    return [Path(folder)/f'{p}.json' for p in by]

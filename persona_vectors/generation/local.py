@@ -42,6 +42,15 @@ def pick(
     cdf = (x/temperature).softmax(-1).double().cumsum(-1)
     return torch.searchsorted(cdf, (u.to(x.device)*cdf[:,-1])[:,None], right=True)[:,0].clamp(max=x.shape[-1]-1).to(logits.device)
 
+# %% ../../nbs/generation/10_local.ipynb #6ea169b1
+def processors(temperature:float, top_k=None, top_p=None, min_p=None, repetition_penalty=None): # A `LogitsProcessorList`
+    "transformers' logits processors for these settings; None: none of that kind"
+    from transformers import (LogitsProcessorList, MinPLogitsWarper, RepetitionPenaltyLogitsProcessor, TemperatureLogitsWarper,
+                              TopKLogitsWarper, TopPLogitsWarper)
+    kinds = [(RepetitionPenaltyLogitsProcessor, repetition_penalty and float(repetition_penalty))]
+    if temperature: kinds += [(TemperatureLogitsWarper, float(temperature)), (TopKLogitsWarper, top_k), (TopPLogitsWarper, top_p), (MinPLogitsWarper, min_p)]
+    return LogitsProcessorList([kind(o) for kind,o in kinds if o is not None])
+
 # %% ../../nbs/generation/10_local.ipynb #a4cfa88f
 def make_cache(
     model, # A causal language model
@@ -122,16 +131,26 @@ def branch(self:Decoding):
     b.cache = deepcopy(self.cache)
     return b
 
+# %% ../../nbs/generation/10_local.ipynb #02e2b09a
+@patch
+def seen(self:Decoding): # 'batch token', ids
+    "The tokens that each row has, its last in place of padding"
+    import torch
+    return torch.where(self.mask>0, self.text, self.text[:,-1:])
+
 # %% ../../nbs/generation/10_local.ipynb #de6d380e
 @patch
 def tokens(self:Decoding,
     us, # 'prompt token', uniform in [0,1)
     temperature:float, # 0 is greedy
-    read_last:bool=False # Read the last token too
+    read_last:bool=False, # Read the last token too
+    sampling:dict=None # top_k, top_p, min_p, repetition_penalty
 ): # Yields 'batch', token ids
     "Generate: the next token of each remaining row, step by step"
+    ps = processors(temperature, **sampling) if sampling else None
     for i in range(us.shape[1]):
-        tok = pick(self.logits(), us[self.rows,i], temperature)
+        x,u = self.logits(),us[self.rows,i]
+        tok = pick(ps(self.seen(), x), u, float(temperature>0)) if ps else pick(x, u, temperature)
         self.add(tok)
         yield tok
     if read_last: self.logits()
@@ -200,7 +219,7 @@ class LocalModel:
         format='chat' # 'chat', 'raw', or a format
     ):
         self.model,self.tokenizer = model,tokenizer
-        self.format = get_format(format, tokenizer) if isinstance(format, str) else format
+        self.format = get_format(format, tokenizer)
         self.form = batch_form(model)
 
 # %% ../../nbs/generation/10_local.ipynb #08818349
@@ -208,13 +227,15 @@ def load_local(
     source, # As `find_model` takes it
     prompt_format:str='chat', # 'chat' or 'raw'
     device:str=None, # 'auto': spread over all GPUs. Default: the best single one
-    dtype:str=None # Default: bfloat16 where the device multiplies it natively
+    dtype:str=None, # Default: bfloat16 where the device multiplies it natively
+    args:dict=None # Arguments of the chat template
 )->LocalModel:
     "Load a model with its head and its tokenizer"
     source,kind = find_model(source),find_device(device)
     tok = source.tokenizer(padding_side='left')
     if tok.pad_token is None: tok.pad_token = tok.eos_token
-    return LocalModel(load_causal(source, dtype or default_dtype(kind), 'auto' if device=='auto' else kind), tok, prompt_format)
+    fmt = get_format(prompt_format, tok, args)
+    return LocalModel(load_causal(source, dtype or default_dtype(kind), 'auto' if device=='auto' else kind), tok, fmt)
 
 # %% ../../nbs/generation/10_local.ipynb #83591327
 @patch(as_prop=True)
@@ -267,13 +288,13 @@ def decoding(self:LocalModel, prompts, n=None): # A `Decoding` of `prompts`, whi
 
 # %% ../../nbs/generation/10_local.ipynb #6100405b
 @patch
-def _generate(self:LocalModel, prompts, us, temperature, step, leave):
+def _generate(self:LocalModel, prompts, us, temperature, step, leave, sampling):
     "What `generate` returns, for prompts that share a batch"
     import torch
     self.longest = max(self.longest, max(map(len, prompts))+us.shape[1]-1)
     b,out,going = self.decoding(prompts, self.longest),[[] for _ in prompts],list(range(len(prompts)))
     with torch.inference_mode(), quiet():
-        for i,tok in enumerate(b.tokens(us, temperature)):
+        for i,tok in enumerate(b.tokens(us, temperature, sampling=sampling)):
             if step: step(i)
             for r,t in zip(b.rows, tok.tolist()):
                 if r in going: out[r].append(t)
@@ -289,13 +310,14 @@ def generate(self:LocalModel,
     us, # 'prompt token', uniform in [0,1), as `uniforms` draws them
     temperature:float=0., # 0 is greedy
     step=None, # Called with the number of tokens so far, for progress
-    leave:bool=True # Drop rows whose answer is over
+    leave:bool=True, # Drop rows whose answer is over
+    sampling:dict=None # top_k, top_p, min_p, repetition_penalty
 )->list: # Token ids of each answer, the end token included
     "Answer `prompts`, in one batch unless the model forbids it; ValueError if it does and rows are not to leave"
     bs = self.batches(prompts, us.shape[1]-1)
     if len(bs)>1 and not leave:
         raise ValueError(f"{type(self.model).__name__} cannot answer these prompts in one batch ({FORMS[self.form]}): give prompts of one length")
-    got = {i: o for b in bs for i,o in zip(b, self._generate([prompts[i] for i in b], us[b], temperature, step, leave))}
+    got = {i: o for b in bs for i,o in zip(b, self._generate([prompts[i] for i in b], us[b], temperature, step, leave, sampling))}
     return [got[i] for i in range(len(prompts))]
 
 # %% ../../nbs/generation/10_local.ipynb #fef41454
@@ -316,11 +338,12 @@ def answer(self:LocalModel,
     temperature:float=0.7, # 0 is greedy
     seed:int=0,
     step=None, # As `generate` takes it
-    leave:bool=True # As `generate` takes it
+    leave:bool=True, # As `generate` takes it
+    sampling:dict=None # As `generate` takes it
 )->list[Response]:
     "`rows` with their answers, made in one batch; finish_reason is 'stop', or 'length' if `max_tokens` cut the answer"
     import torch
-    prompts = [self.format.prompt(r.system, r.question) for r in rows]
+    prompts = [self.format.prompt(r.system, r.asked) for r in rows]
     ids,us = self.encode(prompts),torch.stack([uniforms(r, max_tokens, seed) for r in rows])
-    out = self.generate(ids, us, temperature, step, leave)
+    out = self.generate(ids, us, temperature, step, leave, sampling)
     return [replace(r, **self.finished(o, p), prompt_tokens=len(i), completion_tokens=len(o)) for r,p,i,o in zip(rows, prompts, ids, out)]

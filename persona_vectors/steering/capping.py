@@ -24,13 +24,13 @@ def token_projections(
     "Projections of the tokens of each span on the directions"
     for d in directions: need_layer(d)
     decoder,out = model.get_decoder(),[]
-    us = [d.unit.to(decoder.device) for d in directions]
+    us = [d.unit for d in directions]
     for s in seqs:
         got = {}
         def keep(k, h): got[k] = h[0,s.start:s.end].float()
         with torch.no_grad(), residual_hooks(decoder, {d.layer for d in directions}, keep, blocks):
             decoder(torch.tensor([s.ids], device=decoder.device), use_cache=False)
-        out.append(torch.stack([got[d.layer]@u for d,u in zip(directions, us)], -1).cpu())
+        out.append(torch.stack([(got[d.layer]@u.to(got[d.layer].device)).cpu() for d,u in zip(directions, us)], -1))
     return out
 
 # %% ../../nbs/steering/51_capping.ipynb #fa45a9b1

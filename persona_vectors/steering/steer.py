@@ -55,7 +55,7 @@ class Steer:
     def __post_init__(self):
         for name,among in (('op', OPS), ('positions', POSITIONS), ('unit', UNITS)):
             if getattr(self, name) not in among: raise ValueError(f"{name}={getattr(self, name)!r}: choose from {', '.join(among)}")
-        try: c = torch.as_tensor(self.coef, dtype=torch.float64)
+        try: c = torch.as_tensor(self.coef).cpu().double()
         except (TypeError, ValueError): c = torch.tensor(torch.nan)
         if c.ndim>1 or not c.isfinite().all(): raise ValueError(f"coef={self.coef!r}: give a finite number, or one for each row of the batch")
         self.directions,self.coef = as_directions(self.directions),c
@@ -71,7 +71,7 @@ def targets(self:Steer)->list:
 @patch
 def size(self:Steer, d, k)->float:
     "The length of one unit along direction `d` at layer `k`"
-    return self.norm[k] if self.unit=='norm' else 1. if self.unit=='raw' else d.vector.double().norm().item()
+    return self.norm[k] if self.unit=='norm' else 1. if self.unit=='raw' else d.vector.cpu().double().norm().item()
 
 # %% ../../nbs/steering/50_steer.ipynb #7d8495fa
 def check_layers(s):
@@ -106,7 +106,7 @@ def bounds(
 )->Bounds: # In float64
     "The box constraint of all `steers` at a layer; ValueError if they bound several directions, or contradict each other"
     ops,ds = [s.op for s,o in steers for _ in o],[d for _,o in steers for d in o]
-    u,ablates = torch.stack([d.vector.double().cpu()/d.vector.double().cpu().norm() for d in ds]),'ablate' in ops
+    u,ablates = torch.stack([(v := d.vector.cpu().double())/v.norm() for d in ds]),'ablate' in ops
     if ablates and len(steers)>1 or not ablates and not torch.allclose(u, u[:1]):
         raise ValueError(f"at layer {k} several directions are bounded or ablated, and meeting one bound may break another: "
                          "give one a layer, or ablate several by one Steer([...], op='ablate')")
@@ -197,7 +197,8 @@ class SteeredLayer:
 # %% ../../nbs/steering/50_steer.ipynb #f2a0af0c
 def step(s, ds, k):
     "The sum of what a coefficient of 1 adds at layer `k` along directions `ds`"
-    return sum(d.vector.double() if s.unit=='gap' else d.vector.double()/d.vector.double().norm()*s.size(d, k) for d in ds)
+    vs = [d.vector.cpu().double() for d in ds]                          # Apple's GPUs have no float64
+    return sum(v if s.unit=='gap' else v/v.norm()*s.size(d, k) for d,v in zip(ds, vs))
 
 # %% ../../nbs/steering/50_steer.ipynb #81c5734a
 @patch
@@ -313,7 +314,8 @@ def residual_norm(
     def measure(k, h):
         check_states('the model', h, m, h.shape[-1])
         out[k] = h.float().norm(dim=-1)[m.to(h.device)].mean().item()
-    with torch.no_grad(), residual_hooks(decoder_of(model), layers, measure, blocks): model(**inputs)
+    few = dict(logits_to_keep=1) if 'logits_to_keep' in signature(model.forward).parameters else {}
+    with torch.no_grad(), residual_hooks(decoder_of(model), layers, measure, blocks): model(**inputs, **few)
     return out
 
 # %% ../../nbs/steering/50_steer.ipynb #0c028d24
