@@ -95,8 +95,8 @@ def measure(path):
     return out | dict(reliability=e.tables['reliability'].loc['axis','reliability'], first=t.index[0], headline=e.headline)
 
 def one(roles, questions, d):
-    "A row of the table, measured in a process of its own"
-    env = os.environ | dict(OMP_NUM_THREADS='2', OPENBLAS_NUM_THREADS='2')
+    "A row of the table, measured in a process of its own; in one thread, for threads that wait for a busy core count as at work"
+    env = os.environ | dict(OMP_NUM_THREADS='1', OPENBLAS_NUM_THREADS='1', MKL_NUM_THREADS='1')
     def child(*args): return subprocess.run([sys.executable, __file__, *map(str, args)], env=env, check=True, stdout=subprocess.PIPE, text=True).stdout
     with tempfile.TemporaryDirectory() as folder:
         child('--make', folder, roles, questions, d)

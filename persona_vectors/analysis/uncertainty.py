@@ -559,7 +559,8 @@ def variance_components(
     samples = _several_of(rows, lambda r: (r.prompt,r.question), lambda r: r.sample)
     x = v.means[:,0]
     along = sum(x[:,i:i+256].double()@unit[i:i+256] for i in range(0, x.shape[1], 256))
-    df = pd.DataFrame({k: _sources(_half_squares(o.numpy(), at, keep), wordings>1, samples>1) for k,o in (('vectors',x), ('axis',along[:,None]))}).rename_axis('source')
+    def sources(o): return _sources(_half_squares(o.numpy(), at, keep), wordings>1, samples>1)
+    df = pd.DataFrame(dict(vectors=sources(x), axis=sources(along[:,None]))).rename_axis('source')
     if df.isna().any(axis=None): raise ValueError("no two roles share a question, or no role has two: persona and question cannot be separated")
     for k in ('vectors','axis'): df[f'share of {k}'] = df[k].clip(lower=0)/df[k].clip(lower=0).sum()
     df.attrs = dict(personas=len(roles), wordings=wordings, questions=int(at[:,2].max())+1, samples=samples)
