@@ -165,7 +165,9 @@ def _entries(path, id):
 def _in_file(path, id):
     "As `_entries`; ValueError names the file"
     try: yield from _entries(path, id)
-    except ValueError as e: raise e if str(path) in str(e) else ValueError(f"{path} does not hold a conversation ({e}): {FORM}") from None
+    except ValueError as e:
+        form = '' if path.suffix in ('.csv','.parquet') else f': {FORM}'
+        raise e if str(path) in str(e) else ValueError(f"{path} does not hold a conversation ({e}){form}") from None
 
 def _in_folder(path, id):
     "As `_entries`, of all files in the folder `path`; a file that is none is one that cannot be read"

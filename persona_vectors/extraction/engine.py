@@ -6,7 +6,7 @@
 __all__ = ['read']
 
 # %% ../../nbs/extraction/23_engine.ipynb #bffbbdd6
-import ctypes, json, os, re
+import ctypes, json, os
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from jaxtyping import Float
 from ..config import log
 from .blocks import check_blocks, residual_hooks
 from .packing import batches, block_outputs, can_pack, drop_masks, forward
-from ..models import batch_key
+from ..models import batch_key, empty_cache, out_of_memory
 import numpy as np, torch
 from torch import Tensor, nn
 
@@ -113,12 +113,6 @@ def default_batch_tokens(device:str)->int:
     if not torch.cuda.is_available(): return 16384
     return min(32768, max(2048, torch.cuda.get_device_properties(device).total_memory>>22))
 
-def out_of_memory(e)->bool:
-    "Whether the exception `e` is an out-of-memory error of any device"
-    words = (r"out of memory|ALLOC_FAILED|can't allocate memory|not enough memory|bad_alloc|could not create a (memory|primitive)|"
-             "STATUS_NOT_INITIALIZED|Invalid buffer size")                     # CUDA's libraries on a full GPU; Apple
-    return isinstance(e, MemoryError) or isinstance(e, RuntimeError) and bool(re.search(words, str(e)))
-
 # %% ../../nbs/extraction/23_engine.ipynb #05d07415
 @contextmanager
 def keeping_memory():
@@ -137,8 +131,7 @@ def keeping_memory():
 def _halve(batch, seqs)->int:
     "Half the tokens of `batch`, the next budget; MemoryError names a sequence that does not fit by itself"
     drop_masks()
-    if torch.cuda.is_available(): torch.cuda.empty_cache()
-    if torch.backends.mps.is_available(): torch.mps.empty_cache()
+    empty_cache()
     if len(batch.index)==1:
         i = batch.index[0]
         raise attach_index(i, MemoryError(f"{sequence_name(seqs, i)}: its {len(seqs[i])} tokens do not fit into memory by themselves: "

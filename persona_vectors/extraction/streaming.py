@@ -13,9 +13,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from fastcore.basics import patch
 from .blocks import TEXT_MODEL, block_input, block_output, check_causal, check_states, find_blocks, forward_as, skeleton, tied_weights
-from .engine import Means, default_batch_tokens, each_chunk, keeping_memory, out_of_memory, reading_bar, span_means
+from .engine import Means, default_batch_tokens, each_chunk, keeping_memory, reading_bar, span_means
 from .packing import batch_attention, can_pack, forward, pad
-from ..models import ModelSource, batch_key, quiet
+from ..models import ModelSource, batch_key, out_of_memory, quiet
 from ..prompts import Tokens
 import torch
 from torch import nn

@@ -6,7 +6,8 @@
 __all__ = ['Row', 'PersonaVectors', 'Grid', 'load_vectors', 'shipped_vectors', 'Direction']
 
 # %% ../../nbs/extraction/20_vectors.ipynb #b7c8042a
-import json
+import json, re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -14,7 +15,7 @@ from io import BytesIO
 from pathlib import Path
 from fastcore.basics import patch
 from jaxtyping import Float
-from ..config import atomic_write, check_kind, data_dir, file_kind
+from ..config import atomic_write, check_file, check_kind, data_dir, file_kind
 from ..personas import NEUTRAL, category_of
 import numpy as np, torch
 from torch import Tensor
@@ -29,6 +30,9 @@ class Row:
     sample:int=0 # Index of the answer to this prompt and question
     n_tokens:int=0
     answers:int=1 # How many answers it is the mean of
+
+# %% ../../nbs/extraction/20_vectors.ipynb #88440417
+UNSAID = '(not recorded)' # The question of a row that is a mean over questions that nobody names
 
 # %% ../../nbs/extraction/20_vectors.ipynb #20199f80
 class PersonaVectors(Mapping):
@@ -134,6 +138,11 @@ def split(self:PersonaVectors)->tuple[list,list]:
 def means_only(self:PersonaVectors)->bool:
     "Whether every persona has one row, its mean or its one answer"
     return len(self.rows)==len(self)
+
+@patch(as_prop=True)
+def published(self:PersonaVectors)->bool:
+    "Whether they are means that do not say over which questions, as other projects' files have them"
+    return self.means_only and self.questions==[UNSAID]
 
 def need_questions(v, what, instead):
     "ValueError if `v` is means only, for `what` needs several questions; `instead` says what works"
@@ -256,7 +265,7 @@ def _plain(d, name):
     if not isinstance(d, dict) or not d or not all(isinstance(t, Tensor) for t in d.values()): raise ValueError('it is not a dict of tensors')
     if any(t.dim()!=1 for t in d.values()):
         raise ValueError('its tensors are not one vector per persona, and it does not record layers: `import_file(path, model)` finds them')
-    rows = [Row(p, '(not recorded)') for p in d]
+    rows = [Row(p, UNSAID) for p in d]
     return PersonaVectors(torch.stack([t.float() for t in d.values()])[:,None], rows, [None], {'read from': name})
 
 # %% ../../nbs/extraction/20_vectors.ipynb #a320c9ed
@@ -269,6 +278,91 @@ def _checked(v):
     if not v.means.isfinite().all(): raise ValueError('its means hold numbers that are not finite')
     return v
 
+# %% ../../nbs/extraction/20_vectors.ipynb #5170290f
+def not_vectors(o)->str: # Empty if it may hold vectors
+    "What the content `o` of a .pt file is, if it holds no vectors"
+    if isinstance(o, Tensor) and o.dim()>2: return f'a tensor of {o.dim()} dimensions, {tuple(o.shape)}: a vector has one, or a row for each layer'
+    if isinstance(o, Tensor): return '' if o.is_floating_point() else f'numbers of {o.dtype}'
+    if not isinstance(o, dict): return f'a {type(o).__name__}'
+    keys = [str(k) for k in o]
+    if {'state','param_groups'}<=set(keys): return 'the state of an optimizer'
+    if {'vectors','experiments'}<=set(keys): return 'a capping of assistant-axis, which `load_capping` reads'
+    if any(re.fullmatch(r'\w+_p\d+_q\d+', k) for k in keys): return 'the activations of single answers, not the mean of a role'
+    if any(k.endswith(('.weight','.bias')) for k in keys): return "a model's weights"
+    return ''
+
+# %% ../../nbs/extraction/20_vectors.ipynb #b23de31d
+def role_of(path, o)->tuple: # Persona, type ('' of a bare tensor), 'row d_model'
+    "What the content `o` of a file of one role holds; ValueError if it holds something else"
+    if odd := not_vectors(o): raise ValueError(f'{path.name} holds {odd}')
+    if isinstance(o, Tensor):
+        if o.dim()!=2: raise ValueError(f'{path.name} holds {tuple(o.shape)}, and not a row for each layer')
+        return ('default' if path.stem=='default_vector' else path.stem),'',o
+    x,role,kind = o.get('vector'),o.get('role'),o.get('type', 'pos_3')
+    if not isinstance(x, Tensor) or x.dim()!=2 or not isinstance(role, str) or not isinstance(kind, str):
+        raise ValueError(f"{path.name} has no 'vector' with a row for each layer and no 'role': it is no role file of assistant-axis")
+    return (role if kind in ('pos_3','mean') else f'{role}_{kind}'),kind,x
+
+# %% ../../nbs/extraction/20_vectors.ipynb #8fdf8fef
+def one_shape(found): # [(file, …, tensor)]
+    "ValueError that names the file whose tensor has another shape than the others'"
+    usual = Counter(tuple(x.shape) for *_,x in found).most_common(1)[0][0]
+    if odd := [(f, tuple(x.shape)) for f,*_,x in found if tuple(x.shape)!=usual]:
+        raise ValueError(f'{odd[0][0]} holds {odd[0][1]}, and the others {usual}: it is of another model, or not at all layers')
+
+def of_roles(
+    found, # [(file, persona, type, 'row d_model')]
+    read_from:str, # What they are, in words
+    at:dict=None # Layer to row; None: row i is what block i wrote
+)->PersonaVectors:
+    "`PersonaVectors` that are means only, at all layers that the files hold"
+    one_shape(found)
+    if twice := [p for p,k in Counter(p for _,p,*_ in found).items() if k>1]: raise ValueError(f"two files are of the same role: {', '.join(twice)}")
+    x = torch.stack([x.float() for *_,x in found])
+    at,nan = at or {i+1: i for i in range(x.shape[1])},~x.isfinite().all(-1)
+    at = {k: i for k,i in at.items() if not x[:,i].isnan().all()}
+    if not at: raise ValueError('no layer is without NaN')
+    if bad := [(f, i) for j,(f,*_) in enumerate(found) for i in at.values() if nan[j,i]]:
+        raise ValueError(f'row {bad[0][1]} of {bad[0][0]} holds numbers that are not finite')
+    meta = {'num_layers': x.shape[1], 'd_model': x.shape[2], 'layers': list(at), 'read from': read_from}
+    if neutral := [p for _,p,kind,_ in found if kind=='mean']: meta['neutral'] = neutral
+    if kinds := {p: k for _,p,k,_ in found if k not in ('','pos_3','mean')}: meta['types'] = kinds
+    return PersonaVectors(x[:,list(at.values())], [Row(p, UNSAID) for _,p,*_ in found], list(at), meta)
+
+# %% ../../nbs/extraction/20_vectors.ipynb #553e5583
+def _role_paths(folder)->tuple: # Files; what lies beside them; whether it is sure that row i is block i
+    "The files of the role vectors in a folder of assistant-axis; ValueError if it holds something else"
+    def pts(d): return sorted(p for p in d.glob('*.pt') if p.name[0]!='.')
+    sub = next((folder/o for o in ('role_vectors','vectors') if (folder/o).is_dir()), None)
+    files = pts(sub or folder) + [p for p in [folder/'default_vector.pt'] if sub and p.is_file()]
+    beside = [p.name for p in pts(folder) if sub and p not in files] + ['trait_vectors']*(folder/'trait_vectors').is_dir()
+    beside += [p.name for p in files if p.stem.endswith('axis') or p.stem=='capping_config']
+    files = [p for p in files if p.name not in beside]
+    models = [p.parent.name for p in sorted(folder.glob('*/role_vectors'))]
+    if models and not files: raise ValueError(f"it has a folder for each model: name one of {', '.join(models)}")
+    if folder.name=='trait_vectors' or files and all(p.stem.endswith('_diff') for p in files):
+        raise ValueError('it holds directions of traits and no personas: `import_file`, `persona-vectors import`, reads them')
+    if not files: raise ValueError('there is no .pt file of a role in it')
+    return files,beside,bool(sub) or folder.name=='role_vectors' or any(p.stem=='default_vector' for p in files)
+
+# %% ../../nbs/extraction/20_vectors.ipynb #d8e7916f
+def folder_vectors(
+    folder, # Of role files, or with `role_vectors/`
+    at=None # Function of what was found to a dict of layer to row; None: row i is what block i wrote
+)->PersonaVectors:
+    "The role vectors in a folder of assistant-axis, at all layers"
+    files,beside,sure = _role_paths(Path(folder))
+    for p in files: check_file(p)
+    found = [(p.name, *role_of(p, load_pt(p))) for p in files]
+    one_shape([(f, x) for f,*_,x in found])
+    if not (sure or at or any(kind for _,_,kind,_ in found)):
+        raise ValueError("its tensors do not say which layers their rows are: `import_file(path, model)` finds them; "
+                         "a folder of assistant-axis is called role_vectors")
+    at,n = at and at(found),sum(p!='default' for _,p,*_ in found)
+    said = f"{n} role vectors of assistant-axis{' and the default persona' if n<len(found) else ''}"
+    for kind,k in Counter(kind for _,_,kind,_ in found if kind not in ('','pos_3','mean')).items(): said += f', {k} of type {kind}'
+    return of_roles(found, said + (f"; beside them, not read: {', '.join(beside)}" if beside else ''), at)
+
 # %% ../../nbs/extraction/20_vectors.ipynb #0bb8e9e8
 def at_given(v, layer, path):
     "`v` at the layer `layer`, which a file without a recorded layer takes as given; ValueError if the file has others"
@@ -278,11 +372,23 @@ def at_given(v, layer, path):
     return v.at(layer)
 
 # %% ../../nbs/extraction/20_vectors.ipynb #03240c2f
+def _from_pt(path):
+    "`PersonaVectors` of a .pt file: of one role, or a vector for each persona"
+    o = load_pt(path)
+    named = path.stem=='default_vector' or path.parent.name=='role_vectors'
+    if isinstance(o, dict) and 'vector' in o or isinstance(o, Tensor) and named:
+        return of_roles([(path.name, *role_of(path, o))], f'{path.name}, a role vector of assistant-axis')
+    if odd := not_vectors(o): raise ValueError(f'it holds {odd}')
+    if isinstance(o, Tensor):
+        raise ValueError('it holds one tensor, and its name does not say of what: `import_file`, `persona-vectors import`, says what it could be')
+    return _plain(o, path.name)
+
 def _from_any(path):
     "`PersonaVectors` of a file of any kind; ValueError that says what is wrong with it"
     from safetensors.torch import load_file
     try:
-        if path.suffix=='.pt': return _checked(_plain(load_pt(path), path.name))
+        if file_kind(path)=='other JSON': raise ValueError('it is JSON, and vectors are tensors')
+        if path.suffix=='.pt': return _checked(_from_pt(path))
         if file_kind(path)=='other tensors':
             if len(d := load_file(path))==1: raise ValueError('it holds one tensor: `load_direction` reads a single vector')
             return _checked(_plain(d, path.name))
@@ -295,14 +401,18 @@ def _from_any(path):
 
 # %% ../../nbs/extraction/20_vectors.ipynb #e32fdee0
 def load_vectors(
-    path, # `.safetensors` from `save`; or `.pt` or `.safetensors` with one vector a persona under its name
+    path, # `.safetensors` from `save`; `.pt` or `.safetensors` with one vector a persona under its name; a role file of assistant-axis, or a folder of them
     layer:int=None # Index of their layer, where the file does not record it; where it does, the one to take
 )->PersonaVectors:
     "The vectors in `path`; FileNotFoundError, or ValueError that says what is wrong with the file or the layer"
     path = Path(path)
-    if not path.is_file(): raise FileNotFoundError(f"no vectors file at {path}: make one with `persona-vectors extract`, or check the path")
-    check_kind(path, 'persona vectors')
-    v = _from_any(path)
+    if path.is_dir():
+        try: v = _checked(folder_vectors(path))
+        except ValueError as e: raise ValueError(f'{path}: {e}') from None
+    elif not path.is_file(): raise FileNotFoundError(f"no vectors file at {path}: make one with `persona-vectors extract`, or check the path")
+    else:
+        check_kind(path, 'persona vectors')
+        v = _from_any(path)
     return v if layer is None else at_given(v, layer, path)
 
 # %% ../../nbs/extraction/20_vectors.ipynb #e0161cca
@@ -356,6 +466,19 @@ def load(cls:Direction, path):
         raise ValueError(f"{path} holds a direction without an orientation, a layer or a vector as they should be: save it again with Direction.save")
     return cls(vector, **{k: head[k] for k in ('orientation','layer','model','made_of') if k in head})
 
+# %% ../../nbs/extraction/20_vectors.ipynb #cc86c553
+def layers_said(ks)->str:
+    "Layer indices in words: '3', '0, 20', '1 to 46'"
+    if len(ks)>3 and ks==list(range(ks[0], ks[-1]+1)): return f'{ks[0]} to {ks[-1]}'
+    return ', '.join('not recorded' if k is None else str(k) for k in ks)
+
+# %% ../../nbs/extraction/20_vectors.ipynb #8b77ad4d
+def taken_for(v, path)->str:
+    "In one line, what published vectors in `path` were taken for"
+    who = f"neutral: {', '.join(v.neutral)}" if v.neutral else 'no neutral persona'
+    at = f"layers {layers_said(v.layers)} of {v.meta['num_layers']}, {v.means.shape[-1]} wide"
+    return f"{path}: {v.meta['read from']}; {who}; {at}; one mean a persona, no answers"
+
 # %% ../../nbs/extraction/20_vectors.ipynb #0c963a4f
 @patch
 def describe(self:PersonaVectors)->dict:
@@ -365,11 +488,12 @@ def describe(self:PersonaVectors)->dict:
     k = m.get('answers', None if self.means_only and not n else len(self.rows))
     answers = 'answers not recorded' if k is None else f"{k} {'prompts' if m.get('span')=='prompt_last' else 'answers'}"
     held = ''.join(f', {how} {m[o]!r}' for o,how in (('read_under','read under'), ('read_text','over the text of')) if m.get(o))
-    layers = ', '.join('not recorded' if k is None else str(k) for k in self.layers)
+    layers = layers_said(self.layers)
     if 'num_layers' in m: layers += f" of {m['num_layers']}"
     return dict(model=self.model, layers=layers, vectors=f'{len(self)} personas × {self.means.shape[-1]}',
                 answers=f'{answers}, {tokens}{held}',
-                made=f"{m.get('prompt_format','?')} format, span {m.get('span','?')}, {m.get('dtype','?')}" if 'span' in m else 'not recorded')
+                made=f"{m.get('prompt_format','?')} format, span {m.get('span','?')}, {m.get('dtype','?')}" if 'span' in m
+                else f"not recorded; read from {m['read from']}" if 'read from' in m else 'not recorded')
 
 # %% ../../nbs/extraction/20_vectors.ipynb #73b1ff14
 @patch

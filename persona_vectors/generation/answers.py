@@ -19,7 +19,7 @@ from fastcore.meta import delegates
 from ..config import PersonaVectorConfig, content_hash, slug, spoken_name, log
 from .endpoint import Filtered, Refusals, answer_api, api_key, ask, error_text, longest, refuses_system, withheld
 from .local import load_local
-from ..models import ModelSource, default_dtype, find_device, find_model, quiet
+from ..models import ModelSource, default_dtype, empty_cache, find_device, find_model, out_of_memory, quiet
 from ..personas import load_personas
 from ..prompts import get_format
 from ..responses import OUTCOMES, Response, Responses, as_json, load_responses, plan
@@ -91,7 +91,9 @@ SETTINGS_VERSION = 2 # Raised when what is asked, or what is taken for the answe
 
 def settings(config:PersonaVectorConfig, source:ModelSource=None)->dict:
     "What decides the answers of the local model `source`, or of the endpoint, besides personas and questions"
-    if source: who = dict(model=source.label, fingerprint=source.fingerprint)
+    if source:
+        treated = dict(adapter=source.adapter_hash, quantize=source.quantize)
+        who = dict(model=source.label, fingerprint=source.fingerprint) | {k: o for k,o in treated.items() if o}
     else: who = dict(model=config.openrouter_model or config.model_name, endpoint=config.base_url.rstrip('/'))
     more = config.sampling | ({'chat_template_kwargs': config.chat_template_kwargs} if config.chat_template_kwargs else {})
     if config.extra_body and not source: more['extra_body'] = config.extra_body
@@ -118,7 +120,7 @@ def reusable(st:dict, *folders)->list[Response]:
 def local_source(config:PersonaVectorConfig, api:bool)->ModelSource: # None: the endpoint answers
     "The model on this machine that `config` names, unless `api` or an own `base_url` asks for the endpoint"
     if api or config.base_url!=PersonaVectorConfig.base_url: return None
-    return find_model(config.model_name, config.hf_token)
+    return find_model(config.model_name, config.hf_token, config.quantize, config.trust_remote_code)
 
 # %% ../../nbs/generation/12_answers.ipynb #5f481697
 class Generation:
@@ -138,9 +140,15 @@ class Generation:
         if self.source and config.chat_template_kwargs: get_format('chat', self.source.tokenizer(), config.chat_template_kwargs)   # has it such arguments?
         model = config.model_name if self.source else config.openrouter_model or config.model_name
         self.folders = (*map(Path, reuse), Path(out))   # the last of two answers to the same cell counts
-        self.todo,self.settings = plan(load_personas(personas, spoken_name(model)), questions, samples, extra),settings(config, self.source)
+        self.todo,self.settings = plan(load_personas(personas, spoken_name(model)), questions, samples, extra),self.deciding()
         name = responses_name(self.settings, self.todo)
         self.prepare(Path(out)/f'{name}.json', name[:-9])
+
+# %% ../../nbs/generation/12_answers.ipynb #345ca2c9
+@patch
+def deciding(self:Generation)->dict:
+    "The settings that decide the answers"
+    return settings(self.config, self.source)
 
 # %% ../../nbs/generation/12_answers.ipynb #01b210d2
 @patch
@@ -182,6 +190,7 @@ def locked(self:Generation):
         try: yield
         finally:
             self.journal.close()
+            if not self.journal.size: self.journal.path.unlink(missing_ok=True)   # nothing was answered
             if os.name!='nt': self.lock.unlink(missing_ok=True)   # Windows does not delete an open file
 
 # %% ../../nbs/generation/12_answers.ipynb #0ebcf3f3
@@ -237,6 +246,21 @@ def answer_batch(self:Generation, lm, rows, step)->list[Response]:
     c = self.config
     return lm.answer(rows, c.max_tokens, c.temperature, c.seed, step, sampling=c.sampling)
 
+# %% ../../nbs/generation/12_answers.ipynb #7df2f0cb
+@patch
+def _answer_or_halve(self:Generation, lm, rows, step)->list[Response]:
+    "The answers to `rows`, or to as many of the first as fit into memory; MemoryError if one does not"
+    try: return self.answer_batch(lm, rows, step)
+    except (RuntimeError, MemoryError) as e:
+        if not out_of_memory(e): raise
+    empty_cache()                                                # after the block, which held what did not fit
+    if len(rows)>1:
+        log.warning(f"out of memory with {len(rows)} answers at a time: going on with {len(rows)//2}")
+        return self._answer_or_halve(lm, rows[:len(rows)//2], step)
+    r = rows[0]
+    raise MemoryError(f"persona {r.persona!r}, question {r.question!r}: its answer does not fit into memory by itself: "
+                      "give a smaller --max-tokens, or another device")
+
 # %% ../../nbs/generation/12_answers.ipynb #e1bf23ab
 @patch
 def answer_here(self:Generation, batch_size, bar):
@@ -244,8 +268,10 @@ def answer_here(self:Generation, batch_size, bar):
     c,left = self.config,sorted(self.left, key=lambda r: -sum(map(len, self.messages(r))))
     lm = load_local(self.source, c.prompt_format, c.device, c.dtype, c.chat_template_kwargs)
     def step(n): bar.set_postfix_str(f'{n} tokens', refresh=n%16==0)
-    for i in range(0, len(left), batch_size):
-        rows = self.answer_batch(lm, left[i:i+batch_size], step)
+    while left:
+        rows = self._answer_or_halve(lm, left[:batch_size], step)
+        if len(rows)<len(left[:batch_size]): batch_size = len(rows)
+        left = left[len(rows):]
         self.journal.add(rows)
         self.count(rows)
         bar.update(len(rows))
@@ -313,10 +339,12 @@ def check(self:Generation):
     if self.failed: raise Unanswered(self.failed, len(self.left))
     self.look()
 
-def _meta(st, config, source):
+@patch
+def header(self:Generation)->dict:
     "The header of a responses file: the settings, and what was used besides them"
-    if not source: return dict(settings=st, versions={o: version(o) for o in ('persona-vectors-lab', 'openai')})
-    return dict(settings=st, dtype=config.dtype or default_dtype(find_device(config.device)),
+    st,c = self.settings,self.config
+    if not self.source: return dict(settings=st, versions={o: version(o) for o in ('persona-vectors-lab', 'openai')})
+    return dict(settings=st, dtype=c.dtype or default_dtype(find_device(c.device)),
                 versions={o: version(o) for o in ('persona-vectors-lab', 'torch', 'transformers')})
 
 # %% ../../nbs/generation/12_answers.ipynb #38691f95
@@ -326,7 +354,7 @@ def finish(self:Generation)->Responses:
     self.check()
     found = ((r, self.done[r.key, r.system]) for r in self.todo)
     rows = [o if o.question_id==r.question_id else replace(o, question_id=r.question_id) for r,o in found]
-    rs = Responses(rows, _meta(self.settings, self.config, self.source))
+    rs = Responses(rows, self.header())
     files = [f/self.path.name for f in self.folders[::-1] if (f/self.path.name).exists()]
     there = next((p for p in files if load_responses(p).rows==rs.rows), None)
     if not there: rs.save(self.path)

@@ -16,6 +16,12 @@ from ..models import attention_windows, batch_key, changing_ropes, default_dtype
 from ..prompts import OPEN, check_embedded, context_length, decoded, get_format, thinking, turn_ends
 from ..responses import ASIDES, Response
 
+# %% ../../nbs/generation/10_local.ipynb #8a41aaa4
+def cell_seed(r:Response, seed:int)->int: # 63 bits
+    "The seed of the answer to the cell `r` in a run with `seed`"
+    h = hashlib.sha256(json.dumps([seed, r.system, r.question, r.sample]).encode()).digest()
+    return int.from_bytes(h[:8])>>1
+
 # %% ../../nbs/generation/10_local.ipynb #5d935bf2
 def uniforms(
     r:Response, # A cell of the plan: a question to one persona, to be answered
@@ -25,8 +31,7 @@ def uniforms(
     "The random numbers in [0,1) that decide the tokens of the answer to `r`"
     import torch
     if n<1: raise ValueError(f"max_tokens={n}: an answer has at least 1")
-    h = hashlib.sha256(json.dumps([seed, r.system, r.question, r.sample]).encode()).digest()
-    return torch.rand(n, dtype=torch.float64, generator=torch.Generator().manual_seed(int.from_bytes(h[:8])>>1))
+    return torch.rand(n, dtype=torch.float64, generator=torch.Generator().manual_seed(cell_seed(r, seed)))
 
 # %% ../../nbs/generation/10_local.ipynb #df09733c
 def pick(
@@ -209,8 +214,19 @@ def batch_form(model)->str: # A key of `FORMS`; the same model is asked once
     if why: log.warning(f"{type(model).__name__} answers {FORMS[model.batch_form]}: {' '.join(why.split())}")
     return model.batch_form
 
+# %% ../../nbs/generation/10_local.ipynb #00ddd9b1
+class Turns:
+    "How prompts are written for a model as token ids, and where its answers end"
+    def __init__(self,
+        tokenizer, # Its fast tokenizer
+        format, # 'chat', 'raw', or a format
+        generation_config # Of transformers: it names the tokens that end an answer
+    ):
+        self.tokenizer,self.generation_config = tokenizer,generation_config
+        self.format = get_format(format, tokenizer)
+
 # %% ../../nbs/generation/10_local.ipynb #b200da58
-class LocalModel:
+class LocalModel(Turns):
     "A causal language model that answers batches of prompts"
     longest,form = 0,'padded' # Tokens of the longest batch so far; how prompts share a batch
     def __init__(self,
@@ -218,9 +234,8 @@ class LocalModel:
         tokenizer, # Its fast tokenizer
         format='chat' # 'chat', 'raw', or a format
     ):
-        self.model,self.tokenizer = model,tokenizer
-        self.format = get_format(format, tokenizer)
-        self.form = batch_form(model)
+        super().__init__(tokenizer, format, model.generation_config)
+        self.model,self.form = model,batch_form(model)
 
 # %% ../../nbs/generation/10_local.ipynb #08818349
 def load_local(
@@ -239,13 +254,13 @@ def load_local(
 
 # %% ../../nbs/generation/10_local.ipynb #83591327
 @patch(as_prop=True)
-def ends(self:LocalModel)->list:
+def ends(self:Turns)->list:
     "The tokens that end an answer"
-    eos = self.model.generation_config.eos_token_id
+    eos = self.generation_config.eos_token_id
     return [*(eos if isinstance(eos, list) else [eos]), self.tokenizer.eos_token_id, *turn_ends(self.format)[0]]
 
 @patch
-def is_end(self:LocalModel, ids)->bool:
+def is_end(self:Turns, ids)->bool:
     "Is the last of `ids` a token that ends the answer, and not only a message of the model to itself?"
     if ids[-1] not in self.ends: return False
     if self.tokenizer.convert_ids_to_tokens(ids[-1]) not in ('<|end|>','<|eom|>'): return True
@@ -254,7 +269,7 @@ def is_end(self:LocalModel, ids)->bool:
 
 # %% ../../nbs/generation/10_local.ipynb #931f1898
 @patch
-def is_over(self:LocalModel,
+def is_over(self:Turns,
     ids:list # Tokens of an answer so far
 )->bool:
     "Does the last token end the answer?"
@@ -265,7 +280,7 @@ def is_over(self:LocalModel,
 
 # %% ../../nbs/generation/10_local.ipynb #844b91b4
 @patch
-def encode(self:LocalModel, texts)->list:
+def encode(self:Turns, texts)->list:
     "The token ids of each prompt; ValueError if the model has no embedding of one"
     ids = self.tokenizer(list(texts), add_special_tokens=False).input_ids
     for o in ids: check_embedded(self.tokenizer, o)
@@ -322,7 +337,7 @@ def generate(self:LocalModel,
 
 # %% ../../nbs/generation/10_local.ipynb #fef41454
 @patch
-def finished(self:LocalModel, ids, prompt)->dict: # text, finish_reason
+def finished(self:Turns, ids, prompt)->dict: # text, finish_reason
     "The answer in the generated `ids`, up to the end token or a stop string"
     ended,m = self.is_end(ids),OPEN.search(prompt)
     text = decoded(self.format, self.tokenizer, ids[:-1] if ended else ids, m[0] if m else '')

@@ -13,7 +13,8 @@ from ..analysis.readings import difference
 from ..config import atomic_write, check_file, check_kind, file_kind
 from ..personas import split_names
 from ..models import find_model, same_model
-from ..extraction.vectors import Direction, PersonaVectors, Row, load_pt, need_layer, save_pt
+from ..extraction.vectors import Direction, PersonaVectors, folder_vectors, load_pt, need_layer, not_vectors, of_roles, one_shape
+from ..extraction.vectors import role_of, save_pt
 import numpy as np, torch
 from torch import Tensor
 
@@ -90,6 +91,7 @@ def check_directions(ds, m):
         if not d.vector.isfinite().all(): raise ValueError(f"the direction of layer {d.layer} has numbers that are not finite")
 
 # %% ../../nbs/steering/55_interop.ipynb #c217886f
+TRAIT = '(.+)_(response_avg|prompt_avg|prompt_last)_diff' # Name of a file of Chen et al.
 UNIT = 'as computed, in units of the residual stream'
 
 def plain_float(x): return x.detach().to('cpu', torch.float32).contiguous()
@@ -118,24 +120,41 @@ def layer_rows(vectors, n, format, m):
     for k,v in vectors.items(): x[their_index(k, format, m.num_layers, m.kinds)] = plain_float(v)
     return x
 
+# %% ../../nbs/steering/55_interop.ipynb #7738f896
+def ready(directions, format, model)->tuple:
+    "Directions in the order of layers, and their model; ValueError if a file of `format` cannot hold them"
+    ds = sorted_directions(directions)
+    m = find_model(model or ds[0].model)
+    check_directions(ds, m)
+    if format not in ('gguf','assistant-axis','persona_vectors'):
+        raise ValueError(f"format={format!r}: what can be written is 'gguf', 'assistant-axis' and 'persona_vectors'")
+    for d in ds: check_place(d.layer, format, m.num_layers, m.kinds)
+    if format=='assistant-axis' and (ds[0].made_of or {}).get('kind')!='axis':
+        raise ValueError(f"an assistant-axis file holds mean(default) - mean(roles), and this is {ds[0].orientation!r}: "
+                         "export what `assistant_axis` returns, or say made_of=dict(kind='axis') of a direction that is one")
+    return ds,m
+
 # %% ../../nbs/steering/55_interop.ipynb #35af9dc6
 def export_direction(
-    directions, # A `Direction`, several, or a dict of layer to `Direction`
-    path, # The file to write
+    directions, # A `Direction`, several, or a dict of layer to `Direction`; of traits, a dict of name to these
+    path, # The file to write; of traits, the folder
     format:str, # 'gguf', 'assistant-axis', 'persona_vectors'
     model=None # Where the model's configuration is: a name, a folder or a `ModelSource`. None: the directions' own model
 ):
     "Write directions as another project reads them; ValueError says what does not fit"
-    ds = sorted_directions(directions)
-    m = find_model(model or ds[0].model)
-    check_directions(ds, m)
+    if isinstance(directions, dict) and directions and all(isinstance(k, str) for k in directions): return export_traits(directions, path, format, model)
+    ds,m = ready(directions, format, model)
     if format=='gguf': return write_gguf(ds, path, m)
-    n = {'assistant-axis': m.num_layers, 'persona_vectors': m.num_layers+1}.get(format)
-    if n is None: raise ValueError(f"format={format!r}: what can be written is 'gguf', 'assistant-axis' and 'persona_vectors'")
-    if format=='assistant-axis' and (ds[0].made_of or {}).get('kind')!='axis':
-        raise ValueError(f"an assistant-axis file holds mean(default) - mean(roles), and this is {ds[0].orientation!r}: "
-                         "export what `assistant_axis` returns, or say made_of=dict(kind='axis') of a direction that is one")
-    save_pt(path, layer_rows({d.layer: d.vector for d in ds}, n, format, m))
+    save_pt(path, layer_rows({d.layer: d.vector for d in ds}, m.num_layers+(format=='persona_vectors'), format, m))
+
+# %% ../../nbs/steering/55_interop.ipynb #e3220fa4
+def export_traits(traits, folder, format, model):
+    "A file for each trait, by its name: `evil_response_avg_diff.pt`, as Chen et al. have it, or `evil.gguf`"
+    for o in traits.values(): ready(o, format, model)                # nothing is written if one does not fit
+    for k,o in traits.items():
+        if not re.fullmatch(r'[\w-][\w. -]*', k): raise ValueError(f"trait {k!r} cannot be the name of a file")
+        named = k if format!='persona_vectors' or re.fullmatch(TRAIT, f'{k}_diff') else f'{k}_response_avg'
+        export_direction(o, Path(folder)/(f'{named}.gguf' if format=='gguf' else f'{named}_diff.pt'), format, model)
 
 # %% ../../nbs/steering/55_interop.ipynb #25f829d0
 def read_control_vector(path):
@@ -201,93 +220,132 @@ def from_gguf(path, m, format, orientation):
 # %% ../../nbs/steering/55_interop.ipynb #607b752d
 AXIS_ORIENTATION = 'mean of the default persona minus mean of the roles'
 
-def from_rows(x, path, m, format):
-    "Directions by layer, from a tensor 'row d_model' with L or L+1 rows"
+def said_format(path, format=None):
+    "The format of a bare tensor: `format`, or as its name and its folder's name say it; None if nothing does"
+    if format or re.fullmatch(TRAIT, path.stem): return format or 'persona_vectors'
+    ours = path.stem.endswith('axis') or path.stem=='default_vector' or path.parent.name in ('role_vectors','trait_vectors')
+    return 'assistant-axis' if ours else None
+
+def positive_of(path, format)->tuple: # Orientation, made_of
+    "What a bare tensor's file is a direction of, by its name; ValueError if the name does not say it"
+    if t := re.fullmatch(TRAIT, path.stem): return f'answers with {t[1]} minus answers without ({t[2]})',None
+    if path.parent.name=='trait_vectors': return f'{path.stem}, as published: the file does not say minus what',None
+    if path.stem.endswith('axis') or format=='assistant-axis': return AXIS_ORIENTATION,dict(kind='axis', plus=[], minus=[], responses=None)
+    if format: return 'answers with the trait minus answers without',None
+    raise ValueError("nothing says what its tensor is. An axis is called …axis.pt, a trait's direction …_response_avg_diff.pt or lies in trait_vectors, "
+                     "and a role's vector lies in role_vectors: call it so, or name the format")
+
+# %% ../../nbs/steering/55_interop.ipynb #bbb36305
+@dataclass(frozen=True)
+class UnnamedModel:
+    "What stands for a model that nobody named: the depth and width that a file's tensor shows"
+    num_layers:int
+    width:int
+    kinds:tuple = ()
+    label:str = 'not recorded'
+
+def shown_by(x, path, format=None):
+    "The `UnnamedModel` of a bare tensor 'row d_model'; ValueError if nothing says how its rows are counted"
     if x.dim()!=2: raise ValueError(f"its tensor is of shape {tuple(x.shape)}: a file of directions has a row for every layer")
-    trait = re.fullmatch('(.+)_(response_avg|prompt_avg|prompt_last)_diff', path.stem)
-    rows = {m.num_layers: 'assistant-axis', m.num_layers+1: 'persona_vectors'}.get(len(x))
-    want = format or ('persona_vectors' if trait else rows)
-    if not rows or want!=rows:
-        raise ValueError(f"it has {len(x)} rows. Of {m.label}, with {m.num_layers} blocks, an assistant-axis file has {m.num_layers} "
-                         f"and a persona_vectors file {m.num_layers+1}: {f'by its rows it is not {want} but {rows}' if rows else 'it is not of this model'}")
-    said,made_of = 'answers with the trait minus answers without',None
-    if trait: said = f"answers with {trait[1]} minus answers without ({trait[2]})"
-    if rows=='assistant-axis': said,made_of = AXIS_ORIENTATION,dict(kind='axis', plus=[], minus=[], responses=None)   # the file does not name the personas
-    at = {k: their_index(k, rows, m.num_layers, m.kinds) for k in fitting(range(m.num_layers+1), rows, m.num_layers, m.kinds)}
-    return {k: checked_direction(x[i], said, k, m, made_of) for k,i in at.items() if not x[i].isnan().all()}
+    if not (want := said_format(path, format)): positive_of(path, format)
+    return UnnamedModel(len(x)-(want=='persona_vectors'), x.shape[1])
+
+# %% ../../nbs/steering/55_interop.ipynb #15bcb627
+def row_format(n, m, want=None):
+    "'assistant-axis' or 'persona_vectors', by the number of rows of a file of model `m`; ValueError if it is neither, or not `want`"
+    rows = {m.num_layers: 'assistant-axis', m.num_layers+1: 'persona_vectors'}.get(n)
+    if rows and rows==(want or rows): return rows
+    raise ValueError(f"it has {n} rows. Of {m.label}, with {m.num_layers} blocks, an assistant-axis file has {m.num_layers} "
+                     f"and a persona_vectors file {m.num_layers+1}: {f'by its rows it is not {want} but {rows}' if rows else 'it is not of this model'}")
+
+def rows_of(rows, m)->dict: # Layer to row
+    "The layers that a tensor of the format `rows` holds"
+    return {k: their_index(k, rows, m.num_layers, m.kinds) for k in fitting(range(m.num_layers+1), rows, m.num_layers, m.kinds)}
+
+def from_rows(x, path, m, format):
+    "Directions by layer, from a tensor 'row d_model' with L or L+1 rows; `m` may be None if `said_format` knows the format"
+    if odd := not_vectors(x): raise ValueError(f'it holds {odd}')
+    m = m or shown_by(x, path, format)
+    if x.dim()!=2: raise ValueError(f"its tensor is of shape {tuple(x.shape)}: a file of directions has a row for every layer")
+    rows,(said,made_of) = row_format(len(x), m, said_format(path, format)),positive_of(path, format)
+    return {k: checked_direction(x[i], said, k, m, made_of) for k,i in rows_of(rows, m).items() if not x[i].isnan().all()}
 
 # %% ../../nbs/steering/55_interop.ipynb #dc211387
-def from_persona_rows(found, path, m, format):
-    "`PersonaVectors` from a dict of persona to its tensor 'row d_model', with the rows of a file of directions; they are means only"
-    by = {p: from_rows(x, path, m, format) for p,x in found.items()}
-    ks = [k for k in next(iter(by.values())) if all(k in o for o in by.values())]
-    if not ks: raise ValueError('no layer is without NaN for all personas')
-    x = torch.stack([torch.stack([o[k].vector for k in ks]) for o in by.values()])
-    meta = {'model': m.label, 'num_layers': m.num_layers, 'd_model': m.width, 'layers': ks, 'read from': path.name}
-    return PersonaVectors(x, [Row(p, '(not recorded)') for p in by], ks, meta)
+def from_persona_rows(found, m, format, read_from):
+    "`PersonaVectors`, means only, of [(file, persona, type, 'row d_model')], with the rows of a file of directions"
+    want = 'assistant-axis' if any(kind for _,_,kind,_ in found) else format             # a role file of assistant-axis counts as it does
+    v = of_roles(found, read_from, rows_of(row_format(len(found[0][-1]), m, want), m))
+    return as_of(v, m)
 
-# %% ../../nbs/steering/55_interop.ipynb #5858ecc6
-def from_role_files(files, m):
-    "`PersonaVectors` from the contents of assistant-axis' role files, by path"
-    if not files: raise ValueError('there is no .pt file in it')
-    for p,o in files.items():
-        if not isinstance(o, dict) or not isinstance(o.get('vector'), Tensor) or not isinstance(o.get('role'), str):
-            raise ValueError(f"{p.name} has no 'vector' and 'role': it is no role file of assistant-axis")
-        if tuple(o['vector'].shape)!=(m.num_layers, m.width):
-            raise ValueError(f"{p.name} holds {tuple(o['vector'].shape)}, and {m.label} has {m.num_layers} blocks and is {m.width} wide: "
-                             "it is of another model, or counts otherwise")
-    x,roles = torch.stack([o['vector'].float() for o in files.values()]),[o['role'] for o in files.values()]
-    at = [i for i in range(m.num_layers) if not x[:,i].isnan().any()]
-    if not at: raise ValueError('no layer is without NaN in all files')
-    if len(set(roles))<len(roles): raise ValueError(f"two files are of the same role: {', '.join(sorted({r for r in roles if roles.count(r)>1}))}")
-    layers,neutral = [i+1 for i in at],[o['role'] for o in files.values() if o.get('type')=='mean'] or [p for p in roles if p=='default']
-    meta = dict(model=m.label, num_layers=m.num_layers, d_model=m.width, layers=layers, neutral=neutral)
-    meta['read from'] = f'{len(files)} role files of assistant-axis'
-    return PersonaVectors(x[:,at], [Row(r, '(not recorded)') for r in roles], layers, meta)
+def as_of(v, m):
+    "`v` as vectors of the model `m`; ValueError if their width is not the model's"
+    if (d := v.means.shape[-1])!=m.width: raise ValueError(f"its vectors are {d} wide, and {m.label} is {m.width}: it is of another model")
+    v.meta = dict(model=m.label) | v.meta | dict(num_layers=m.num_layers)
+    return v
 
 # %% ../../nbs/steering/55_interop.ipynb #73103d4c
+def is_traits(path):
+    "Whether the folder `path` holds directions of traits"
+    files = [p for p in path.glob('*.pt') if p.name[0]!='.']
+    return bool(files) and (path.name=='trait_vectors' or all(re.fullmatch(TRAIT, p.stem) for p in files))
+
 def from_folder(path, m, format):
-    "`PersonaVectors` of a folder of role files: assistant-axis' dicts, or bare tensors named by their files"
-    files = {p: load_pt(p) for p in sorted(path.glob('*.pt'))}
-    if not files or not all(isinstance(o, Tensor) for o in files.values()): return from_role_files(files, m)
-    if axis := [p.name for p in files if p.stem.endswith('axis')]: raise ValueError(f"{axis[0]} is by its name an axis and no persona: import it by itself")
-    return from_persona_rows({'default' if p.stem=='default_vector' else p.stem: o for p,o in files.items()}, path, m, format)
+    "`PersonaVectors` of a folder of role vectors; of one of traits, a dict of name to directions by layer"
+    if not is_traits(path):
+        def at(found): return rows_of(row_format(len(found[0][-1]), m, 'assistant-axis' if any(kind for _,_,kind,_ in found) else format), m)
+        return as_of(folder_vectors(path, at), m) if m else folder_vectors(path)
+    files = sorted(p for p in path.glob('*.pt') if p.name[0]!='.')
+    for p in files: check_file(p)
+    found = [(p, load_pt(p)) for p in files]
+    if odd := [p.name for p,o in found if not isinstance(o, Tensor)]: raise ValueError(f'{odd[0]} holds more than the tensor of a direction')
+    one_shape([(p.name, x) for p,x in found])
+    return {p.stem.removesuffix('_diff'): from_rows(x, p, m, format) for p,x in found}
 
 # %% ../../nbs/steering/55_interop.ipynb #e7b486fb
 def from_pt(path, m, format):
-    "Directions by layer, or the `PersonaVectors` of one role file"
+    "Directions by layer, or the `PersonaVectors` of one role file or of a dict of persona to 'row d_model'"
     o = load_pt(path)
-    if isinstance(o, dict) and {'vector','role'}<=set(o): return from_role_files({path: o}, m)
     if isinstance(o, dict) and isinstance(o.get('axis'), Tensor):
         if format not in (None, 'assistant-axis'): raise ValueError(f"it holds an assistant axis, not format={format!r}")
-        o,format = o['axis'],'assistant-axis'
-    if isinstance(o, Tensor): return from_rows(o, path, m, format)
-    if isinstance(o, dict) and o and all(isinstance(t, Tensor) for t in o.values()):
-        if all(t.dim()==1 for t in o.values()):
-            raise ValueError('it holds one vector a persona, at one layer: `load_vectors` reads it, and the commands take it as it is, with --layer')
-        return from_persona_rows(o, path, m, format)
-    what = ', '.join(map(str, list(o)[:5])) if isinstance(o, dict) else type(o).__name__
-    raise ValueError(f"it holds {what}: that is none of {', '.join(CONVENTIONS)}")
+        return from_rows(o['axis'], path, m, 'assistant-axis')
+    if odd := not_vectors(o): raise ValueError(f'it holds {odd}')
+    if isinstance(o, Tensor) and path.stem!='default_vector' and path.parent.name!='role_vectors': return from_rows(o, path, m, format)
+    if isinstance(o, Tensor) or 'vector' in o: found,said = [(path.name, *role_of(path, o))],f'{path.name}, a role vector of assistant-axis'
+    else: found,said = persona_rows(path.name, o),path.name
+    if m is None and said==path.name: raise ValueError('it does not say of which model it is, nor how its rows are counted: name the model')
+    return from_persona_rows(found, m, format, said) if m else of_roles(found, said)
+
+def persona_rows(name, o):
+    "[(file, persona, type, 'row d_model')] of a dict of persona to tensor; ValueError if it is something else"
+    if not o or not all(isinstance(t, Tensor) for t in o.values()):
+        raise ValueError(f"it holds {', '.join(map(str, list(o)[:5])) or 'nothing'}: that is none of {', '.join(CONVENTIONS)}")
+    if all(t.dim()==1 for t in o.values()):
+        raise ValueError('it holds one vector a persona, at one layer: `load_vectors` reads it, and the commands take it as it is, with --layer')
+    if odd := [p for p,t in o.items() if t.dim()!=2]:
+        raise ValueError(f'{odd[0]!r} in it is a tensor of {o[odd[0]].dim()} dimensions, and not a row for each layer')
+    return [(repr(p), p, '', t) for p,t in o.items()]
 
 # %% ../../nbs/steering/55_interop.ipynb #d9d8b51e
 def import_file(
-    path, # A GGUF control vector, a .pt of assistant-axis or persona_vectors, a .pt of persona to 'layer d_model', or a folder of role files
-    model, # The model that the file is for: a name, a folder or a `ModelSource`
+    path, # A GGUF control vector, a .pt of assistant-axis or persona_vectors, a .pt of persona to 'layer d_model', or a folder of role or trait vectors
+    model=None, # The model that the file is for: a name, a folder or a `ModelSource`. None, where its name says how its rows are counted
     format:str=None, # 'gguf', 'cvector-generator', 'assistant-axis' or 'persona_vectors'; None: recognised
     orientation:str=None # What positive means, for a GGUF file that does not say
-): # Dict of layer to `Direction`; of personas, `PersonaVectors`
+): # Dict of layer to `Direction`; of a folder of traits, dict of name to such dicts; of personas, `PersonaVectors`
     "The directions or persona vectors in another project's file, at our layers; ValueError says what does not fit"
-    path,m = Path(path),find_model(model)
+    path,m = Path(path),None if model is None else find_model(model)
     if format: fitting([], format, 0)                                # ValueError for an unknown name
     if not path.exists(): raise FileNotFoundError(f"there is no file or folder {path}")
     if path.is_file(): check_file(path)
     try:
         gguf = path.is_file() and path.open('rb').read(4)==b'GGUF'
+        if gguf and not m: raise ValueError('a control vector has to be checked against its model: name the model')
         if gguf: return from_gguf(path, m, format, orientation)
         if orientation: raise ValueError(f"orientation={orientation!r} is for a GGUF file that does not say it; here the format does: leave it out")
         if path.suffix=='.gguf' and path.is_file(): raise ValueError('it does not begin as a GGUF file does: download it again')
         if path.is_dir(): return from_folder(path, m, format)
         if path.suffix in ('.json','.jsonl','.safetensors'):
+            if path.suffix!='.safetensors' and file_kind(path)!='answers': raise ValueError('it is JSON, and vectors are tensors')
             by = 'load_vectors` or `load_direction' if path.suffix=='.safetensors' else 'load_responses'
             raise ValueError(f"it is not another project's: `{by}` reads it")
         return from_pt(path, m, format)
@@ -311,7 +369,9 @@ def read_vector(path):
 # %% ../../nbs/steering/55_interop.ipynb #849acbae
 def choose_direction(found, layer, v, path):
     "Of the directions `found` by layer: the one at `layer`, else the only one, else the one at the layer of `v`"
-    if isinstance(found, PersonaVectors): raise ValueError(f"{path} holds persona vectors, not a direction: read them with import_file")
+    if isinstance(found, PersonaVectors):
+        raise ValueError(f"{path} holds the vector of {', '.join(found)}, and no direction, which is a difference of two: read the folder with all roles as "
+                         "the vectors (--vectors), and name two personas, as bard,default, or none for the assistant axis")
     k = layer if layer is not None else next(iter(found)) if len(found)==1 else v.layer if v is not None else None
     if k in found: return found[k]
     raise ValueError(f"{path} has {'several directions' if k is None else f'no direction for layer {k}'}: "
@@ -327,8 +387,8 @@ def from_file(path, v, model, layer, **kw):
         label = v.model if v is not None else str(getattr(model, 'label', model or 'not recorded'))
         return Direction(one, path.name, v.layer if layer is None else layer, label)
     if path.suffix in ('.npy','.safetensors'): raise ValueError(f"{path} does not hold one vector")
-    if not (model or v is not None): raise ValueError(f"{path} does not say of which model it is: give model=, or the vectors it belongs to")
-    return choose_direction(import_file(path, model or v.model, **kw), layer, v, path)
+    recorded = v is not None and v.model!='not recorded'
+    return choose_direction(import_file(path, model or (v.model if recorded else None), **kw), layer, v, path)
 
 # %% ../../nbs/steering/55_interop.ipynb #8ef1fe58
 def load_direction(
@@ -342,10 +402,13 @@ def load_direction(
     "A direction from a file of any kind, or from two personas; ValueError says what is wrong"
     pair,path = split_names(str(text), v or []),Path(text)
     if len(pair)==2 and v is not None and all(o in v for o in pair): return difference(v, *pair)
+    if path.is_dir(): raise ValueError(f"{path} is a folder: name the file of one direction in it, or, of roles, read it as the vectors (--vectors)")
     if not path.is_file() and len(pair)!=2: raise ValueError(f"there is no direction file {path}; two personas are written as 'bard,default'")
     if not path.is_file(): raise ValueError(f"direction {str(text)!r} is neither a file nor two of the personas {', '.join(map(repr, v or []))}")
     d = from_file(path, v, model, layer, format=format, orientation=orientation)
     if layer not in (None, d.layer): raise ValueError(f"{path} is a direction of layer {d.layer}, not {layer}")
+    if v is not None and len(d.vector)!=v.means.shape[-1]:
+        raise ValueError(f"{path} is a direction {len(d.vector)} wide, and the vectors are {v.means.shape[-1]} wide: it is of another model")
     if not d.vector.isfinite().all() or not d.vector.any(): raise ValueError(f"{path}: the vector is zero, or not finite, so it has no direction")
     return d
 
@@ -361,8 +424,8 @@ def export_roles(
     if not ks: raise ValueError(f"these vectors have layers {v.layers}: {CONVENTIONS['assistant-axis'].why}")
     if v.means.shape[-1]!=m.width: raise ValueError(f"these vectors are {v.means.shape[-1]} wide, and {m.label} is {m.width}: they are of another model")
     if bad := [p for p in v if not re.fullmatch(r'[\w-][\w. -]*', p)]: raise ValueError(f"persona {bad[0]!r} cannot be the name of a file")
-    ns,_ = v.split()
     for p in v:
         xs = dict(zip(v.layers, v[p].reshape(len(v.layers), -1)))
         rows = layer_rows({k: xs[k] for k in ks}, m.num_layers, 'assistant-axis', m)
-        save_pt(Path(folder)/f'{p}.pt', dict(vector=rows, type='mean' if p in ns else 'pos_3', role=p))
+        kind = v.meta.get('types', {}).get(p, 'mean' if p in v.neutral else 'pos_3')
+        save_pt(Path(folder)/f'{p}.pt', dict(vector=rows, type=kind, role=p.removesuffix(f'_{kind}')))

@@ -20,7 +20,7 @@ from ..conversations import FORM, LeftOut, conversation_of, each_conversation, u
 from ..extraction.blocks import find_blocks, residual_hooks
 from ..extraction.engine import default_batch_tokens, each_batch, keeping_memory, packs
 from ..extraction.extractor import ActivationExtractor
-from ..extraction.vectors import Direction, at_given, load_vectors, need_layer, shipped_vectors
+from ..extraction.vectors import Direction, at_given, load_vectors, need_layer, shipped_vectors, taken_for
 from ..generation.local import LocalModel
 from ..extraction.packing import forward
 from ..models import EMBEDDED, batch_key, same_model
@@ -349,6 +349,10 @@ def _axes(ex, vectors, layer):
     v = load_vectors(vectors) if vectors else shipped_vectors()
     if not same_model(v.meta.get('model', ex.source.label), ex.source.label):
         raise ValueError(f"{vectors} has vectors of {v.model}, and the model is {ex.source.label}: give a file made with this model")
+    if 'read from' in v.meta and 'num_layers' in v.meta: log.info(taken_for(v, vectors))
+    deep,wide = v.meta.get('num_layers', ex.num_layers),v.means.shape[-1]
+    if (deep,wide)!=(ex.num_layers, ex.source.width):
+        raise ValueError(f"{vectors} is of a model of {deep} blocks, {wide} wide, and {ex.source.label} has {ex.num_layers}, {ex.source.width} wide")
     ks = resolve_layers(layer, ex.num_layers, ex.config.layer_fraction)
     if None in v.layers:
         if layer is None or len(ks)>1: raise ValueError(f"{vectors} does not record its layer: say the one with --layer")

@@ -16,8 +16,9 @@ from ..config import PersonaVectorConfig, atomic_write, content_hash, log
 from ..conversations import SUFFIXES, LeftOut, unread
 from ..extraction.vectors import Direction
 from ..prompts import CHAT_ROLES
+from ..responses import open_parquet
 from . import monitoring
-from .monitoring import count_conversations, each_reading
+from .monitoring import Calibration, count_conversations, each_reading
 import numpy as np, pandas as pd
 import plotly.graph_objects as go
 
@@ -167,8 +168,9 @@ def save(self:Turns, path):
     "Write the table to `path` (.parquet or .csv), with what made it"
     path = Path(path)
     check_out(path)
-    about = dict(format=FORMAT, **self.about, source=self.source, calibration=self.calibration and self.calibration.source,
-                 conversations=len(self), left_out=self.left.n)
+    usual = self.calibration and dict(source=self.calibration.source, table=self.calibration.table.reset_index().to_dict('records'))
+    about = dict(self.about, format=FORMAT, source=self.source, directions={k: self.about.get('directions', {}).get(k, {}) for k in self.directions},
+                 calibration=usual, conversations=len(self), left_out=self.left.n)
     if path.suffix=='.parquet':
         import pyarrow as pa
         from pyarrow.parquet import ParquetWriter
@@ -178,6 +180,27 @@ def save(self:Turns, path):
         with atomic_write(f'{path}.json') as f: json.dump(about, f, ensure_ascii=False, indent=1)
         with atomic_write(path) as f:
             for i,df in enumerate(_parts(self)): df.to_csv(f, index=False, header=not i)
+
+# %% ../../nbs/steering/57_transcripts.ipynb #75d26440
+def _stored(path):
+    "The table in the file `path`, and what made it"
+    if path.suffix=='.csv': return pd.read_csv(path), json.loads(Path(f'{path}.json').read_text(encoding='utf-8'))
+    with open_parquet(path) as f: return f.read().to_pandas(), json.loads(f.schema_arrow.metadata[b'persona_vectors'])
+
+def _of_rows(g, k):
+    "What `Turns.add` takes of the rows `g` of a conversation, `k` for each turn"
+    if isinstance(g.left_out.iloc[0], str): return g.left_out.iloc[0]
+    said = g[['message','role','tokens']].astype(dict(message=int, tokens=int))[::k]
+    return [(*o, *x) for o,x in zip(said.values.tolist(), g.projection.values.reshape(-1, k).tolist())]
+
+def load_turns(path)->Turns:
+    "The `Turns` that `Turns.save` has written to `path`, without readings"
+    df,about = _stored(Path(path))
+    c = about['calibration']
+    c = c and Calibration(pd.DataFrame(c['table']).set_index(['direction','of']), c['source'])
+    t = Turns(about['directions'], c, {k: o for k,o in about.items() if k not in ('calibration','source')}, about['source'])
+    for _,g in df.groupby('number', sort=True): t.add(str(g.conversation.iloc[0]), _of_rows(g, len(t.directions)))
+    return t
 
 # %% ../../nbs/steering/57_transcripts.ipynb #ba3d343b
 def _stamp(path):

@@ -1,0 +1,197 @@
+"Adapters, revisions on the hub and rounded weights: each is the model that was meant, and the files say which"
+import hashlib, json, os, shutil, subprocess
+from importlib.util import find_spec
+from pathlib import Path
+import pytest, torch
+from persona_vectors import EMBEDDED, ActivationExtractor, PersonaVectorConfig, find_model
+from persona_vectors.extraction.extractor import cached_vectors
+from persona_vectors.models import load_causal
+from persona_vectors.extraction.vectors import load_vectors
+from persona_vectors.responses import Response, Responses
+from persona_vectors.selection import select
+from tiny import env, files, make_llama, said, script
+
+rows = Responses([Response(p, q, 'Hello there, who is it?', s) for p,s in (('default',''), ('bard','You sing.')) for q in ('Who are you?', 'And why?')])
+needs_peft = pytest.mark.skipif(find_spec('peft') is None, reason='needs peft')
+
+def extractor(name, **kw): return ActivationExtractor(PersonaVectorConfig(model_name=str(name), dtype='float32', device='cpu', **kw))
+def vectors(ex, folder, layers=(1,)): return cached_vectors(ex, select(rows), list(layers), folder)
+def run(*args, cwd, **kw): return subprocess.run([script, *map(str, args)], cwd=cwd, env=env(**kw), capture_output=True, text=True)
+
+# adapters
+
+def tune(base, folder, steps, targets=('q_proj','v_proj'), tok=None, **kw):
+    "An adapter of the model `base`, trained for some steps to say one sentence; the merged model"
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+    torch.manual_seed(0)
+    m = get_peft_model(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), LoraConfig(r=4, lora_alpha=16, target_modules=list(targets), task_type='CAUSAL_LM', **kw))
+    ids = (tok or find_model(EMBEDDED).tokenizer())('Hark! I am a bard, and I sing of old kings.', return_tensors='pt').input_ids
+    opt,losses = torch.optim.AdamW([o for o in m.parameters() if o.requires_grad], lr=1e-2),[]
+    for _ in range(steps):
+        loss = m(input_ids=ids, labels=ids).loss
+        loss.backward()
+        opt.step()
+        opt.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1]<losses[0]
+    m.save_pretrained(folder)
+    return m.merge_and_unload().eval()
+
+def same_states(source, merged, base, tol=1e-5):
+    "Are the hidden states those of `merged`, to float32 rounding, and not those of `base`?"
+    ids = torch.arange(40, 60)[None]
+    def states(m):
+        with torch.no_grad(): return torch.stack(m(input_ids=ids, output_hidden_states=True).hidden_states)
+    got,want,other = map(states, (load_causal(source), merged, load_causal(base)))
+    assert ((got-want).norm()/want.norm()).item()<tol<1e-3<((got-other).norm()/other.norm()).item()
+
+@needs_peft
+@pytest.mark.parametrize('kw', [{}, dict(targets=('q_proj','gate_proj','down_proj')), dict(modules_to_save=['embed_tokens','lm_head'])], ids=['attention', 'mlp', 'embeddings'])
+def test_adapter_is_merged(kw, tmp_path):
+    base = make_llama(tmp_path/'base', n=3)
+    merged = tune(base, tmp_path/'tuned', 3, **kw)
+    source = find_model(str(tmp_path/'tuned'))
+    assert source.label=='tuned' and source.fingerprint!=find_model(str(base)).fingerprint
+    same_states(source, merged, str(base))
+    v,path = vectors(ex := extractor(tmp_path/'tuned'), tmp_path/'v', (0,1,2,3))
+    assert v.meta['model']=='tuned' and len(v.meta['adapter'])==16 and v.meta['probe']['against']=='LlamaForCausalLM'
+    merged.save_pretrained(tmp_path/'merged')
+    shutil.copy(base/'tokenizer.json', tmp_path/'merged'), shutil.copy(base/'tokenizer_config.json', tmp_path/'merged')
+    shutil.copytree(base, tmp_path/'merged', dirs_exist_ok=True, ignore=lambda d,fs: [o for o in fs if o.startswith('model')])
+    want = vectors(extractor(tmp_path/'merged'), tmp_path/'v', (0,1,2,3))[0]
+    assert torch.allclose(v.means, want.means, atol=1e-5*want.means.abs().max().item())
+    assert not torch.allclose(v.means, vectors(extractor(base), tmp_path/'v', (0,1,2,3))[0].means, atol=1e-3)
+
+@needs_peft
+@pytest.mark.slow
+def test_adapter_of_the_embedded_model(tmp_path):
+    "Ten steps, the hidden states of all layers"
+    base = find_model(EMBEDDED)
+    merged = tune(base.path, tmp_path, 10, tok=base.tokenizer())
+    same_states(find_model(str(tmp_path)), merged, base)
+
+@needs_peft
+def test_adapters_template(tmp_path):
+    "A fine-tune may have a chat template of its own beside the adapter"
+    base = make_llama(tmp_path/'base')
+    tune(base, tmp_path/'tuned', 2)
+    assert find_model(str(tmp_path/'tuned')).tokenizer().chat_template==find_model(str(base)).tokenizer().chat_template
+    tok = find_model(EMBEDDED).tokenizer()
+    tok.chat_template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    tok.save_pretrained(tmp_path/'tuned')
+    assert find_model(str(tmp_path/'tuned')).tokenizer().chat_template==tok.chat_template
+
+@pytest.mark.parametrize('change,why', [
+    (dict(base_model_name_or_path='./nowhere'), 'an adapter of ./nowhere, which is not here'), (dict(base_model_name_or_path=None), 'does not name a model'),
+    (dict(peft_type='PREFIX_TUNING'), 'adds to the prompt')])
+def test_adapters_that_cannot_be_read(change, why, tmp_path):
+    (tmp_path/'tuned').mkdir()
+    (tmp_path/'tuned'/'adapter_config.json').write_text(json.dumps(dict(peft_type='LORA', r=2, base_model_name_or_path='x/y') | change))
+    (tmp_path/'tuned'/'adapter_model.safetensors').write_bytes(b'x')
+    if 'nowhere' in why and find_spec('peft') is None: why = 'only where peft is installed'
+    r = run('extract', '--model', 'tuned', '--span', 'prompt_last', cwd=tmp_path)
+    assert r.returncode==1 and why in r.stderr and len(said(r))==1 and set(os.listdir(tmp_path))=={'tuned'}, r.stderr
+
+# revisions
+
+def hub(cache, repo, revisions):
+    "A cache of the hub as huggingface_hub keeps it: `revisions` is name to (commit, folder)"
+    at = cache/f"models--{repo.replace('/', '--')}"
+    for name,(commit,folder) in revisions.items():
+        for o in ('blobs', f'snapshots/{commit}', 'refs'): (at/o).mkdir(parents=True, exist_ok=True)
+        (at/'refs'/name).write_text(commit)
+        for p in folder.iterdir():
+            h = hashlib.sha256(p.read_bytes()).hexdigest()
+            shutil.copy(p, at/'blobs'/h)
+            (at/'snapshots'/commit/p.name).symlink_to(Path('../../blobs')/h)
+
+def test_revisions_of_the_hub(tmp_path):
+    "Two checkpoints of one model, from a cache of the hub: each has its own file, with the numbers of its weights"
+    a,b = (make_llama(tmp_path/o) for o in 'ab')
+    from safetensors.torch import load_file, save_file
+    save_file({k: o+.01 for k,o in load_file(b/'model.safetensors').items()}, b/'model.safetensors', metadata=dict(format='pt'))
+    commits = {'step1': 'a'*40, 'step2': 'b'*40}
+    hub(tmp_path/'hub', 'lab/tiny', {k: (c, o) for (k,c),o in zip(commits.items(), (a,b))})
+    rows.save(tmp_path/'r.json')
+    def extract(*args): return run('extract', 'r.json', '--dtype', 'float32', '--layer', '1', *args, cwd=tmp_path, HF_HUB_CACHE=str(tmp_path/'hub'))
+    r = extract('--model', 'lab/tiny@step1', '--model', 'lab/tiny@step2')
+    assert r.returncode==0, r.stderr
+    found = [load_vectors(tmp_path/o) for o in r.stdout.split()]
+    assert [(v.meta['model'], v.meta['fingerprint']) for v in found]==[(f'lab/tiny@{k}', c) for k,c in commits.items()]
+    for v,folder in zip(found, (a,b)): assert torch.equal(v.means, vectors(extractor(folder), tmp_path/'own')[0].means)
+    assert not torch.equal(found[0].means, found[1].means)
+    again = extract('--model', 'lab/tiny', '--revision', 'step1')
+    assert again.stdout==r.stdout.splitlines(True)[0]                                       # the same file, used again
+    for args,why in ((('--model', 'lab/tiny@step9'), 'lab/tiny@step9'), (('--model', 'lab/tiny@step1', '--revision', 'step2'), 'name one of them'), (('--model', 'a@step1'), 'only models on the hub')):
+        before = files(tmp_path/'data')
+        bad = extract(*args)
+        assert bad.returncode==1 and why in said(bad)[-1] and len(said(bad))==1 and files(tmp_path/'data')==before, bad.stderr
+
+# rounded weights
+
+BITS = {'4bit': 'bitsandbytes', '8bit': 'torchao'}
+@pytest.mark.parametrize('bits', BITS)
+def test_rounded_weights(bits, tmp_path):
+    "Rounded when loaded: the size is the planned one, numbers are near those of the whole weights, alike in any batch, and the files say so"
+    if not find_spec(BITS[bits]):
+        with pytest.raises(ValueError, match=f'rounded to {bits} by {BITS[bits]}, which is not installed'): find_model(EMBEDDED, quantize=bits)
+        return
+    base = make_llama(tmp_path/'base', d=256, n=3)
+    plain,ex = extractor(base),extractor(base, quantize=bits)
+    v,path = vectors(ex, tmp_path/'v', (0,1,3))
+    want,other = vectors(plain, tmp_path/'v', (0,1,3))
+    assert (v.meta['quantize'], want.meta.get('quantize'), path!=other, v.meta['fingerprint']!=want.meta['fingerprint'])==(bits, None, True, True)
+    assert v.meta['probe']['against']=='LlamaForCausalLM'
+    gap = ((v.means-want.means).norm()/want.means.norm()).item()
+    assert 1e-4<gap<{'4bit': .3, '8bit': .03}[bits] and torch.equal(v.means[:,0], want.means[:,0])     # the embedding is not rounded
+    alone = extractor(base, quantize=bits, batch_tokens=1)
+    seqs = alone.conversations(rows.rows)
+    assert torch.allclose(alone.means(seqs, [3], progress=False), ex.means(seqs, [3], progress=False), atol=1e-4)
+    m = ex.blocks(3)
+    held = sum(w.untyped_storage().nbytes() if bits=='4bit' else w.numel()*(1 if 'int8' in type(w).__name__.lower() or 'Int8' in type(w.data).__name__ else w.element_size()) for w in m.parameters())
+    if bits=='4bit': held += sum(o.weight.quant_state.absmax.nbytes for o in m.modules() if hasattr(getattr(o, 'weight', None), 'quant_state'))
+    planned = ex.plan(seqs, [3], measure=False).weights
+    assert abs(planned/held-1)<.02 and planned<.95*plain.plan(seqs, [3], measure=False).weights
+    with pytest.raises(ValueError, match='cannot be streamed, since its weights are rounded'): extractor(base, quantize=bits, stream=True).means(seqs, [3], progress=False)
+
+def test_plan_of_a_quantised_checkpoint(tmp_path):
+    "GPTQ, AWQ and FP8 take the size of their files; without what reads them they are refused in words"
+    from safetensors.torch import load_file, save_file
+    base = make_llama(tmp_path/'base', d=64, n=3)
+    seqs = extractor(base).conversations(rows.rows)
+    whole = extractor(base).plan(seqs, [2], measure=False)
+    w = load_file(base/'model.safetensors')
+    packed = {k: o.to(torch.int8) if o.dim()==2 and 'embed' not in k else o for k,o in w.items()}
+    save_file(packed, base/'model.safetensors', metadata=dict(format='pt'))
+    cfg = json.loads((base/'config.json').read_text())
+    (base/'config.json').write_text(json.dumps(cfg|dict(quantization_config=dict(quant_method='gptq', bits=8, group_size=64))))
+    got = extractor(base).plan(seqs, [2], measure=False)
+    matrices = sum(o.numel() for k,o in w.items() if o.dim()==2 and any(f'layers.{i}.' in k for i in (0,1)))
+    assert whole.weights-got.weights==3*matrices and got.embedding==whole.embedding
+    with pytest.raises(ValueError, match='quantised already .gptq.: leave --quantize out'): find_model(str(base), quantize='4bit')
+    with pytest.raises(ValueError, match=r'it is quantised \(gptq\) and needs a package'): extractor(base).means(seqs, [2], progress=False)
+
+# code of their own
+
+code = '''from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel
+class OwnConfig(LlamaConfig): model_type = 'own'
+class OwnModel(LlamaModel): config_class = OwnConfig
+class OwnForCausalLM(LlamaForCausalLM): config_class = OwnConfig
+'''
+def test_code_of_its_own(tmp_path):
+    "It is run only by that name; its numbers are then those of the model"
+    base = make_llama(tmp_path/'base', n=3)
+    shutil.copytree(base, tmp_path/'own')
+    (tmp_path/'own'/'modeling_own.py').write_text(code)
+    cfg = json.loads((base/'config.json').read_text())
+    maps = dict(AutoConfig='modeling_own.OwnConfig', AutoModel='modeling_own.OwnModel', AutoModelForCausalLM='modeling_own.OwnForCausalLM')
+    (tmp_path/'own'/'config.json').write_text(json.dumps(cfg|dict(model_type='own', auto_map=maps, architectures=['OwnForCausalLM'])))
+    rows.save(tmp_path/'r.json')
+    def extract(*args): return run('extract', 'r.json', '--dtype', 'float32', '--layer', '1', *args, cwd=tmp_path, HF_HOME=str(tmp_path/'hf'))
+    r = extract('--model', 'own')
+    assert r.returncode==1 and 'code of its own' in r.stderr and '--trust-remote-code' in said(r)[-1], r.stderr
+    assert not (tmp_path/'data').exists()
+    r = extract('--model', 'own', '--trust-remote-code')
+    assert r.returncode==0, r.stderr
+    assert torch.equal(load_vectors(tmp_path/r.stdout.strip()).means, vectors(extractor(base), tmp_path/'v')[0].means)
