@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 from .config import log
-from .personas import NEUTRAL, as_prompts, load_questions, spread
+from .personas import NEUTRAL, Question, as_prompts, load_questions, spread
 from .responses import OUTCOMES, Response, Responses, asked_of_all, by_persona, each_response, plan, response_at, response_files
 
 # %% ../nbs/04_selection.ipynb #5a9ee55d
@@ -95,7 +95,8 @@ class Cells:
 @patch
 def place(self:Cells, r):
     "(the cell of `r`, None), or (None, why it has none)"
-    p,q = (self.text.setdefault(o, o) for o in (r.persona, r.question))
+    p = self.text.setdefault(r.persona, r.persona)
+    q = self.text.get(r.question) or self.text.setdefault(r.question, r.question if r.question==r.asked else Question(r.question, r.question_id))
     self.asked.setdefault(q, set()).add(p)
     if self.prompts is not None and p not in self.prompts: return None,OTHER_PERSONA
     system,cell = self.system(r),(p, r.prompt, q)
@@ -135,7 +136,7 @@ class Selection:
         cells,rule = Cells(None if personas is None else as_prompts(personas)),Rule(**rule).settled(store)
         self.store,self.meta,self.path,self.rule,self.strict = store,{},None,rule,strict
         self._sort(cells, rule.why_not)
-        self.questions = which_questions(cells.asked, questions, strict)
+        self.questions = [cells.text.get(q, q) for q in which_questions(cells.asked, questions, strict)]
         self.asked = cells.asked if questions is None and compared_with(cells.asked) else {} # question to personas, of an incomplete design
         self._leave_out_other_questions()
     def __len__(self): return len(self.rows)
