@@ -59,12 +59,12 @@ def _check(w, personas):
     "ValueError unless every persona has two questions, and a chain of shared questions connects all"
     few = [p for p,k in zip(personas, (w>0).sum(1)) if k<2]
     if few: raise ValueError(f"{', '.join(few[:5])}{f' and {len(few)-5} more' if len(few)>5 else ''} answered fewer than two questions "
-                             "that others answered too: leave them out with only([...])")
+                             "that others answered too: leave them out, in Python with only([...]), with --min-answers or --personas at the command line")
     g = _groups(w)
     if g.max():
         side = [[p for p,o in zip(personas, g) if (o==g[0])==first] for first in (True,False)]
         a,b = (f"{', '.join(o[:3])}{' …' if len(o)>3 else ''}" for o in side)
-        raise ValueError(f"no question connects {a} with {b}: nothing says how they differ. Ask some questions of all")
+        raise ValueError(f"no question connects {a} with {b}: nothing says how they differ. Ask some questions of all, or leave out one side")
 
 # %% ../../nbs/analysis/29_grids.ipynb #591db8c5
 def empty_cells(

@@ -139,6 +139,19 @@ def _same_answers(v, o):
     at = [i for i,k in enumerate(keys) if k in read]
     return o if len(at)==len(keys) else PersonaVectors(o.means[at], [o.rows[i] for i in at], o.layers, o.meta|dict(neutral=o.neutral))
 
+# %% ../../nbs/analysis/39_report.ipynb #63ace8ff
+def kept_rows(
+    v:PersonaVectors, # Of all answers
+    selection:Selection, # Of some of them
+    meta=None # How the vectors of these would be made
+)->PersonaVectors:
+    "The vectors of the answers in `selection`, in its order; ValueError if some are not there"
+    at = {k: i for i,k in enumerate(_keys(v))}
+    want = _keys(selection.responses)
+    if lost := [k for k in want if k not in at]: raise ValueError(f"the answer of persona {lost[0][0]!r} to {lost[0][1]!r} is not among the vectors")
+    at = [at[k] for k in want]
+    return PersonaVectors(v.means[at], [v.rows[i] for i in at], v.layers, v.meta|(meta or {}))
+
 # %% ../../nbs/analysis/39_report.ipynb #fc547cf1
 def _cells(e):
     "Answers and questions of each persona, and how far the plain mean of its own answers lies from the fit, along the axis"
@@ -688,7 +701,7 @@ def _choice_said(t, which, shows):
             f'The axis is {num(kept.length)} long ({span(kept.length_low, kept.length_high)}), '
             f'that of all answers {num(whole.length)} ({span(whole.length_low, whole.length_high)}).')
     if kept.get('times_low', 0)>1: said += (f' Among the kept answers it is {num(kept.times)} times as long ({span(kept.times_low, kept.times_high)}): '
-                                            'they lie further out than the personas do.')
+                                            'they lie further out than all answers do.')
     if shows=='alone': return f'{said} So it is seen only among the kept answers, and may be made by the choice.'
     if not which: return said
     o = t.loc[which]
@@ -1008,8 +1021,9 @@ def gather(
     first:int=32, # Read the first so many tokens of each answer by themselves
     quick:bool=False, # Without what needs the whole model: likelihoods of the answers, the words of the direction
     sweep:bool=False, # All layers, and which of them predicts the likelihoods best
+    whole:Selection=None, # All answers, if `responses` is a choice of them: these are read, and the kept ones are taken from what was read
     out='.' # Folder of data/, where readings and likelihoods are kept
-)->dict: # For `evidence`
+)->dict: # For `evidence`; with `whole` its vectors are in it too, for `selection_evidence`
     "Everything that a report takes from a model: `evidence(**gather(...))`"
     selection,span,k,data = select(responses, personas, questions),extractor.config.span,extractor.one_layer(layer),Path(out)/'data'
     if span=='prompt_last': raise ValueError("span='prompt_last': a report is about answers, and has the last prompt token among its readings: leave it out")
@@ -1019,14 +1033,17 @@ def gather(
     def read(e, layers, *held):
         which = asked if e.config.span=='prompt_last' else selection
         return cached_vectors(e, which, layers, data/'persona_vectors', *held)[0]
-    both = read(extractor, list(range(extractor.num_layers+1)) if sweep else sorted({0,k}))
-    if neutral: both = both.as_neutral(neutral)
+    layers = list(range(extractor.num_layers+1)) if sweep else sorted({0,k})
+    every = both = cached_vectors(extractor, whole or selection, layers, data/'persona_vectors')[0]
+    if whole: both = kept_rows(every, selection, extractor.provenance(selection, layers))
+    if neutral: every,both = (o.as_neutral(neutral) for o in (every, both))
     v = both.at(k)
     v.split()
     d = direction(v) if callable(direction) else direction
-    texts = responses.responses if isinstance(responses, Selection) else responses
+    texts = selection.responses if isinstance(responses, Selection) else responses
     got = dict(v=v, direction=d, responses=texts, readings=_read_again(read, extractor, both, v, under),
                variants={f'first {first} tokens': read(first_tokens(extractor, first), [k])} if span.startswith('answer') else {})
+    if whole: got['whole'] = every.at(k)
     if quick or span!='answer': return got
     got['adherence'] = _likelihoods(extractor, selection, v.neutral[0], data/'adherence')
     if sweep: got['sweep'] = _over_layers(both, got['adherence'], k)
