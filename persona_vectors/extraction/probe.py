@@ -40,7 +40,8 @@ def ordinary(
         cfg = source.load(tf.AutoConfig)
         named = [getattr(tf, o) for o in getattr(cfg, 'architectures', None) or [] if hasattr(tf, o)]
         cls = named[0] if named else tf.MODEL_FOR_CAUSAL_LM_MAPPING[type(cfg)]
-        model = source.load(cut_class(cls, k, blocks) if k else cls, dtype=getattr(torch, dtype)).to(device).eval().requires_grad_(False)
+        model = source.load(cut_class(cls, k, blocks) if k else cls, dtype=getattr(torch, dtype), **source.rounding(dtype, device))
+        model = (model if source.quantize else model.to(device)).eval().requires_grad_(False)
         if source.tuned: model.load_adapter(source.tuned)    # as transformers applies it, not merged
         find_blocks(model.get_decoder(), blocks)
     except (AttributeError, ImportError, IndexError, KeyError, MemoryError, RuntimeError, TypeError, ValueError) as e: raise NotComparable(e) from e
@@ -117,17 +118,18 @@ ROUNDED = '',"in float32 it is read as by transformers: take that (dtype='float3
 
 def check_gap(source, read, seqs, layers, want, dtype, rounding=None)->float:
     "The largest relative difference of what `read` gives in `dtype` from `want`; ValueError if it is beyond the limit, and beyond twice `rounding()`"
+    limit = LIMITS['bfloat16' if source.quantize else dtype]   # bitsandbytes may multiply rounded weights in bfloat16, whatever the dtype
     gap,layer,n = largest_gap(read(seqs, layers, dtype, None), want, layers, seqs)
-    if gap<=LIMITS[dtype]: return gap
+    if gap<=limit: return gap
     off = f"(relative difference {gap:.2g} in {dtype}, "
     if rounding and gap<=2*(own := rounding()):
         log.warning(f"{source.label}: {dtype} rounds much: at layer {layer} a text of {n} tokens is read otherwise than in float32 {off}"
                     f"by transformers alone {own:.2g}): for the numbers of float32 give dtype='float32' (--dtype float32)")
         return gap
     alone = largest_gap(read(seqs, layers, dtype, 1), want, layers, seqs)[0]
-    why,then = ALONE if alone<=LIMITS[dtype] else ROUNDED if rounding else WRONG
+    why,then = ALONE if alone<=limit else ROUNDED if rounding else WRONG
     raise ValueError(f"model {source.name!r}: at layer {layer} a text of {n} tokens is read{why} otherwise than by transformers alone "
-                     f"{off}limit {LIMITS[dtype]:g}): {then}")
+                     f"{off}limit {limit:g}): {then}")
 
 # %% ../../nbs/extraction/24_probe.ipynb #0087213e
 WHOLE = 2<<30 # Bytes in float32 up to which the ordinary model is loaded whole
