@@ -71,7 +71,8 @@ ExtraBody = Annotated[str, _option('JSON that is added to every request; null re
 Timeout = Annotated[float, _option('Seconds that one request may take.')]
 MinScore = Annotated[str, _option('Read only answers with this judge score or more: a number, or one a rubric (role=2.5,coherence=50).')]
 MaxScore = Annotated[str, _option('Read only answers with this judge score or less, as --min-score; with both at 2, those at exactly 2.')]
-MinAnswers = Annotated[int, _option('Fewest answers of a persona. Default: 10 with --min-score or --max-score, else 1.')]
+MinAnswers = Annotated[int, _option('Fewest answers of a persona; one with fewer is left out. Default: 10 with --min-score or --max-score, else 1.')]
+Strict = Annotated[bool, _option('Stop where a persona has too few answers or one is missing. Default: leave it out and name it.', '--strict')]
 Keep = Annotated[str, _option("Read these too: 'refused', 'filtered', or both with a comma between.")]
 
 # %% ../nbs/92_cli.ipynb #cli00004
@@ -192,6 +193,7 @@ def run(model:Model=EMBEDDED, personas:Personas=None, questions:Questions=None, 
         max_tokens:MaxTokens=256, temperature:Temperature=.7, seed:Seed=0,
         top_p:TopP=None, top_k:TopK=None, min_p:MinP=None, repetition_penalty:Penalty=None, template_arg:TemplateArg=None, revision:Revision=None,
         quantize:Quantize=None, trust_remote_code:Trust=False,
+        min_score:MinScore=None, max_score:MaxScore=None, min_answers:MinAnswers=None, keep:Keep='', strict:Strict=False,
         stream:Stream=None, blocks:Blocks=None, batch_tokens:BatchTokens=None,
         fresh:Annotated[bool, _option('Make everything anew, in a folder of its own (default: fresh/).', '--fresh')]=False):
     "Generate, extract, analyse, plot. With no option: the embedded model, on the answers that come with the package."
@@ -204,12 +206,14 @@ def run(model:Model=EMBEDDED, personas:Personas=None, questions:Questions=None, 
     if responses and not (personas and questions):
         from persona_vectors.responses import load_responses
         rs = load_responses(responses)
-        personas,questions = personas or rs.prompts(), questions or rs.shared_questions
+        personas,questions = personas or rs.prompts(), questions or (rs.shared_questions if strict else rs.questions)
     personas,questions,own = _grid(personas, questions, api_model or model, model_name)
     if own: raise ValueError('a run compares personas on the same questions: name a file with --questions; `generate` and `extract` take those of each persona')
     vllm = _vllm(engine, engine_arg, api=api, base_url=base_url, api_model=api_model, responses=responses)
-    r = run_pipeline(c, personas, questions, layer=layer, out=out, responses=responses, api=api or bool(base_url or api_model), fresh=fresh, vllm=vllm)
+    r = run_pipeline(c, personas, questions, layer=layer, out=out, responses=responses, api=api or bool(base_url or api_model), fresh=fresh, vllm=vllm,
+                     **_rule(min_score, max_score, min_answers, keep, strict))
     _print_run(r)
+    if min_score or max_score: log.info('is the axis made by which answers were kept? `persona-vectors report` with the same options says so')
 
 # %% ../nbs/92_cli.ipynb #81e94e55
 def _fresh_folder(out):
@@ -318,8 +322,8 @@ def extract(responses:Annotated[Path, typer.Argument(help='A responses file: .js
             device:Device=None, dtype:Dtype=None, span:Span='answer', out:Out=Path('.'),
             read_under:Annotated[str, _option("Read every answer under this persona's prompt instead of its own.")]=None,
             read_text:Annotated[str, _option("Read every prompt over this persona's answers instead of its own.")]=None,
-            min_score:MinScore=None, max_score:MaxScore=None, min_answers:MinAnswers=None, keep:Keep='', stream:Stream=None, blocks:Blocks=None,
-            batch_tokens:BatchTokens=None, template_arg:TemplateArg=None, revision:Revision=None,
+            min_score:MinScore=None, max_score:MaxScore=None, min_answers:MinAnswers=None, keep:Keep='', strict:Strict=False, stream:Stream=None,
+            blocks:Blocks=None, batch_tokens:BatchTokens=None, template_arg:TemplateArg=None, revision:Revision=None,
             quantize:Quantize=None, trust_remote_code:Trust=False,
             shard:Annotated[str, _option('Read one of n parts, as 3/7. After an interruption, the same command continues. `merge` joins the parts.')]=None,
             ray:Annotated[str, _option("'local', or the address of a Ray cluster ('auto' on one of its machines): read by actors there.")]=None,
@@ -334,7 +338,7 @@ def extract(responses:Annotated[Path, typer.Argument(help='A responses file: .js
                            batch_tokens=batch_tokens, template_arg=template_arg, revision=revision,
                            quantize=quantize, trust_remote_code=trust_remote_code) for m in model]
     personas = _opened(personas, model[0])
-    which = dict(keep=_comma(keep), min_score=_scores(min_score), max_score=_scores(max_score, '--max-score'), min_answers=min_answers)
+    which = _rule(min_score, max_score, min_answers, keep, strict)
     what = dict(layer=layer, folder=out/'data/persona_vectors', read_under=read_under)
     if (kind or devices!=1) and not dry_run: raise ValueError('--kind and --devices go with --dry-run')
     if not (shard or ray or dry_run) and (sums or actors or per_actor!=1):
@@ -365,7 +369,8 @@ def _unanswered(span, personas, questions, which):
     "The prompts and questions of an extraction without answers; ValueError if it needs some"
     from persona_vectors.selection import Unanswered
     if span!='prompt_last': raise ValueError(f"--span {span}: name a responses file; only --span prompt_last needs none")
-    if given := [f"--{k.replace('_', '-')}" for k,o in which.items() if o]: raise ValueError(f"{', '.join(given)}: there are no answers to select from")
+    given = [f"--{k.replace('_', '-')}" for k,o in which.items() if o and k!='strict']
+    if given: raise ValueError(f"{', '.join(given)}: there are no answers to select from")
     personas,questions,own = _grid(personas, questions)
     if own: raise ValueError('--span prompt_last reads every prompt with the same questions: name a file with --questions')
     return Unanswered(personas, questions)
@@ -405,6 +410,10 @@ def _scores(text, option='--min-score'):
         if '=' not in text: return float(text)
         return {k.strip(): float(n) for k,n in (o.split('=') for o in text.split(','))}
     except ValueError: raise ValueError(f"{option} {text!r}: give a number, or rubrics with one each, as role=2.5,coherence=50") from None
+
+def _rule(min_score, max_score, min_answers, keep, strict):
+    "The rule by which answers are read, as `select` takes it"
+    return dict(keep=_comma(keep), min_score=_scores(min_score), max_score=_scores(max_score, '--max-score'), min_answers=min_answers, strict=strict)
 
 # %% ../nbs/92_cli.ipynb #e0c3121b
 @app.command(epilog='Example: persona-vectors merge data/persona_vectors/FILE.parts')
@@ -471,9 +480,9 @@ def direction_for(text, v, source):
 def report(vectors:Annotated[Path, typer.Argument(help=f'{VECTORS_HELP} No model is run then. Default: read the answers with --model.')]=None,
            responses:Annotated[Path, _option('A responses file. Default: the answers that come with the package.')]=None, model:Model=EMBEDDED,
            personas:FilePersonas=None, questions:FileQuestions=None, layer:Layer=None, prompt_format:Format='chat', device:Device=None, dtype:Dtype=None,
-           span:Span='answer', stream:Stream=None, blocks:Blocks=None, batch_tokens:BatchTokens=None, template_arg:TemplateArg=None, revision:Revision=None,
-           quantize:Quantize=None, trust_remote_code:Trust=False,
-           direction:DirectionFrom=None,
+           min_score:MinScore=None, max_score:MaxScore=None, min_answers:MinAnswers=None, keep:Keep='', strict:Strict=False, span:Span='answer',
+           stream:Stream=None, blocks:Blocks=None, batch_tokens:BatchTokens=None, template_arg:TemplateArg=None, revision:Revision=None,
+           quantize:Quantize=None, trust_remote_code:Trust=False, direction:DirectionFrom=None,
            neutral:Annotated[str, _option('Names of the neutral personas, with commas between. Default: those that the file names.')]=None,
            reading:Annotated[list[Path], _option('A further vectors file, with the same personas and questions; the file says what was held constant. '
                                                  'May be given several times.')]=None,
@@ -485,25 +494,25 @@ def report(vectors:Annotated[Path, typer.Argument(help=f'{VECTORS_HELP} No model
            resamples:Annotated[int, _option('Resamples, permutations, random directions.')]=1000, out:Out=Path('.')):
     "Is my axis real? A page, and a table, of the evidence: what comes with the prompt, what with the text, and what controls show."
     from persona_vectors.analysis.page import save_page
-    from persona_vectors.analysis.report import evidence, gather
+    from persona_vectors.analysis.report import evidence
     from persona_vectors.extraction.extractor import ActivationExtractor
     from persona_vectors.personas import split_names
     from persona_vectors.responses import load_responses, shipped_responses
-    rs = load_responses(responses) if responses else shipped_responses()
-    model = at_revision(model, revision)
+    rs,model = load_responses(responses) if responses else shipped_responses(),at_revision(model, revision)
     named = (lambda v: direction_for(direction, v, None if vectors else model)) if direction else None
+    rule = _rule(min_score, max_score, min_answers, keep, strict)
     if vectors:
         _only_for_a_model(personas=personas, questions=questions, under=under, quick=quick, sweep=sweep)
-        got = _from_file(vectors, layer, neutral, rs, bool(responses), named)
+        got = _kept(_from_file(vectors, layer, neutral, rs, bool(responses), named), rule, named)
     else:
         ex = ActivationExtractor(config_from(model, prompt_format=prompt_format, device=device, dtype=dtype, span=span, stream=stream, blocks=blocks,
                                              batch_tokens=batch_tokens, template_arg=template_arg, quantize=quantize, trust_remote_code=trust_remote_code))
-        names,personas = split_names(neutral or '', rs.personas),_opened(personas, model)
-        got = gather(ex, rs, personas, questions, layer=layer, neutral=names, under=under, first=first, quick=quick, sweep=sweep, out=out, direction=named)
+        got = _gathered(ex, rs, _opened(personas, model), questions, rule, named, layer=layer, neutral=split_names(neutral or '', rs.personas),
+                        under=under, first=first, quick=quick, sweep=sweep, out=out)
     if got['v'].published: return _report_means(got['v'], got['direction'], reading, vectors, out, direction)
     got['readings'] |= _further(reading or [], got['v'], got['direction'], got['readings'])
     e = evidence(**got, n=resamples)
-    page = _page_for(e, vectors, out, direction, neutral and f'neutral-{neutral}')
+    page = _page_for(e, vectors, out, direction, *(f'{k}-{o}' for k,o in zip(('neutral','min-score','max-score'), (neutral,min_score,max_score)) if o))
     save_page(e, page)
     print(e)
     for p in (page, page.with_suffix('.csv')): print(p)
@@ -529,6 +538,42 @@ def _from_file(path, layer, neutral, rs, given, direction):
     readings = {'layer 0': whole.at(0)} if 0 in whole.layers and v.layer!=0 else {}
     if 'prompts' in whole.meta: readings |= prompt_baselines(whole.meta['prompts'])
     return dict(v=v, readings=readings, responses=rs, direction=direction and direction(v))
+
+# %% ../nbs/92_cli.ipynb #57672c03
+def _chosen(rs, personas, questions, rule):
+    "The `Selection` by the rule; that of all answers if it asks for scores, else None"
+    from persona_vectors.selection import select
+    scored = rule['min_score'] is not None or rule['max_score'] is not None
+    if not rule['strict'] and (rule['min_answers'] is not None or not scored):
+        rule = rule | dict(min_answers=max(2, rule['min_answers'] or 0))                      # one answer compares nothing
+    some = select(rs, personas, questions, **rule)
+    return some,select(rs, personas, questions, keep=rule['keep'], strict=rule['strict']) if scored else None
+
+def _by_selection(v, whole, some, direction):
+    "What a report says of which answers were kept: of the assistant axis, not of another direction"
+    from persona_vectors.analysis.kept import scores_of, selection_evidence
+    if direction: return {}
+    return dict(selection=selection_evidence(v, scores_of(v, whole.responses), some.rule.min_score, some.rule.max_score, some.rule.min_answers))
+
+# %% ../nbs/92_cli.ipynb #aa5f0af8
+def _gathered(ex, rs, personas, questions, rule, direction, **what):
+    "What `gather` reads for a report on the answers that the rule keeps"
+    from persona_vectors.analysis.report import gather
+    some,whole = _chosen(rs, personas, questions, rule)
+    got = gather(ex, some, direction=direction, whole=whole, **what)
+    if whole: got |= _by_selection(got.pop('whole'), whole, some, direction)
+    return got
+
+def _kept(got, rule, direction):
+    "From a file of all answers, those that the rule keeps, and the table of the selection; all of them if it asks for no scores"
+    from persona_vectors.analysis.report import kept_rows
+    if rule['min_score'] is None and rule['max_score'] is None:
+        _only_for_a_model(**{k.replace('_', '-'): rule[k] for k in ('min_answers','keep','strict')})
+        return got
+    if got['responses'] is None: raise ValueError("the scores are in the answers that the vectors were made from: name their file with --responses")
+    some,whole = _chosen(got['responses'], None, None, rule)
+    v = kept_rows(got['v'], some, dict(responses=some.hash()))
+    return got | dict(v=v, responses=some.responses, direction=direction and direction(v)) | _by_selection(got['v'], whole, some, direction)
 
 # %% ../nbs/92_cli.ipynb #d668c80b
 def _further(paths, v, direction, taken):
@@ -803,7 +848,7 @@ def _others_directions(file, layer, format, model):
 @app.command('import', epilog='Example: persona-vectors import evil_response_avg_diff.pt --layer 20 --model Qwen/Qwen2.5-7B-Instruct --out evil.gguf')
 def import_(file:Annotated[Path, typer.Argument(help='A GGUF control vector, a .pt of assistant-axis or persona_vectors, '
                                                      "or a folder of assistant-axis' role or trait vectors, or of persona_vectors' traits.")],
-            model:Annotated[str, _option("The model that it is for: hub id, folder, .gguf. Default: unchecked, where its name says how it counts.")]=None,
+            model:Annotated[str, _option("The model that it is for: hub id, folder, .gguf. Default: the one it names, or unchecked.")]=None,
             format:Annotated[str, _option("'gguf', 'cvector-generator', 'assistant-axis', 'persona_vectors'. Default: recognised.")]=None,
             orientation:Annotated[str, _option('What positive means, for a GGUF file that does not say.')]=None,
             layer:Annotated[str, _option('Index (20), fraction of the depth (0.65) or several (10,20). Default: all in the file.')]=None,
