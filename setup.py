@@ -44,6 +44,7 @@ setup(
     long_description=readme.read_text(encoding='utf-8') if readme.exists() else cfg['description'],
     long_description_content_type='text/markdown',
     packages=find_packages(str(root), include=[lib, f'{lib}.*']), package_data={lib: ['*.pyi']}, zip_safe=False,
-    install_requires=shlex.split(cfg['requirements']), extras_require={k: shlex.split(cfg[f'{k}_requirements']) for k in ('dev','widgets','ray','adapters')},
+    install_requires=shlex.split(cfg['requirements']),
+    extras_require={k: shlex.split(cfg[f'{k}_requirements']) for k in ('dev','widgets','ray','adapters','quantize')},
     entry_points={'console_scripts': shlex.split(cfg['console_scripts']), 'nbdev': [f'{lib}={lib}._modidx:d']},
     cmdclass={'build_py': BuildWithData})

@@ -23,6 +23,8 @@ VECTORS_HELP = "A vectors file, or a folder of published role vectors."
 Model = Annotated[str, _option('Hub id, folder, or .gguf file. Default: a small model that is fetched from the package index.')]
 Models = Annotated[list[str], _option('Hub id, folder, or .gguf file; several times for several models. Default: a small model.', '--model')]
 Revision = Annotated[str, _option('Branch, tag or commit of a model on the hub; also as --model x/y@revision.', '--revision')]
+Quantize = Annotated[str, _option('4bit or 8bit: round the weights when they are loaded (by bitsandbytes, torchao).', '--quantize')]
+Trust = Annotated[bool, _option('Run code that the model brings.', '--trust-remote-code')]
 Layer = Annotated[str, _option('Index (20), fraction of the depth (0.65), several (0,20), or all. Default: 0.65.')]
 OneLayer = Annotated[str, _option('Index (20) or fraction of the depth (0.65). Default: the highest in the file; needed where it records none.')]
 Format = Annotated[str, _option("'chat' (the chat template) or 'raw' (plain text).")]
@@ -69,7 +71,8 @@ ExtraBody = Annotated[str, _option('JSON that is added to every request; null re
 Timeout = Annotated[float, _option('Seconds that one request may take.')]
 MinScore = Annotated[str, _option('Read only answers with this judge score or more: a number, or one a rubric (role=2.5,coherence=50).')]
 MaxScore = Annotated[str, _option('Read only answers with this judge score or less, as --min-score; with both at 2, those at exactly 2.')]
-MinAnswers = Annotated[int, _option('Fewest answers of a persona. Default: 10 with --min-score or --max-score, else 1.')]
+MinAnswers = Annotated[int, _option('Fewest answers of a persona; one with fewer is left out. Default: 10 with --min-score or --max-score, else 1.')]
+Strict = Annotated[bool, _option('Stop where a persona has too few answers or one is missing. Default: leave it out and name it.', '--strict')]
 Keep = Annotated[str, _option("Read these too: 'refused', 'filtered', or both with a comma between.")]
 
 # %% ../nbs/92_cli.ipynb #cli00004
@@ -164,6 +167,19 @@ def _vllm(engine, given, **other)->dict: # None: transformers
     if other := [f"--{k.replace('_', '-')}" for k,o in other.items() if o]: raise ValueError(f"--engine vllm runs the model here: leave out {', '.join(other)}")
     return named_values(given, '--engine-arg', 'gpu_memory_utilization=0.8') or {}
 
+# %% ../nbs/92_cli.ipynb #4eb312f3
+def _scores(text, option='--min-score'):
+    "The scores that an option names: '2.5', or 'role=2.5,coherence=50'"
+    if text is None: return None
+    try:
+        if '=' not in text: return float(text)
+        return {k.strip(): float(n) for k,n in (o.split('=') for o in text.split(','))}
+    except ValueError: raise ValueError(f"{option} {text!r}: give a number, or rubrics with one each, as role=2.5,coherence=50") from None
+
+def _rule(min_score, max_score, min_answers, keep, strict):
+    "The rule by which answers are read, as `select` takes it"
+    return dict(keep=_comma(keep), min_score=_scores(min_score), max_score=_scores(max_score, '--max-score'), min_answers=min_answers, strict=strict)
+
 # %% ../nbs/92_cli.ipynb #cli00009
 def at_layer(
     v, # `PersonaVectors` of `path`
@@ -172,7 +188,9 @@ def at_layer(
 ): # The vectors at that layer
     "`v` at the one layer that `--layer` names, or says where the file does not"
     from persona_vectors.extraction.vectors import at_given
-    if layer is None: return v.at(v.layers[-1])
+    if layer is None:
+        if v.published and len(v.layers)>1: log.info(f"layer {v.layers[-1]}, the highest in {path}: --layer chooses another")
+        return v.at(v.layers[-1])
     if None in v.layers:
         if not layer.isdecimal(): raise ValueError(f"--layer {layer}: {path} does not record its layer, so give its index")
         return at_given(v, int(layer), path)
@@ -187,23 +205,28 @@ def run(model:Model=EMBEDDED, personas:Personas=None, questions:Questions=None, 
         api:Api=False, base_url:BaseUrl=None, api_model:ApiModel=None, engine:Engine='transformers', engine_arg:EngineArg=None,
         max_tokens:MaxTokens=256, temperature:Temperature=.7, seed:Seed=0,
         top_p:TopP=None, top_k:TopK=None, min_p:MinP=None, repetition_penalty:Penalty=None, template_arg:TemplateArg=None, revision:Revision=None,
+        quantize:Quantize=None, trust_remote_code:Trust=False,
+        min_score:MinScore=None, max_score:MaxScore=None, min_answers:MinAnswers=None, keep:Keep='', strict:Strict=False,
         stream:Stream=None, blocks:Blocks=None, batch_tokens:BatchTokens=None,
         fresh:Annotated[bool, _option('Make everything anew, in a folder of its own (default: fresh/).', '--fresh')]=False):
     "Generate, extract, analyse, plot. With no option: the embedded model, on the answers that come with the package."
     from persona_vectors.pipeline import run as run_pipeline
     c = config_from(model, base_url, api_model, prompt_format=prompt_format, device=device, dtype=dtype, span=span, max_tokens=max_tokens,
                     temperature=temperature, seed=seed, stream=stream, blocks=blocks, batch_tokens=batch_tokens,
-                    top_p=top_p, top_k=top_k, min_p=min_p, repetition_penalty=repetition_penalty, template_arg=template_arg, revision=revision)
+                    top_p=top_p, top_k=top_k, min_p=min_p, repetition_penalty=repetition_penalty, template_arg=template_arg, revision=revision,
+                    quantize=quantize, trust_remote_code=trust_remote_code)
     out = _fresh_folder(out) if fresh else out or Path('.')
     if responses and not (personas and questions):
         from persona_vectors.responses import load_responses
         rs = load_responses(responses)
-        personas,questions = personas or rs.prompts(), questions or rs.shared_questions
+        personas,questions = personas or rs.prompts(), questions or (rs.shared_questions if strict else rs.questions)
     personas,questions,own = _grid(personas, questions, api_model or model, model_name)
     if own: raise ValueError('a run compares personas on the same questions: name a file with --questions; `generate` and `extract` take those of each persona')
     vllm = _vllm(engine, engine_arg, api=api, base_url=base_url, api_model=api_model, responses=responses)
-    r = run_pipeline(c, personas, questions, layer=layer, out=out, responses=responses, api=api or bool(base_url or api_model), fresh=fresh, vllm=vllm)
+    r = run_pipeline(c, personas, questions, layer=layer, out=out, responses=responses, api=api or bool(base_url or api_model), fresh=fresh, vllm=vllm,
+                     **_rule(min_score, max_score, min_answers, keep, strict))
     _print_run(r)
+    if min_score or max_score: log.info('is the axis made by which answers were kept? `persona-vectors report` with the same options says so')
 
 # %% ../nbs/92_cli.ipynb #81e94e55
 def _fresh_folder(out):
@@ -245,6 +268,7 @@ def generate(model:Model=EMBEDDED, personas:Personas=None, questions:Questions=N
              out:Out=Path('.'), api:Api=False, base_url:BaseUrl=None, api_model:ApiModel=None, engine:Engine='transformers',
              engine_arg:EngineArg=None, max_tokens:MaxTokens=256, temperature:Temperature=.7, seed:Seed=0, top_p:TopP=None, top_k:TopK=None,
              min_p:MinP=None, repetition_penalty:Penalty=None, template_arg:TemplateArg=None, revision:Revision=None,
+             quantize:Quantize=None, trust_remote_code:Trust=False,
              samples:Annotated[int, _option('Answers to each question.')]=1,
              limit:Annotated[int, _option('Ask so many of the questions, evenly spread. Default: all.')]=None, model_name:ModelName=None,
              extra_questions:Annotated[Path, _option('JSON or YAML file: persona to further questions, put to it alone.')]=None,
@@ -256,7 +280,8 @@ def generate(model:Model=EMBEDDED, personas:Personas=None, questions:Questions=N
     c = config_from(model, base_url, api_model, prompt_format=prompt_format, device=device, dtype=dtype, max_tokens=max_tokens,
                     temperature=temperature, seed=seed, max_concurrent_requests=max_concurrent_requests, timeout=timeout, max_retries=max_retries,
                     requests_per_minute=requests_per_minute, tokens_per_minute=tokens_per_minute, extra_body=_json(extra_body),
-                    top_p=top_p, top_k=top_k, min_p=min_p, repetition_penalty=repetition_penalty, template_arg=template_arg, revision=revision)
+                    top_p=top_p, top_k=top_k, min_p=min_p, repetition_penalty=repetition_penalty, template_arg=template_arg, revision=revision,
+                    quantize=quantize, trust_remote_code=trust_remote_code)
     vllm = _vllm(engine, engine_arg, api=api, base_url=base_url, api_model=api_model)
     personas,questions,own = _grid(personas, questions, api_model or model, model_name, limit)
     if own and extra_questions: raise ValueError("--extra-questions: the personas' files have questions of their own; name those for all with --questions")
@@ -310,8 +335,9 @@ def extract(responses:Annotated[Path, typer.Argument(help='A responses file: .js
             device:Device=None, dtype:Dtype=None, span:Span='answer', out:Out=Path('.'),
             read_under:Annotated[str, _option("Read every answer under this persona's prompt instead of its own.")]=None,
             read_text:Annotated[str, _option("Read every prompt over this persona's answers instead of its own.")]=None,
-            min_score:MinScore=None, max_score:MaxScore=None, min_answers:MinAnswers=None, keep:Keep='', stream:Stream=None, blocks:Blocks=None,
-            batch_tokens:BatchTokens=None, template_arg:TemplateArg=None, revision:Revision=None,
+            min_score:MinScore=None, max_score:MaxScore=None, min_answers:MinAnswers=None, keep:Keep='', strict:Strict=False, stream:Stream=None,
+            blocks:Blocks=None, batch_tokens:BatchTokens=None, template_arg:TemplateArg=None, revision:Revision=None,
+            quantize:Quantize=None, trust_remote_code:Trust=False,
             shard:Annotated[str, _option('Read one of n parts, as 3/7. After an interruption, the same command continues. `merge` joins the parts.')]=None,
             ray:Annotated[str, _option("'local', or the address of a Ray cluster ('auto' on one of its machines): read by actors there.")]=None,
             actors:Annotated[int, _option('With --ray: how many for each model. Default: one a GPU, or a core as far as memory goes.', min=1)]=None,
@@ -322,9 +348,10 @@ def extract(responses:Annotated[Path, typer.Argument(help='A responses file: .js
             devices:Annotated[int, _option('With --dry-run: how many.', min=1)]=1):
     "Vectors only, from a responses file. Default personas and questions: the file's own, without a file the built-in ones."
     configs = [config_from(m, prompt_format=prompt_format, device=device, dtype=dtype, span=span, stream=stream, blocks=blocks,
-                           batch_tokens=batch_tokens, template_arg=template_arg, revision=revision) for m in model]
+                           batch_tokens=batch_tokens, template_arg=template_arg, revision=revision,
+                           quantize=quantize, trust_remote_code=trust_remote_code) for m in model]
     personas = _opened(personas, model[0])
-    which = dict(keep=_comma(keep), min_score=_scores(min_score), max_score=_scores(max_score, '--max-score'), min_answers=min_answers)
+    which = _rule(min_score, max_score, min_answers, keep, strict)
     what = dict(layer=layer, folder=out/'data/persona_vectors', read_under=read_under)
     if (kind or devices!=1) and not dry_run: raise ValueError('--kind and --devices go with --dry-run')
     if not (shard or ray or dry_run) and (sums or actors or per_actor!=1):
@@ -355,7 +382,8 @@ def _unanswered(span, personas, questions, which):
     "The prompts and questions of an extraction without answers; ValueError if it needs some"
     from persona_vectors.selection import Unanswered
     if span!='prompt_last': raise ValueError(f"--span {span}: name a responses file; only --span prompt_last needs none")
-    if given := [f"--{k.replace('_', '-')}" for k,o in which.items() if o]: raise ValueError(f"{', '.join(given)}: there are no answers to select from")
+    given = [f"--{k.replace('_', '-')}" for k,o in which.items() if o and k!='strict']
+    if given: raise ValueError(f"{', '.join(given)}: there are no answers to select from")
     personas,questions,own = _grid(personas, questions)
     if own: raise ValueError('--span prompt_last reads every prompt with the same questions: name a file with --questions')
     return Unanswered(personas, questions)
@@ -386,15 +414,6 @@ def _extract_on_ray(configs, answers, address, **what):
                 wrong.append(e)
                 if len(configs)>1: log.error(str(e))
     if wrong: raise wrong[0]
-
-# %% ../nbs/92_cli.ipynb #4eb312f3
-def _scores(text, option='--min-score'):
-    "The scores that an option names: '2.5', or 'role=2.5,coherence=50'"
-    if text is None: return None
-    try:
-        if '=' not in text: return float(text)
-        return {k.strip(): float(n) for k,n in (o.split('=') for o in text.split(','))}
-    except ValueError: raise ValueError(f"{option} {text!r}: give a number, or rubrics with one each, as role=2.5,coherence=50") from None
 
 # %% ../nbs/92_cli.ipynb #e0c3121b
 @app.command(epilog='Example: persona-vectors merge data/persona_vectors/FILE.parts')
@@ -461,8 +480,9 @@ def direction_for(text, v, source):
 def report(vectors:Annotated[Path, typer.Argument(help=f'{VECTORS_HELP} No model is run then. Default: read the answers with --model.')]=None,
            responses:Annotated[Path, _option('A responses file. Default: the answers that come with the package.')]=None, model:Model=EMBEDDED,
            personas:FilePersonas=None, questions:FileQuestions=None, layer:Layer=None, prompt_format:Format='chat', device:Device=None, dtype:Dtype=None,
-           span:Span='answer', stream:Stream=None, blocks:Blocks=None, batch_tokens:BatchTokens=None, template_arg:TemplateArg=None, revision:Revision=None,
-           direction:DirectionFrom=None,
+           min_score:MinScore=None, max_score:MaxScore=None, min_answers:MinAnswers=None, keep:Keep='', strict:Strict=False, span:Span='answer',
+           stream:Stream=None, blocks:Blocks=None, batch_tokens:BatchTokens=None, template_arg:TemplateArg=None, revision:Revision=None,
+           quantize:Quantize=None, trust_remote_code:Trust=False, direction:DirectionFrom=None,
            neutral:Annotated[str, _option('Names of the neutral personas, with commas between. Default: those that the file names.')]=None,
            reading:Annotated[list[Path], _option('A further vectors file, with the same personas and questions; the file says what was held constant. '
                                                  'May be given several times.')]=None,
@@ -474,24 +494,25 @@ def report(vectors:Annotated[Path, typer.Argument(help=f'{VECTORS_HELP} No model
            resamples:Annotated[int, _option('Resamples, permutations, random directions.')]=1000, out:Out=Path('.')):
     "Is my axis real? A page, and a table, of the evidence: what comes with the prompt, what with the text, and what controls show."
     from persona_vectors.analysis.page import save_page
-    from persona_vectors.analysis.report import evidence, gather
+    from persona_vectors.analysis.report import evidence
     from persona_vectors.extraction.extractor import ActivationExtractor
     from persona_vectors.personas import split_names
     from persona_vectors.responses import load_responses, shipped_responses
-    rs = load_responses(responses) if responses else shipped_responses()
-    model = at_revision(model, revision)
+    rs,model = load_responses(responses) if responses else shipped_responses(),at_revision(model, revision)
     named = (lambda v: direction_for(direction, v, None if vectors else model)) if direction else None
+    rule = _rule(min_score, max_score, min_answers, keep, strict)
     if vectors:
         _only_for_a_model(personas=personas, questions=questions, under=under, quick=quick, sweep=sweep)
-        got = _from_file(vectors, layer, neutral, rs, bool(responses), named)
+        got = _kept(_from_file(vectors, layer, neutral, rs, bool(responses), named), rule, named)
     else:
         ex = ActivationExtractor(config_from(model, prompt_format=prompt_format, device=device, dtype=dtype, span=span, stream=stream, blocks=blocks,
-                                             batch_tokens=batch_tokens, template_arg=template_arg))
-        names,personas = split_names(neutral or '', rs.personas),_opened(personas, model)
-        got = gather(ex, rs, personas, questions, layer=layer, neutral=names, under=under, first=first, quick=quick, sweep=sweep, out=out, direction=named)
+                                             batch_tokens=batch_tokens, template_arg=template_arg, quantize=quantize, trust_remote_code=trust_remote_code))
+        got = _gathered(ex, rs, _opened(personas, model), questions, rule, named, layer=layer, neutral=split_names(neutral or '', rs.personas),
+                        under=under, first=first, quick=quick, sweep=sweep, out=out)
+    if got['v'].published: return _report_means(got['v'], got['direction'], reading, vectors, out, direction)
     got['readings'] |= _further(reading or [], got['v'], got['direction'], got['readings'])
     e = evidence(**got, n=resamples)
-    page = _page_for(e, vectors, out, direction, neutral and f'neutral-{neutral}')
+    page = _page_for(e, vectors, out, direction, *(f'{k}-{o}' for k,o in zip(('neutral','min-score','max-score'), (neutral,min_score,max_score)) if o))
     save_page(e, page)
     print(e)
     for p in (page, page.with_suffix('.csv')): print(p)
@@ -518,6 +539,42 @@ def _from_file(path, layer, neutral, rs, given, direction):
     if 'prompts' in whole.meta: readings |= prompt_baselines(whole.meta['prompts'])
     return dict(v=v, readings=readings, responses=rs, direction=direction and direction(v))
 
+# %% ../nbs/92_cli.ipynb #57672c03
+def _chosen(rs, personas, questions, rule):
+    "The `Selection` by the rule; that of all answers if it asks for scores, else None"
+    from persona_vectors.selection import select
+    scored = rule['min_score'] is not None or rule['max_score'] is not None
+    if not rule['strict'] and (rule['min_answers'] is not None or not scored):
+        rule = rule | dict(min_answers=max(2, rule['min_answers'] or 0))                      # one answer compares nothing
+    some = select(rs, personas, questions, **rule)
+    return some,select(rs, personas, questions, keep=rule['keep'], strict=rule['strict']) if scored else None
+
+def _by_selection(v, whole, some, direction):
+    "What a report says of which answers were kept: of the assistant axis, not of another direction"
+    from persona_vectors.analysis.kept import scores_of, selection_evidence
+    if direction: return {}
+    return dict(selection=selection_evidence(v, scores_of(v, whole.responses), some.rule.min_score, some.rule.max_score, some.rule.min_answers))
+
+# %% ../nbs/92_cli.ipynb #aa5f0af8
+def _gathered(ex, rs, personas, questions, rule, direction, **what):
+    "What `gather` reads for a report on the answers that the rule keeps"
+    from persona_vectors.analysis.report import gather
+    some,whole = _chosen(rs, personas, questions, rule)
+    got = gather(ex, some, direction=direction, whole=whole, **what)
+    if whole: got |= _by_selection(got.pop('whole'), whole, some, direction)
+    return got
+
+def _kept(got, rule, direction):
+    "From a file of all answers, those that the rule keeps, and the table of the selection; all of them if it asks for no scores"
+    from persona_vectors.analysis.report import kept_rows
+    if rule['min_score'] is None and rule['max_score'] is None:
+        _only_for_a_model(**{k.replace('_', '-'): rule[k] for k in ('min_answers','keep','strict')})
+        return got
+    if got['responses'] is None: raise ValueError("the scores are in the answers that the vectors were made from: name their file with --responses")
+    some,whole = _chosen(got['responses'], None, None, rule)
+    v = kept_rows(got['v'], some, dict(responses=some.hash()))
+    return got | dict(v=v, responses=some.responses, direction=direction and direction(v)) | _by_selection(got['v'], whole, some, direction)
+
 # %% ../nbs/92_cli.ipynb #d668c80b
 def _further(paths, v, direction, taken):
     "Readings from further vectors files, by name, none of which is `taken`; ValueError if one lacks personas or questions"
@@ -533,6 +590,18 @@ def _page_for(e, vectors, out, *named):
     v = e.vectors
     parts = [vectors.stem if vectors else slug(v.model), f'layer-{v.layer}', *(slug(Path(o).stem if Path(o).is_file() else o) for o in named if o)]
     return out/'reports'/'-'.join(parts)/'report.html'
+
+# %% ../nbs/92_cli.ipynb #e397986a
+def _report_means(v, direction, reading, vectors, out, named):
+    "Prints what means alone say, and writes the table"
+    from persona_vectors.analysis.means import means_report
+    from persona_vectors.config import atomic_write
+    if reading: raise ValueError(f"--reading: {vectors} has one mean a persona and no questions, so nothing is compared answer by answer; leave it out")
+    r = means_report(v, direction)
+    path = _page_for(r, vectors, out, named).with_suffix('.csv')
+    with atomic_write(path) as f: r.table.to_csv(f, index=False)
+    print(r)
+    print(path)
 
 # %% ../nbs/92_cli.ipynb #87bec67b
 @app.command('plan-study', epilog='Example: persona-vectors plan-study data/persona_vectors/FILE.safetensors --roles 19,40,275 --questions 18,60,240 '
@@ -608,7 +677,8 @@ def steer(question:Annotated[str, typer.Argument(help='What to ask. Default: wha
           vectors:Vectors=None, direction:DirectionFrom=None, at:Annotated[str, _option("Tokens that are moved: 'all', 'prompt', 'answer'.")]='all',
           system:Annotated[str, _option('A system prompt.')]='', layer:OneLayer=None, model:Model=EMBEDDED, prompt_format:Format='chat',
           device:Device=None, dtype:Dtype=None, max_tokens:MaxTokens=64, temperature:Temperature=0., seed:Seed=0,
-          template_arg:TemplateArg=None, revision:Revision=None):
+          template_arg:TemplateArg=None, revision:Revision=None,
+          quantize:Quantize=None, trust_remote_code:Trust=False):
     "What the model says when it is moved along the assistant axis, beside what it says by itself."
     from persona_vectors.extraction.extractor import ActivationExtractor
     from persona_vectors.generation.local import load_local
@@ -617,7 +687,8 @@ def steer(question:Annotated[str, typer.Argument(help='What to ask. Default: wha
     coefs = list(dict.fromkeys([0.,*_numbers(coef)]))
     if temperature<0: raise ValueError(f"--temperature {temperature}: give 0 (greedy) or more")
     if max_tokens<1: raise ValueError(f"--max-tokens {max_tokens}: give at least 1")
-    ex = ActivationExtractor(config_from(model, prompt_format=prompt_format, device=device, dtype=dtype, template_arg=template_arg, revision=revision))
+    ex = ActivationExtractor(config_from(model, prompt_format=prompt_format, device=device, dtype=dtype, template_arg=template_arg,
+                                         revision=revision, quantize=quantize, trust_remote_code=trust_remote_code))
     d = direction_for(direction, vectors_for(vectors, ex.source, layer), ex.source)
     lm,talks = load_local(ex.source, ex.format, ex.device, ex.dtype),[chat_messages(system) for _ in coefs]
     for q in [question] if question else _typed():
@@ -663,11 +734,13 @@ def monitor(file:Annotated[Path, typer.Argument(help="Conversations: messages wi
             limit:Annotated[int, _option('Read the first so many conversations.', min=1)]=None,
             turns:Annotated[int, _option('Read the first so many messages of each.', min=1)]=None,
             layer:Layer=None, model:Model=EMBEDDED, prompt_format:Format='chat', device:Device=None, dtype:Dtype=None, batch_tokens:BatchTokens=None,
-            template_arg:TemplateArg=None, revision:Revision=None):
+            template_arg:TemplateArg=None, revision:Revision=None,
+            quantize:Quantize=None, trust_remote_code:Trust=False):
     "How far along the assistant axis conversations are, turn by turn; up to ten are shown token by token."
     from persona_vectors.steering.transcripts import read_turns
     if figure and figure.suffix!='.html': raise ValueError(f'--figure {figure}: give a name that ends in .html')
-    c = config_from(model, prompt_format=prompt_format, device=device, dtype=dtype, batch_tokens=batch_tokens, template_arg=template_arg, revision=revision)
+    c = config_from(model, prompt_format=prompt_format, device=device, dtype=dtype, batch_tokens=batch_tokens, template_arg=template_arg,
+                    revision=revision, quantize=quantize, trust_remote_code=trust_remote_code)
     source = find_model(c.model_name)
     d = direction_for(direction, vectors_for(vectors, source, layer), source) if direction else None
     t = read_turns(file, c, vectors, calibration, layer, d, out, id, limit, turns)

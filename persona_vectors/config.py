@@ -77,6 +77,8 @@ class PersonaVectorConfig:
     min_p:float=None                       # Sample from tokens at least this probable, relative to the likeliest
     repetition_penalty:float=None          # Above 1: tokens that were there before become less likely
     chat_template_kwargs:dict=None         # Arguments of the chat template, such as {'enable_thinking': False}
+    quantize:str=None                      # '4bit' or '8bit': round the weights when they are loaded
+    trust_remote_code:bool=False           # Run code that the model brings
     def __post_init__(self): _check(self)
     @property
     def sampling(self): return {k: o for k in SAMPLING if (o := getattr(self, k)) is not None} # those that are given
@@ -107,6 +109,8 @@ def _check_reading(c):
     yield 'span', c.span in SPANS, f"give one of {', '.join(SPANS)}"
     yield 'batch_tokens', c.batch_tokens is None or _whole(c.batch_tokens, 1), f'{WHOLE}, or leave it out'
     yield 'stream', c.stream in (None,True,False), 'give True or False, or leave it out'
+    yield 'quantize', c.quantize in (None,'4bit','8bit'), "give '4bit' or '8bit', or leave it out"
+    yield 'trust_remote_code', c.trust_remote_code in (True,False), 'give True or False'
     yield 'blocks', c.blocks is None or isinstance(c.blocks, str), "give a path in the model, as 'layers', or leave it out"
 
 # %% ../nbs/01_config.ipynb #aae582f6

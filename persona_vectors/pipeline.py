@@ -87,7 +87,8 @@ def run(
     responses=None, # Path of a responses file; None: generate what is not there yet
     api:bool=False, # Answers from the endpoint instead of a model on this machine
     fresh:bool=False, # Do not reuse the answers that come with the package
-    vllm:dict=None # Let a vLLM in this environment answer: further arguments of its engine, {} for none
+    vllm:dict=None, # Let a vLLM in this environment answer: further arguments of its engine, {} for none
+    **rule # Which answers are read, as `select` takes it: min_score, max_score, min_answers, keep, strict
 )->Run:
     "Generate or load, extract or load, rank, draw"
     from persona_vectors.extraction.extractor import ActivationExtractor, cached_vectors
@@ -96,7 +97,8 @@ def run(
     personas,questions = load_personas(personas),load_questions(questions)
     neutral,ex = _neutral_of(personas, questions, config.span),ActivationExtractor(config)
     k = ex.one_layer(layer)
-    selection = select(_answers(config, personas, questions, out, responses, api, fresh, vllm), personas, questions)
+    selection = select(_answers(config, personas, questions, out, responses, api, fresh, vllm), personas, questions, **rule)
+    _neutral_of(selection.prompts, selection.questions, config.span)     # some may be left out
     def read(layers, under=None): return cached_vectors(ex, selection, layers, out/'data/persona_vectors', under)
     (both,path),(bare,bare_path) = read(sorted({0,k})),read([k], neutral[0])
     v = both.at(k)

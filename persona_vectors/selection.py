@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 from .config import log
-from .personas import NEUTRAL, as_prompts, load_questions, spread
+from .personas import NEUTRAL, Question, as_prompts, load_questions, spread
 from .responses import OUTCOMES, Response, Responses, asked_of_all, by_persona, each_response, plan, response_at, response_files
 
 # %% ../nbs/04_selection.ipynb #5a9ee55d
@@ -57,10 +57,11 @@ def by_rubric(
 )->dict:
     "A bound on scores as rubric to number; ValueError if the answers have no such scores"
     if score is None: return None
-    def refuse(why): raise ValueError(f"{name}={score!r}{why}")
+    said = f"the {'least' if name=='min_score' else 'largest'} score {score if isinstance(score, Mapping) else f'{score:g}'}"
+    def refuse(why): raise ValueError(said+why)
     if not there: refuse(", but the answers have no scores: judge them first, with `persona-vectors judge`")
     if not isinstance(score, Mapping) and len(there)>1:
-        refuse(f": there are scores for {' and '.join(there)}; say which, as {{{there[0]!r}: {score!r}}}")
+        refuse(f": there are scores for {' and '.join(there)}; say which, as {{{there[0]!r}: {score!r}}}, or {there[0]}={score:g} at the command line")
     by = score if isinstance(score, Mapping) else {there[0]: score}
     if not all(n>=0 for n in by.values()): refuse(': give numbers of 0 or more')
     if unknown := [k for k in by if k not in there]: refuse(f" names {unknown[0]!r}, and the answers have scores for {', '.join(there)}")
@@ -94,7 +95,8 @@ class Cells:
 @patch
 def place(self:Cells, r):
     "(the cell of `r`, None), or (None, why it has none)"
-    p,q = (self.text.setdefault(o, o) for o in (r.persona, r.question))
+    p = self.text.setdefault(r.persona, r.persona)
+    q = self.text.get(r.question) or self.text.setdefault(r.question, r.question if r.question==r.asked else Question(r.question, r.question_id))
     self.asked.setdefault(q, set()).add(p)
     if self.prompts is not None and p not in self.prompts: return None,OTHER_PERSONA
     system,cell = self.system(r),(p, r.prompt, q)
@@ -113,10 +115,12 @@ def compared_with(asked)->str: # None: nobody
     if any(ps==everyone for ps in asked.values()): return None
     return next((p for p in sorted(everyone) if all(p in ps for ps in asked.values())), None)
 
-def which_questions(asked, questions=None)->list:
-    "The questions to read: those given, or those that every persona in `asked` (question to personas) was asked, or all that are compared"
+def which_questions(asked, questions=None, strict=True)->list:
+    """The questions to read: those given, or those that every persona in `asked` (question to personas) was asked, or all that are compared;
+    if not `strict`, those that two personas were asked"""
     if questions is not None and not isinstance(questions, int): return load_questions(questions)
-    qs = list(asked) if compared_with(asked) else asked_of_all(asked)
+    shared = list(asked) if strict or len(set().union(*asked.values()))<2 else [q for q,ps in asked.items() if len(ps)>1]
+    qs = shared if compared_with(asked) or not strict and shared else asked_of_all(asked)
     return spread(qs, questions)
 
 # %% ../nbs/04_selection.ipynb #3f105a41
@@ -126,12 +130,13 @@ class Selection:
         store, # Iterable of `Response` that also gives each by its number
         personas=None, # As `load_personas` takes them; None: those of the answers
         questions=None, # As `load_questions` takes them; None: those that every persona was asked; a number: so many of these
+        strict:bool=True, # False: questions that not every persona was asked are read too, and `checked` leaves out what it would stop at
         **rule # keep, min_score, max_score, min_answers, unless: as `Rule` takes them
     ):
         cells,rule = Cells(None if personas is None else as_prompts(personas)),Rule(**rule).settled(store)
-        self.store,self.meta,self.path,self.need = store,{},None,rule.min_answers
+        self.store,self.meta,self.path,self.rule,self.strict = store,{},None,rule,strict
         self._sort(cells, rule.why_not)
-        self.questions = which_questions(cells.asked, questions)
+        self.questions = [cells.text.get(q, q) for q in which_questions(cells.asked, questions, strict)]
         self.asked = cells.asked if questions is None and compared_with(cells.asked) else {} # question to personas, of an incomplete design
         self._leave_out_other_questions()
     def __len__(self): return len(self.rows)
@@ -180,14 +185,38 @@ def left_out(self:Selection,
 
 # %% ../nbs/04_selection.ipynb #72c0e11f
 @patch
-def _check_enough(self:Selection):
-    have = Counter()
+def _thin(self:Selection)->dict:
+    "Persona to its number of answers to read, of those with fewer than the rule asks for"
+    have,need = Counter(),self.rule.min_answers if self.strict else max(1, self.rule.min_answers)
     for (p,_,_),n in zip(self.cells, self.count.tolist()): have[p] += n
-    for p in self.prompts:
-        if have[p]<self.need:
-            why = ', '.join(f'{n} {o}' for o,n in self.left_out(p).items()) or 'none left out'
-            raise ValueError(f"persona {p!r} has {have[p]} answers to read, fewer than {self.need} ({why}): "
-                "leave it out, get more answers, or ask for less")
+    return {p: have[p] for p in self.prompts if have[p]<need}
+
+@patch
+def _check_enough(self:Selection):
+    for p,n in self._thin().items():
+        why = ', '.join(f'{k} {o}' for o,k in self.left_out(p).items()) or 'none left out'
+        raise ValueError(f"persona {p!r} has {n} answers to read, fewer than {self.rule.min_answers} ({why}): "
+            "leave it out, get more answers, or ask for less")
+
+# %% ../nbs/04_selection.ipynb #c71d1c85
+@patch
+def _leave_out_thin(self:Selection):
+    few,need = self._thin(),max(1, self.rule.min_answers)
+    if len(few)==len(self.prompts): raise ValueError(f"no persona has {need} answers to read: {', '.join(f'{p} has {k}' for p,k in list(few.items())[:3])}")
+    if few:
+        log.warning(f"left out, with {f'fewer than {need} answers' if need>1 else 'no answer'} to read: {', '.join(f'{p} ({k})' for p,k in few.items())}")
+        self.reasons.append(f'of a persona with fewer than {need}')
+        gone = np.array([p in few for p,_,_ in self.cells]+[False])
+        self.why[gone[self.cell] & (self.why==0)] = len(self.reasons)-1
+        self.prompts = {p: s for p,s in self.prompts.items() if p not in few}
+        self._leave_out_other_questions()
+    there = {q for (_,_,q),k in zip(self.cells, self.count) if k}
+    if none := [q for q in self.questions if q not in there]:
+        log.warning(f"left out, with nobody's answer: {', '.join(map(repr, none[:3]))}{' and others'*(len(none)>3)}")
+        self.questions = [q for q in self.questions if q in there]
+    wanted = len(self.prompts)*len(self.questions)
+    lacking = wanted-len({(p,q) for (p,_,q),k in zip(self.cells, self.count) if k})
+    if lacking: log.info(f"{lacking} of {wanted} cells of persona and question are empty")
 
 # %% ../nbs/04_selection.ipynb #dd3e26c6
 @patch
@@ -204,16 +233,25 @@ def describe(self:Selection, i:int)->str:
 
 # %% ../nbs/04_selection.ipynb #4e8d10f7
 @patch
-def _check_grid(self:Selection):
+def _missing(self:Selection)->tuple: # Cells; of how many
+    "Cells (persona, number of its prompt, question) to which there is no answer, kept or not"
     had = np.unique(self.cell[(self.cell>=0) & (self.why!=self.reasons.index(OTHER_QUESTION))])
     had = {(p, self.systems[p,i], q) for p,i,q in (self.cells[c] for c in had)}
     wanted = [(p,i,s,q) for p,ss in self.prompts.items() for i,s in enumerate(ss) for q in self.questions if p in self.asked.get(q, [p])]
-    lacking = [(p,i,q) for p,i,s,q in wanted if (p,s,q) not in had]
-    if not lacking: return
+    return [(p,i,q) for p,i,s,q in wanted if (p,s,q) not in had],len(wanted)
+
+@patch
+def _check_prompts(self:Selection, lacking):
     for p,_,q in [o for o in lacking if o in self.elsewhere]: raise ValueError(
         f"the answer of persona {p!r}, question {q!r} was made with another system prompt than the one given now: generate it again")
+
+@patch
+def _check_grid(self:Selection):
+    lacking,n = self._missing()
+    self._check_prompts(lacking)
+    if not lacking: return
     who = list(dict.fromkeys(p for p,_,_ in lacking))
-    raise ValueError(f"{len(lacking)} of {len(wanted)} answers are missing, of persona {', '.join(map(repr, who[:3]))}{' and others'*(len(who)>3)}; "
+    raise ValueError(f"{len(lacking)} of {n} answers are missing, of persona {', '.join(map(repr, who[:3]))}{' and others'*(len(who)>3)}; "
         f"the first is to {lacking[0][2]!r}. Generate them, or leave these personas or questions out")
 
 # %% ../nbs/04_selection.ipynb #3310e716
@@ -223,8 +261,12 @@ def checked(self:Selection, unnamed)->Selection:
     for p,_,q in [o for o,n in zip(self.cells, self.count) if n and o in self.empty]: raise ValueError(
         f"the answer of persona {p!r}, question {q!r} is empty: generate it again, or leave it out")
     self._check_twice()
-    self._check_grid()
-    self._check_enough()
+    if self.strict:
+        self._check_grid()
+        self._check_enough()
+    else:
+        self._check_prompts(self._missing()[0])
+        self._leave_out_thin()
     if unnamed and (n := (self.why==self.reasons.index(OTHER_QUESTION)).sum()):
         log.info(f"{n} answers are to other questions than these {len(self.questions)}, and are not read: name the questions, and the personas")
     if lost := self.left_out():
@@ -264,6 +306,7 @@ def select(
     responses, # `Responses`, a mapping of (persona, question) to text, or a `Selection`
     personas=None, # As `load_personas` takes them; None: those of the answers
     questions=None, # As `load_questions` takes them; None: those that every persona was asked; a number: so many of these
+    strict:bool=True, # False: personas with too few answers, and questions without any, are left out and named; cells may be empty
     **rule # keep, min_score, max_score, min_answers, unless: as `Rule` takes them
 )->Selection:
     "The answers to read. ValueError names what is missing, empty, or made with another prompt"
@@ -273,7 +316,7 @@ def select(
     if not isinstance(responses, Mapping):
         raise ValueError(f"responses is a {type(responses).__name__}: give Responses, a mapping of (persona, question) to text, or a Selection")
     rs = responses if isinstance(responses, Responses) else Responses(Response(p, q, t) for (p,q),t in responses.items())
-    s = Selection(rs.rows, personas, questions, **rule).checked(questions is None)
+    s = Selection(rs.rows, personas, questions, strict, **rule).checked(questions is None)
     s.meta,s.path = rs.meta,rs.path
     return s
 
@@ -356,14 +399,16 @@ class Answers(Selection):
         keep=(), # Outcomes to read though they are usually left out: 'refused', 'filtered'
         min_score=None, # Least score from a judge, or rubric to least score
         min_answers:int=None, # Fewest answers of a persona; None: 10 if scores are asked for, else 1
-        max_score=None # Largest score, or rubric to largest score
+        max_score=None, # Largest score, or rubric to largest score
+        strict:bool=True # As `select` takes it
     ):
-        super().__init__(AnswerFiles(path), personas, questions, keep=keep, min_score=min_score, max_score=max_score, min_answers=min_answers)
+        super().__init__(AnswerFiles(path), personas, questions, strict, keep=keep, min_score=min_score, max_score=max_score, min_answers=min_answers)
         self.checked(questions is None)
         self.path = self.store.path
         self._hash,self.order,self._outcomes = self.store.settle(self.rows)
-        self.source = dict(path=str(self.path), personas=None if personas is None else self.prompts, questions=None if self.asked else self.questions,
-            keep=list(keep), min_score=min_score, max_score=max_score, min_answers=0)
+        as_they_are = personas is None and len(self.prompts)==len(by_persona(self.systems))
+        self.source = dict(path=str(self.path), personas=None if as_they_are else self.prompts, questions=None if self.asked else self.questions,
+            keep=list(keep), min_score=min_score, max_score=max_score, min_answers=0, **({} if strict else dict(strict=False)))
     def hash(self): return self._hash
     @property
     def outcomes(self): return self._outcomes

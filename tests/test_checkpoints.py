@@ -127,3 +127,71 @@ def test_revisions_of_the_hub(tmp_path):
         before = files(tmp_path/'data')
         bad = extract(*args)
         assert bad.returncode==1 and why in said(bad)[-1] and len(said(bad))==1 and files(tmp_path/'data')==before, bad.stderr
+
+# rounded weights
+
+BITS = {'4bit': 'bitsandbytes', '8bit': 'torchao'}
+@pytest.mark.parametrize('bits', BITS)
+def test_rounded_weights(bits, tmp_path):
+    "Rounded when loaded: the size is the planned one, numbers are near those of the whole weights, alike in any batch, and the files say so"
+    if not find_spec(BITS[bits]):
+        with pytest.raises(ValueError, match=f'rounded to {bits} by {BITS[bits]}, which is not installed'): find_model(EMBEDDED, quantize=bits)
+        return
+    base = make_llama(tmp_path/'base', d=256, n=3)
+    plain,ex = extractor(base),extractor(base, quantize=bits)
+    v,path = vectors(ex, tmp_path/'v', (0,1,3))
+    want,other = vectors(plain, tmp_path/'v', (0,1,3))
+    assert (v.meta['quantize'], want.meta.get('quantize'), path!=other, v.meta['fingerprint']!=want.meta['fingerprint'])==(bits, None, True, True)
+    assert v.meta['probe']['against']=='LlamaForCausalLM'
+    gap = ((v.means-want.means).norm()/want.means.norm()).item()
+    assert 1e-4<gap<{'4bit': .3, '8bit': .03}[bits] and torch.equal(v.means[:,0], want.means[:,0])     # the embedding is not rounded
+    alone = extractor(base, quantize=bits, batch_tokens=1)
+    seqs = alone.conversations(rows.rows)
+    assert torch.allclose(alone.means(seqs, [3], progress=False), ex.means(seqs, [3], progress=False), atol=1e-4)
+    m = ex.blocks(3)
+    held = sum(w.untyped_storage().nbytes() if bits=='4bit' else w.numel()*(1 if 'int8' in type(w).__name__.lower() or 'Int8' in type(w.data).__name__ else w.element_size()) for w in m.parameters())
+    if bits=='4bit': held += sum(o.weight.quant_state.absmax.nbytes for o in m.modules() if hasattr(getattr(o, 'weight', None), 'quant_state'))
+    planned = ex.plan(seqs, [3], measure=False).weights
+    assert abs(planned/held-1)<.02 and planned<.95*plain.plan(seqs, [3], measure=False).weights
+    with pytest.raises(ValueError, match='cannot be streamed, since its weights are rounded'): extractor(base, quantize=bits, stream=True).means(seqs, [3], progress=False)
+
+def test_plan_of_a_quantised_checkpoint(tmp_path):
+    "GPTQ, AWQ and FP8 take the size of their files; without what reads them they are refused in words"
+    from safetensors.torch import load_file, save_file
+    base = make_llama(tmp_path/'base', d=64, n=3)
+    seqs = extractor(base).conversations(rows.rows)
+    whole = extractor(base).plan(seqs, [2], measure=False)
+    w = load_file(base/'model.safetensors')
+    packed = {k: o.to(torch.int8) if o.dim()==2 and 'embed' not in k else o for k,o in w.items()}
+    save_file(packed, base/'model.safetensors', metadata=dict(format='pt'))
+    cfg = json.loads((base/'config.json').read_text())
+    (base/'config.json').write_text(json.dumps(cfg|dict(quantization_config=dict(quant_method='gptq', bits=8, group_size=64))))
+    got = extractor(base).plan(seqs, [2], measure=False)
+    matrices = sum(o.numel() for k,o in w.items() if o.dim()==2 and any(f'layers.{i}.' in k for i in (0,1)))
+    assert whole.weights-got.weights==3*matrices and got.embedding==whole.embedding
+    with pytest.raises(ValueError, match='quantised already .gptq.: leave --quantize out'): find_model(str(base), quantize='4bit')
+    with pytest.raises(ValueError, match=r'it is quantised \(gptq\) and needs a package'): extractor(base).means(seqs, [2], progress=False)
+
+# code of their own
+
+code = '''from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel
+class OwnConfig(LlamaConfig): model_type = 'own'
+class OwnModel(LlamaModel): config_class = OwnConfig
+class OwnForCausalLM(LlamaForCausalLM): config_class = OwnConfig
+'''
+def test_code_of_its_own(tmp_path):
+    "It is run only by that name; its numbers are then those of the model"
+    base = make_llama(tmp_path/'base', n=3)
+    shutil.copytree(base, tmp_path/'own')
+    (tmp_path/'own'/'modeling_own.py').write_text(code)
+    cfg = json.loads((base/'config.json').read_text())
+    maps = dict(AutoConfig='modeling_own.OwnConfig', AutoModel='modeling_own.OwnModel', AutoModelForCausalLM='modeling_own.OwnForCausalLM')
+    (tmp_path/'own'/'config.json').write_text(json.dumps(cfg|dict(model_type='own', auto_map=maps, architectures=['OwnForCausalLM'])))
+    rows.save(tmp_path/'r.json')
+    def extract(*args): return run('extract', 'r.json', '--dtype', 'float32', '--layer', '1', *args, cwd=tmp_path, HF_HOME=str(tmp_path/'hf'))
+    r = extract('--model', 'own')
+    assert r.returncode==1 and 'code of its own' in r.stderr and '--trust-remote-code' in said(r)[-1], r.stderr
+    assert not (tmp_path/'data').exists()
+    r = extract('--model', 'own', '--trust-remote-code')
+    assert r.returncode==0, r.stderr
+    assert torch.equal(load_vectors(tmp_path/r.stdout.strip()).means, vectors(extractor(base), tmp_path/'v')[0].means)

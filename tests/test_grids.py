@@ -1,8 +1,9 @@
 "Complete grids give the numbers they always gave, incomplete ones go through every analysis, and what cannot be fitted is refused in one line"
 import numpy as np, pandas as pd, pytest
-from persona_vectors.analysis import axis, comparison, controls, coordinates, figures, layers, measures, readings, report, uncertainty
+from persona_vectors.analysis import axis, comparison, controls, coordinates, figures, layers, likelihood, measures, readings, report, uncertainty, wording
 from persona_vectors.analysis.simulation import as_judged, planted
 from persona_vectors.extraction.vectors import PersonaVectors
+from persona_vectors.responses import Response, Responses
 
 SMALL = dict(n_roles=8, n_questions=7, d=12, axis=3., role_sd=1.5)
 
@@ -46,6 +47,9 @@ def judged(seed=0, **kw): return as_judged(planted(**dict(axis=4., role_sd=2., d
 V = judged()
 PAIR = dict(a=V, b=judged(noise_seed=5, rotate=1))
 A = axis.assistant_axis(V)
+WORDED = as_judged(planted(wordings=2, wording_sd=.5, d=8, seed=1)[0], rate=.8, seed=1)
+TEXTS = Responses([Response(r.persona, r.question, 'An answer.', prompt=r.prompt, sample=r.sample) for r in V.rows])
+SCORES = pd.DataFrame([dict(persona=r.persona, question=r.question, score=i%7) for i,r in enumerate(V.rows)])
 ANALYSES = dict(
     centred=lambda: axis.centred(V), cosine_matrix=lambda: axis.cosine_matrix(V), assistant_axis=lambda: A.vector.numpy(),
     project=lambda: axis.project(V, A), held_out=lambda: axis.held_out(V), rank_personas=lambda: axis.rank_personas(V),
@@ -65,6 +69,8 @@ ANALYSES = dict(
     compare_readings=lambda: readings.compare_readings(V, dict(other=PAIR['b'])), contributions=lambda: readings.contributions(V, V),
     report=lambda: report.evidence(V, n=40).tables['ranking'], n_components=lambda: measures.n_components(V, n=20),
     default_place=lambda: measures.default_place(V), on_components=lambda: measures.on_components(V, n=20), component_agreement=lambda: measures.component_agreement(PAIR, n=20),
+    persona_space=lambda: measures.persona_space(V, V, n=20),
+    extreme_answers=lambda: likelihood.extreme_answers(V, axis.assistant_axis, TEXTS), meaning_and_wording=lambda: wording.meaning_and_wording(WORDED, n=20),
     shift=lambda: measures.shift(V, V, A), projection_agreement=lambda: comparison.projection_agreement(PAIR, 20),
     structure_agreement=lambda: comparison.structure_agreement(PAIR, 20), cka=lambda: comparison.cka_agreement(PAIR, 20), procrustes=lambda: comparison.procrustes_agreement(PAIR, 20),
     cross_cosine=lambda: comparison.cross_cosine(V, V), joint_pca=lambda: comparison.joint_pca(dict(a=V, b=V)), compare=lambda: comparison.compare(PAIR, n=20))
@@ -83,6 +89,7 @@ def test_incomplete_grids_go_through(name): assert has_numbers(ANALYSES[name]())
 def test_what_takes_complete_questions_says_so():
     v = as_judged(planted(wordings=2, d=8, seed=1)[0], rate=.3, seed=1)
     with pytest.raises(ValueError, match='^no question has an answer of every persona in . wordings: .*$'): uncertainty.crossvalidated(v, wordings=True)
+    with pytest.raises(ValueError, match='^no question has an answer of every persona; .*$'): measures.predicts(V, SCORES, A, n=20)
 
 def of_cells(cells):
     "Vectors of the personas' questions"

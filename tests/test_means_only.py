@@ -109,7 +109,7 @@ def test_two_models(loaded):
     np.testing.assert_allclose(mixed, cross_cosine(v, w), atol=1e-5)
     figures.plot_cross_cosine(mixed), figures.plot_joint(joint_pca(dict(a=v, b=w)).planes)
     with pytest.raises(ValueError, match='leave crossvalidated out'): cross_cosine(v, again, crossvalidated=True)
-    with pytest.raises(ValueError, match="'here' goes into cross_cosine and joint_pca only"): compare(dict(here=v, there=again))
+    with pytest.raises(ValueError, match="'here' goes into compare_means, cross_cosine and joint_pca only"): compare(dict(here=v, there=again))
 
 def test_loud_coordinates(loaded):
     "Two coordinates without information break the order; masked or standardised, it is there again"
@@ -163,13 +163,13 @@ WORKS = ['against_nulls', 'assistant_axis', 'centred', 'contrasts', 'cosine_matr
          'layer_sweep', 'outlier_dimensions', 'plot_cosine', 'plot_pca', 'plot_variance', 'probe_direction', 'project',
          'random_directions', 'rank_personas', 'reliability', 'role_pca', 'sensitivity', 'transform', 'variance_table']
 REFUSED = dict(                                                          # and what the line says
-    axis_strength='give at least two. Of means only', cka_agreement='goes into cross_cosine and joint_pca only', compare='goes into cross_cosine and joint_pca only',
+    axis_strength='give at least two. Of means only', cka_agreement='goes into compare_means, cross_cosine and joint_pca only', compare='goes into compare_means, cross_cosine and joint_pca only',
     compare_readings='Of means only, project', contributions='means only have one', crossvalidated='Of means only there are',
     crossvalidated_cosine='Of means only there are', crossvalidated_distance='Of means only there are', evidence='means only',
     extreme_answers='means only have no single answers', held_out='Of means only, project', matched_length='how many tokens',
-    procrustes_agreement='goes into cross_cosine and joint_pca only', projection_agreement='goes into cross_cosine and joint_pca only',
+    procrustes_agreement='goes into compare_means, cross_cosine and joint_pca only', projection_agreement='goes into compare_means, cross_cosine and joint_pca only',
     pseudo_defaults='Of means only there are', rank_intervals='Of means only there are',
-    resample='Of means only there are', separation='sensitivity\\(v\\) works', structure_agreement='goes into cross_cosine and joint_pca only',
+    resample='Of means only there are', separation='sensitivity\\(v\\) works', structure_agreement='goes into compare_means, cross_cosine and joint_pca only',
     variance_components='at least two')
 MODULES = [importlib.import_module(f'persona_vectors.analysis.{o.name}') for o in pkgutil.iter_modules(importlib.import_module('persona_vectors.analysis').__path__)]
 def takes_vectors(f):

@@ -154,7 +154,8 @@ RUNS = {                                                                    # co
     'info {hub}': '5 role vectors of assistant-axis and the default persona', 'info {hub}/default_vector.pt': '1 personas × 32', 'info {made}/chen': '3 directions, layers 0, 1',
     'info {hub}/assistant_axis.pt': 'mean of the default persona minus mean of the roles', 'info {hub}/trait_vectors': '2 directions', 'info {made}/kinds': '1 of type pos_2',
     'import {hub} --layer 2 --model {made}/llama --out roles.safetensors': 'roles.safetensors', 'import {made}/chen/evil_response_avg_diff.pt': 'answers with evil minus answers without',
-    'plot {hub} --layer 2': 'ranking.html', 'export {hub} axis.pt --format assistant-axis --model {made}/llama': 'axis.pt',
+    'plot {hub} --layer 2': 'ranking.html', 'report {hub} --layer 2': 'These means cannot say', 'report {hub}': 'layer 2, the highest in',
+    'report {hub} --layer 2 --direction bard,ghost': 'coordinates', 'export {hub} axis.pt --format assistant-axis --model {made}/llama': 'axis.pt',
     'export {made}/chen traits --format persona_vectors --model {made}/llama': 'traits', 'export {hub} again --format roles --model {made}/llama': 'again',
     'export {hub}/assistant_axis.pt axis.gguf --format gguf --layer 2 --model {made}/llama': 'axis.gguf',
     'steer Who? --model {made}/llama --vectors {hub} --layer 2 --coef 1 --max-tokens 2': 'mean of default minus mean of 5 roles',
@@ -163,7 +164,8 @@ RUNS = {                                                                    # co
     'monitor {made}/talk.json --model {made}/llama --vectors {hub} --layer 2': 'axis, layer 2'}
 STOPS = {                                                                   # command, what the one line has
     'info {made}/hub': 'name one of llama-2l', 'info {made}/mixed': 'and the others', 'info {made}/deep': 'bard.pt holds (4, 32)', 'info {made}/nan': 'row 1 of bard.pt',
-    'plot {made}/odd/optimizer.pt': 'an optimizer', 'plot {made}/chen': 'directions of traits', 'plot {made}/role_list.json': 'it is JSON', 'import {made}/odd/mean.pt': 'nothing says what its tensor is',
+    'report {hub}/role_vectors --layer 2': 'there is no neutral persona', 'report {hub} --layer 2 --direction {hub}/default_vector.pt': 'and no direction',
+    'report {hub} --layer 2 --reading {hub}': '--reading', 'plot {made}/odd/optimizer.pt': 'an optimizer', 'plot {made}/chen': 'directions of traits', 'plot {made}/role_list.json': 'it is JSON', 'import {made}/odd/mean.pt': 'nothing says what its tensor is',
     'import {made}/odd/object.pt --model {made}/llama': 'nothing is unpickled', 'import {made}/chen --out all.gguf': 'a file for each', 'import {made}/chen/evil_response_avg_diff.pt --layer 1 --out evil.gguf': '--model',
     'export {hub} axis.gguf --format gguf --layer 2': '--model', 'export {made}/chen all --format assistant-axis --model {made}/llama': 'an assistant-axis file holds',
     'export {made}/chen all --format gguf --model {made}/llama --layer 1': 'no place for layer 1', 'export {hub}/default_vector.pt d.gguf --format gguf --layer 2 --model {made}/llama': '0 roles beside the neutral default',

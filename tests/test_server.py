@@ -89,6 +89,20 @@ def test_killed(how, server, tmp_path):
     assert server.asked-n==12-len(kept) and len(rs.rows)==12 and journal(out) is None
     assert {(r.persona, r.question): r.text for r in rs.rows}.items() >= {(o['persona'], o['question']): o['text'] for o in kept}.items()
 
+def test_judged_by_own_rubrics(server, tmp_path):
+    "Each persona by the rubric of its own role file, in one run of the console script; the neutral one has none"
+    for p in personas:
+        own = {} if p=='default' else dict(eval_prompt='Is this by a {}? {{question}} {{answer}} Respond with a number between 0 and 3.'.format(p))
+        (tmp_path/'roles').mkdir(exist_ok=True)
+        (tmp_path/f'roles/{p}.json').write_text(json.dumps(dict(instruction=[dict(pos=personas[p])], **own)))
+    rs = generate_responses(server.config(), personas, EVAL_QUESTIONS[14:16], tmp_path, api=True)
+    before = server.still()
+    cmd = [script, 'judge', rs.path, '--rubric', 'roles/', '--base-url', server.url, '--api-model', server.model]
+    r = subprocess.run(cmd, cwd=tmp_path, env=env(), capture_output=True, text=True)
+    assert r.returncode==0 and '1 persona is judged, each by its own rubric; default has none: 2 answers are left unjudged' in r.stderr, r.stderr
+    judged = load_responses(r.stdout.split()[-1])
+    assert server.asked-before==2 and [set(o.scores or ()) for o in judged.rows]==[set(),set(),{'role'},{'role'}]
+
 def test_raw(server, tmp_path):
     "Plain text goes to the completions endpoint, and stops where a user's turn would begin"
     rs = generate_responses(server.config(prompt_format='raw'), dict(default=''), EVAL_QUESTIONS[:2], tmp_path, api=True)

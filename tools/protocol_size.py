@@ -1,19 +1,19 @@
-"""Time and peak memory of an analysis from parts on disk, by roles, questions and width, into data/benchmarks/protocol_size.csv:
+"""Time, CPU time and peak memory of an analysis from parts on disk, by roles, questions and width, into data/benchmarks/protocol_size.csv:
 python tools/protocol_size.py [--full]. The full size is 275 roles × 240 questions × 5 wordings, width 5376, about 4 GB of made-up parts in a temporary folder."""
-import argparse, json, os, subprocess, sys, tempfile, time
+import argparse, json, os, resource, subprocess, sys, tempfile, time
 from pathlib import Path
 root = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(root))
 import numpy as np
 
 WORDINGS,LAYER,TABLE = 5,30,root/'data'/'benchmarks'/'protocol_size.csv'
-GROWTH = [(r,60,1344) for r in (20,60,140,275)]+[(60,q,1344) for q in (18,120,240)]+[(60,60,d) for d in (576,2688,5376)]
+GROWTH = [(r,60,576) for r in (20,60,140,275)]+[(60,q,576) for q in (18,120,240)]+[(60,60,d) for d in (1344,2688,5376)]
 FULL = 275,240,5376
 
 def kept(roles, questions, rng):
     "Kept answers of each cell, 'role question', 0 to 5: roles and questions differ in how many, and the wordings of a cell are alike"
-    a,b = np.linspace(-1.7, 2.6, roles),rng.normal(0, .6, questions)
-    p = 1/(1+np.exp(-(rng.permutation(a)[:,None]+b+rng.normal(0, .8, (roles,questions)))))
+    a,b = np.linspace(-2.2, 2.4, roles),rng.normal(0, .3, questions)
+    p = 1/(1+np.exp(-(rng.permutation(a)[:,None]+b+rng.normal(0, 1.3, (roles,questions)))))
     n = rng.binomial(WORDINGS, p)
     for o in n:
         while (o>0).sum()<questions/6: o[rng.integers(questions)] = 1          # a role with fewer would not be kept
@@ -62,11 +62,16 @@ def make(folder, roles, questions, d, seed=0):
     step = max(1, (1<<27)//(4*d)//(WORDINGS*questions))*WORDINGS*questions      # a few whole personas at a time
     for i in range(0, len(answers.cell), step):
         rows = answers.rows[(answers.rows>=i) & (answers.rows<i+step)]
-        if len(rows): part_of(what, answers, rows, np.full(len(rows), 200), torch.from_numpy(x(*of[answers.cell[rows]].T))[:,None]).save(path)
+        tokens = x.rng.integers(80, 300, len(rows))
+        if len(rows): part_of(what, answers, rows, tokens, torch.from_numpy(x(*of[answers.cell[rows]].T))[:,None]).save(path)
     return path
 
 def peak(): # Largest resident memory of this process so far, in MB
     return int(next(o for o in open('/proc/self/status') if o.startswith('VmHWM')).split()[1])/1024
+
+def cpu(): # Seconds of this process so far, user and system, over all cores
+    o = resource.getrusage(resource.RUSAGE_SELF)
+    return o.ru_utime+o.ru_stime
 
 def measure(path):
     "Seconds of every step, peak memory so far after each, and what came out"
@@ -76,27 +81,30 @@ def measure(path):
     from persona_vectors.analysis.uncertainty import rank_intervals
     out = dict(peak_start=peak())
     def step(name, f):
-        start = time.time()
+        print(name, file=sys.stderr, flush=True)
+        start,before = time.time(),cpu()
         got = f()
-        out[f'seconds_{name}'],out[f'peak_{name}'] = time.time()-start,peak()
+        out[f'seconds_{name}'],out[f'cpu_{name}'],out[f'peak_{name}'] = time.time()-start,cpu()-before,peak()
         return got
     v = step('cells', lambda: cell_means(path))
     out |= dict(answers=v.meta['answers'], cells=len(v.rows), filled=len(v.rows)/(len(v)*len(v.questions)))
-    v = step('fit', lambda: balanced(v))
-    t = step('ranking', lambda: rank_intervals(v, n=1000))
-    e = step('report', lambda: evidence(v))
+    whole = step('fit', lambda: balanced(v))
+    t = step('ranking', lambda: rank_intervals(whole, n=1000))
+    whole = None
+    e = step('report', lambda: evidence(v))                     # from the cells, as the command does: fit and ranking once more
     return out | dict(reliability=e.tables['reliability'].loc['axis','reliability'], first=t.index[0], headline=e.headline)
 
 def one(roles, questions, d):
-    "A row of the table, measured in a process of its own"
-    env = os.environ | dict(OMP_NUM_THREADS='2', OPENBLAS_NUM_THREADS='2')
-    def child(*args): return subprocess.run([sys.executable, __file__, *map(str, args)], env=env, check=True, capture_output=True, text=True).stdout
+    "A row of the table, measured in a process of its own; in one thread, for threads that wait for a busy core count as at work"
+    env = os.environ | dict(OMP_NUM_THREADS='1', OPENBLAS_NUM_THREADS='1', MKL_NUM_THREADS='1')
+    def child(*args): return subprocess.run([sys.executable, __file__, *map(str, args)], env=env, check=True, stdout=subprocess.PIPE, text=True).stdout
     with tempfile.TemporaryDirectory() as folder:
         child('--make', folder, roles, questions, d)
         size = sum(p.stat().st_size for p in Path(folder).rglob('*.safetensors'))/1e9
         got = json.loads(child('--measure', Path(folder)/'made-up.parts').splitlines()[-1])
-    total = sum(o for k,o in got.items() if k.startswith('seconds_'))
-    return dict(roles=roles, questions=questions, width=d, parts_gb=size, load=os.getloadavg()[0], seconds=total, peak_mb=got['peak_report']) | got
+    seconds,cpu_seconds = (sum(o for k,o in got.items() if k.startswith(kind)) for kind in ('seconds_','cpu_'))
+    return dict(roles=roles, questions=questions, width=d, parts_gb=size, load=os.getloadavg()[0], seconds=seconds, cpu_seconds=cpu_seconds,
+                peak_mb=got['peak_report']) | got
 
 def main():
     ap = argparse.ArgumentParser(description=__doc__)

@@ -95,10 +95,20 @@ def _halves(filled, splits, rng): # 'persona question'; gives 'half question': 1
     return out
 
 # %% ../../nbs/analysis/30_axis.ipynb #1a27b804
+def half_means(
+    x, # 'persona question d'
+    halves, # 'half question': 1 where the question is in the half
+    moves=None # From `half_moves`; None: no cell is empty
+)->np.ndarray: # 'persona half d'
+    "Each persona's mean over each half of the questions; where cells are empty, as a fit to this half alone gives it"
+    half = halves/halves.sum(1, keepdims=True)@x
+    return half if moves is None else half+_what_moves(half, x, moves)
+
+def _what_moves(half, x, moves): return (moves@(half-x.mean(1)[:,None]).transpose(1,0,2)).transpose(1,0,2)
+
 def _moved(o, axes, rs, moves, halves): # gives 'persona half'
     "Projection of what makes `o`, on each half, a fit to this half alone"
-    half = np.einsum('hq,pqd->phd', halves/halves.sum(1, keepdims=True), o, optimize=True)
-    half = np.einsum('hpr,rhd->phd', moves, half-o.mean(1)[:,None], optimize=True)
+    half = _what_moves(half_means(o, halves), o, moves)
     return ((half-half[rs].mean(0))*axes).sum(-1)
 
 # %% ../../nbs/analysis/30_axis.ipynb #f09139bb
@@ -115,9 +125,7 @@ def cross_fitted(
             made = _halves(filled, splits, rng)
             other = made.reshape(-1, 2, made.shape[1])[:,::-1].reshape(made.shape)
             moves = None if filled.all() else half_moves(filled, made)
-        half = np.einsum('hq,pqd->phd', made/made.sum(1, keepdims=True), x, optimize=True)
-        if moves is not None: half = half+np.einsum('hpr,rhd->phd', moves, half-x.mean(1)[:,None], optimize=True)
-        axes = _leave_one_out(half, ns, rs)
+        axes = _leave_one_out(half_means(x, made, moves), ns, rs)
         d,s = o@axes.transpose(0,2,1),(axes**2).sum(-1)
         if moves is not None: d = d+_moved(o, axes, rs, moves.reshape(-1, 2, *moves.shape[1:])[:,::-1].reshape(moves.shape), other)[:,None]
         dot,squared = (d,s) if dot is None else (dot+d,squared+s)
@@ -137,13 +145,6 @@ def held_out(
     y = cross_fitted(((x, g.centre(x)) for x in map(g.part, g.parts())), g.ns, g.rs, filled, splits, np.random.default_rng(seed))
     return pd.DataFrame(y, index=g.personas, columns=g.questions)
 
-# %% ../../nbs/analysis/30_axis.ipynb #e7f9e3f7
-def left_out(v:PersonaVectors)->pd.Series:
-    "Projection of each vector, from the role mean, on the axis made without its persona; a single neutral stays in the axis"
-    ns,rs = ([list(v).index(p) for p in o] for o in v.split())
-    x = centred(v)
-    return pd.Series((x.values*leave_one_out_axes(x.values, ns, rs)).sum(1), index=x.index)
-
 # %% ../../nbs/analysis/30_axis.ipynb #6ab3cec9
 def rank_personas(
     v:PersonaVectors, # At one layer
@@ -155,6 +156,13 @@ def rank_personas(
     y = left_out(v).to_frame() if v.published else held_out(v, splits, seed)
     df = pd.DataFrame(dict(category=[category_of(p) for p in y.index], projection=y.mean(axis=1), se=y.sem(axis=1)), index=y.index)
     return df.sort_values('projection', ascending=False).rename_axis('persona')
+
+# %% ../../nbs/analysis/30_axis.ipynb #e7f9e3f7
+def left_out(v:PersonaVectors)->pd.Series:
+    "Projection of each vector, from the role mean, on the axis made without its persona; a single neutral stays in the axis"
+    ns,rs = ([list(v).index(p) for p in o] for o in v.split())
+    x = centred(v)
+    return pd.Series((x.values*leave_one_out_axes(x.values, ns, rs)).sum(1), index=x.index)
 
 # %% ../../nbs/analysis/30_axis.ipynb #f85a4a8c
 @dataclass(frozen=True)

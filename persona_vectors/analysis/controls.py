@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from jaxtyping import Float
 from ..config import content_hash, data_dir
 from .axis import assistant_axis, centred, text_vectors, tfidf_vectors
-from .grids import balanced, fitted
+from .grids import Rescaled, balanced, fitted
 from .uncertainty import cross_products, p_value
 from ..extraction.blocks import find_blocks, skeleton
 from ..extraction.extractor import ActivationExtractor
@@ -128,26 +128,40 @@ def prompt_baselines(
 # %% ../../nbs/analysis/33_controls.ipynb #ed34c599
 def _within(*factors): # Each has the level of every answer
     "A function that returns the residuals after a constant for each level of each factor"
-    dummies = np.hstack([np.array([[o==k for k in dict.fromkeys(xs)] for o in xs], float) for xs in factors])
-    U,s,_ = np.linalg.svd(dummies, full_matrices=False)
-    U = U[:,s>1e-9*s[0]]
-    return lambda o: o-U@(U.T@o)
+    from scipy.sparse import csr_array, hstack
+    def dummies(xs):
+        at = {k: i for i,k in enumerate(dict.fromkeys(xs))}
+        return csr_array((np.ones(len(xs)), (np.arange(len(xs)),[at[o] for o in xs])))
+    m = csr_array(hstack(list(map(dummies, factors))))
+    inverse = np.linalg.pinv((m.T@m).toarray(), hermitian=True)
+    return lambda o: o-m@(inverse@(m.T@o))
 
 # %% ../../nbs/analysis/33_controls.ipynb #22452956
-def matched_length(
-    v:PersonaVectors
-)->PersonaVectors: # The same rows; meta['length'] has the share of the variance within personas and questions that was removed
-    "The vectors with the log of the token count regressed out, its slope estimated within personas and questions"
+def _length_slope(v):
+    "Log token counts 'row', minus their mean; slope 'layer·d_model' of the means on them within personas and questions; and what was done, in words"
     n = np.array([r.n_tokens for r in v.rows], float)
     if not (n>0).all(): raise ValueError("some rows do not say how many tokens were averaged, so lengths cannot be matched")
-    x,l,within = v.means.double().flatten(1).numpy(),np.log(n),_within([(r.persona,r.prompt) for r in v.rows], [r.question for r in v.rows])
-    inner,rest = within(l),within(x)
-    if inner@inner<1e-9*len(n): return PersonaVectors(v.means, v.rows, v.layers, {**v.meta, 'length': 'the same everywhere'})
-    beta = inner@rest/(inner@inner)
-    share = (inner@inner)*(beta@beta)/(rest**2).sum()
-    y = torch.tensor(x-np.outer(l-l.mean(), beta), dtype=torch.float32).view_as(v.means)
-    said = f'log token count regressed out within personas and questions ({share:.1%} of the variance there)'
-    return PersonaVectors(y, v.rows, v.layers, {**v.meta, 'length': said})
+    l,within,x = np.log(n),_within([(r.persona,r.prompt) for r in v.rows], [r.question for r in v.rows]),v.means.flatten(1)
+    inner,total,beta = within(l),0.,np.zeros(x.shape[1])
+    if inner@inner<1e-9*len(n): return l-l.mean(),beta,'the same everywhere'
+    for i in range(0, x.shape[1], step := max(1, 8_000_000//len(n))):
+        rest = within(x[:,i:i+step].double().numpy())
+        beta[i:i+step],total = inner@rest/(inner@inner),total+(rest**2).sum()
+    share = (inner@inner)*(beta@beta)/total
+    return l-l.mean(),beta,f'log token count regressed out within personas and questions ({share:.1%} of the variance there)'
+
+# %% ../../nbs/analysis/33_controls.ipynb #f617c599
+def matched_length(
+    v:PersonaVectors,
+    whole:PersonaVectors=None # What `balanced` made of `v`; then this is what is matched, without a copy
+)->PersonaVectors: # The same rows; meta['length'] has the share of the variance within personas and questions that was removed
+    "The vectors with the log of the token count regressed out, its slope estimated within personas and questions"
+    l,beta,said = _length_slope(v)
+    if whole is not None:
+        l = balanced(PersonaVectors(torch.tensor(l)[:,None,None], v.rows, [v.layer], v.meta), like=v).means[:,0,0]
+        return Rescaled(whole, less=(l,torch.tensor(beta)), length=said)
+    y = v.means.flatten(1)-torch.tensor(l)[:,None]*torch.tensor(beta)
+    return PersonaVectors(y.float().view_as(v.means), v.rows, v.layers, {**v.meta, 'length': said})
 
 # %% ../../nbs/analysis/33_controls.ipynb #37183748
 def _initialise(model, part, seed, but=()):

@@ -9,8 +9,8 @@ __all__ = ['massive_activations', 'outlier_dimensions', 'transform', 'probe_dire
 import torch
 from weakref import ref
 from .axis import assistant_axis, centred, cosine_matrix, left_out, rank_personas, role_pca
-from ..extraction.vectors import Direction, PersonaVectors, need_questions
-from .grids import balanced
+from ..extraction.vectors import Direction, Grid, PersonaVectors, need_questions
+from .grids import Rescaled, balanced
 import numpy as np, pandas as pd
 
 # %% ../../nbs/analysis/34_coordinates.ipynb #c245ea5d
@@ -19,11 +19,15 @@ def _parts(v, size=8_000_000):
     step = max(1, size//len(v.rows))
     for i in range(0, v.means.shape[-1], step): yield slice(i, i+step),v.means[:,0,i:i+step].double().numpy()
 
+def _shares_of_means(v):
+    "Each coordinate's share of the roles' variance and of the squared axis"
+    sums = dict(variance=(centred(v).loc[v.split()[1]].values**2).sum(0), axis=assistant_axis(v).vector.double().numpy()**2)
+    return pd.DataFrame({k: o/o.sum() for k,o in sums.items()})
+
 def _shares(v):
     "Each coordinate's share of the squared norm, of the roles' variance and of the squared axis; columns sum to 1"
-    sums = dict(norm=np.concatenate([(x**2).sum(0) for _,x in _parts(v)]), variance=(centred(v).loc[v.split()[1]].values**2).sum(0),
-                axis=assistant_axis(v).vector.double().numpy()**2)
-    return pd.DataFrame({k: o/o.sum() for k,o in sums.items()})
+    norm = np.concatenate([(x**2).sum(0) for _,x in _parts(v)])
+    return pd.concat([pd.Series(norm/norm.sum(), name='norm'), _shares_of_means(v)], axis=1)
 
 # %% ../../nbs/analysis/34_coordinates.ipynb #9e3b9c7e
 def massive_activations(
@@ -66,7 +70,7 @@ def _in_cells(g, size=2000): # A `Grid` without empty cells
     "Yields slices of the personas, and their cell means 'persona question d_model' in float32, a few thousand cells at a time"
     p,q,d = g.shape
     x = g.means
-    if len(x)!=p*q or (np.diff(g.at)!=1).any():
+    if type(g) is not Grid or len(x)!=p*q or (np.diff(g.at)!=1).any():
         x = torch.empty(p*q, d)
         for s in g.parts(): x[:,s] = torch.from_numpy(g.part(s).reshape(p*q, -1))
     for i in range(0, p, step := max(1, size//q)): yield slice(i, i+step),x[i*q:(i+step)*q].view(-1, q, d)
@@ -120,32 +124,35 @@ def _whitener_of(v, shrink=None):
     return sd,V.T,(1-lam)*s/df+lam,float(lam)
 
 # %% ../../nbs/analysis/34_coordinates.ipynb #cec59a8e
+def _outlying(shares, factor=100.): return (shares>factor*shares.median()).any(axis=1)
+
 def outlier_dimensions(
     v:PersonaVectors, # At one layer
     factor:float=100. # Times the median coordinate
 )->list: # Coordinates
     "Coordinates whose mean square over answers, or variance over roles, is more than `factor` times the median coordinate's"
     s = _shares(v)[['norm','variance']]
-    return [int(i) for i in s.index[(s>factor*s.median()).any(axis=1)]]
+    return [int(i) for i in s.index[_outlying(s, factor)]]
 
-# %% ../../nbs/analysis/34_coordinates.ipynb #3a191e07
-def _rescaled(v, f):
-    "The means of `v` after `f`, which is called with some of the coordinates"
-    y = torch.empty_like(v.means, dtype=torch.float32)
-    for s,x in _parts(v): y[:,0,s] = torch.from_numpy(f(x))
-    return y
+# %% ../../nbs/analysis/34_coordinates.ipynb #c49bf7e1
+def zeroed(v, at, **meta)->Rescaled:
+    "The vectors with the coordinates `at` at 0"
+    keep = torch.ones(v.means.shape[-1])
+    keep[list(at)] = 0
+    return Rescaled(v, lambda x,s: x[:,s]*keep[s], **meta)
 
 def _standardised(v):
+    sd = torch.from_numpy(np.concatenate([x.std(0) for _,x in _parts(v)]))
+    sd = torch.where(sd>0, sd, 1.)
     over = 'personas' if v.means_only else 'answers'
-    return _rescaled(v, lambda x: x/np.where(x.std(0)>0, x.std(0), 1.)),f'standardised: divided by the standard deviation over {over}'
+    return Rescaled(v, lambda x,s: (x[:,s].double()/sd[s]).float(), coordinates=f'standardised: divided by the standard deviation over {over}')
 
 def _masked(v, top):
-    "The means with outlier dimensions at 0, and what was done, in words"
-    shares = _shares(v)[['norm','variance']].max(axis=1)
-    at = outlier_dimensions(v) if top is None else [int(i) for i in shares.nlargest(top).index]
-    y = v.means.float().clone()
-    y[...,at] = 0
-    return y, f"masked: {len(at)} of {y.shape[-1]} coordinates set to 0{': ' if at else ''}{', '.join(map(str, sorted(at)))}"
+    shares = _shares(v)[['norm','variance']]
+    if top is None: at = [int(i) for i in shares.index[_outlying(shares)]]
+    else: at = [int(i) for i in shares.max(axis=1).nlargest(top).index]
+    said = f"masked: {len(at)} of {len(shares)} coordinates set to 0{': ' if at else ''}{', '.join(map(str, sorted(at)))}"
+    return zeroed(v, at, coordinates=said)
 
 # %% ../../nbs/analysis/34_coordinates.ipynb #f9c3f200
 _last = {} # The whitening made last, of many answers: a report needs it twice
@@ -160,14 +167,15 @@ def _whitening(v, shrink):
     return _last['made']
 
 def _whitened(v, shrink):
-    "The means whitened by the scatter of `v` within personas, and what was done, in words"
     if len(v.rows)>MANY:
-        (W,lam),y = _whitening(v, shrink),torch.empty_like(v.means, dtype=torch.float32)
-        for i in range(0, len(y), 4000): y[i:i+4000,0] = v.means[i:i+4000,0].float()@W
+        W,lam = _whitening(v, shrink)
+        def f(x, s): return x@W[:,s]
     else:
-        (sd,V,lams,lam),x = _whitener_of(v, shrink),v.means[:,0].double().numpy()
-        y = torch.tensor(x/sd/lam**.5 + (x/sd@V.T)*(lams**-.5-lam**-.5)@V, dtype=torch.float32)[:,None]
-    return y,f'whitened by the scatter within personas, shrunk by {lam:.3f}'
+        sd,V,lams,lam = _whitener_of(v, shrink)
+        def f(x, s):
+            x = x.double().numpy()/sd
+            return torch.tensor(x[:,s]/lam**.5 + (x@V.T)*(lams**-.5-lam**-.5)@V[:,s], dtype=torch.float32)
+    return Rescaled(v, f, coordinates=f'whitened by the scatter within personas, shrunk by {lam:.3f}')
 
 # %% ../../nbs/analysis/34_coordinates.ipynb #1a39bc17
 _SCALINGS = 'none','standardised','masked','whitened'
@@ -181,11 +189,9 @@ def transform(
     "The vectors in rescaled coordinates"
     if how not in _SCALINGS: raise ValueError(f"how={how!r}: choose from {', '.join(_SCALINGS)}")
     v.layer # ValueError for several layers
-    if how=='none': y,said = v.means,'as they are'
-    elif how=='standardised': y,said = _standardised(v)
-    elif how=='masked': y,said = _masked(v, top)
-    else: y,said = _whitened(v, shrink)
-    return PersonaVectors(y, v.rows, v.layers, {k: o for k,o in v.meta.items() if k!='within'} | {'coordinates': said})
+    if how=='none': return Rescaled(v, lambda x,s: x[:,s], coordinates='as they are')
+    if how=='standardised': return _standardised(v)
+    return _masked(v, top) if how=='masked' else _whitened(v, shrink)
 
 # %% ../../nbs/analysis/34_coordinates.ipynb #93ca2349
 def _groups(v, most=1000):
@@ -212,7 +218,10 @@ def _drawn(y, p, most):
 def _components(x):
     "Standard deviations of the coordinates, and principal components 'k d_model' of the standardised rows of `x`"
     sd = np.where(x.std(0)>0, x.std(0), 1.)
-    return sd,np.linalg.svd((x-x.mean(0))/sd, full_matrices=False)[2][:min(len(x)-1, x.shape[1])]
+    z,n = (x-x.mean(0))/sd,min(len(x)-1, x.shape[1])
+    if x.shape[1]<=2*len(x): return sd,np.linalg.svd(z, full_matrices=False)[2][:n]
+    s,u = np.linalg.eigh(z@z.T)                                   # of many coordinates: from the answers' products
+    return sd,(u[:,:-n-1:-1]/np.sqrt(s[:-n-1:-1].clip(1e-12*s[-1]))).T@z
 
 def _fits(x, y, kinds):
     "Kind ('mean', 'lda', 'logistic') to the unit vector that separates the rows of `x` where `y` from the others"
@@ -292,30 +301,33 @@ def _verdict(df, held, masked):
     return dict(matters=matters, words=said)
 
 # %% ../../nbs/analysis/34_coordinates.ipynb #f288a907
-def _numbers(t):
+def _numbers(t, y=None):
     "Each persona's place on the axis, cross-fitted (of means only: on the axis without the persona), and the cosines of all pairs"
-    y = left_out(t) if t.means_only else rank_personas(t).projection[list(t)]
-    return y.values,cosine_matrix(t).values[np.triu_indices(len(t), 1)]
+    if y is None: y = left_out(t) if t.means_only else rank_personas(t).projection
+    return y[list(t)].values,cosine_matrix(t).values[np.triu_indices(len(t), 1)]
 
-def _agreeing(t, ranking, similarities):
-    "A row of `sensitivity`: the vectors `t`, beside the places and cosines of the vectors as they are"
+def _agreeing(t, numbers, first):
+    "A row of `sensitivity`: the vectors `t`, with their places and cosines, beside those of the vectors as they are"
     from scipy.stats import spearmanr
-    e,pca,(y,c) = massive_activations(t).attrs['effective'],role_pca(t),_numbers(t)
-    return {'effective, variance': e['variance'], 'effective, axis': e['axis'], 'PC1': pca.variance_ratio[0], 'cos(PC1, axis)': pca.axis_cosine[0],
-            'ranking': spearmanr(ranking, y).statistic, 'similarities': np.corrcoef(similarities, c)[0,1]}
+    pca,shares = role_pca(t),_shares_of_means(t)
+    effective,r = 1/(shares**2).sum(),[spearmanr(first[0], numbers[0]).statistic, np.corrcoef(first[1], numbers[1])[0,1]]
+    return {'effective, variance': effective.variance, 'effective, axis': effective.axis, 'PC1': pca.variance_ratio[0],
+            'cos(PC1, axis)': pca.axis_cosine[0], 'ranking': r[0], 'similarities': r[1]}
 
 # %% ../../nbs/analysis/34_coordinates.ipynb #9840e290
 def sensitivity(
-    v:PersonaVectors # At one layer
+    v:PersonaVectors, # At one layer
+    places:dict=None # Scaling to each persona's place on the axis, cross-fitted, where it is known already
 )->pd.DataFrame: # Scaling × effective number of coordinates, first component, agreement with 'none'; attrs: 'matters' and 'words', the verdict
     "The analysis repeated with each scaling, and whether the scaling matters; of means only, 'whitened' is NaN and attrs has the reason"
-    rows,first,said = {},_numbers(v),''
-    for how in _SCALINGS:
-        if how=='whitened' and v.means_only: continue
-        t = transform(v, how)                                     # one at a time: each is as large as all answers
-        rows[how] = _agreeing(t, *first)
+    v = v if v.means_only else balanced(v)
+    places,said = places or {},''
+    first = _numbers(v, places.get('none'))
+    rows = dict(none=_agreeing(v, first, first))
+    for how in _SCALINGS[1:3 if v.means_only else 4]:
+        t = transform(v, how)
+        rows[how] = _agreeing(t, _numbers(t, places.get(how)), first)
         if how=='masked': said = t.meta['coordinates']
-        t = None
     df = pd.DataFrame(rows).T.reindex(list(_SCALINGS)).rename_axis('coordinates')
     df.attrs = _verdict(df, massive_activations(v).attrs, said)
     if v.means_only: df.attrs['whitened'] = 'whitening needs at least two questions, and these vectors have one mean a persona'

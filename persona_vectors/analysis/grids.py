@@ -7,7 +7,8 @@ __all__ = ['TwoWay', 'two_way', 'balanced', 'fitted', 'on_shared_cells']
 
 # %% ../../nbs/analysis/29_grids.ipynb #3464f4ce
 from dataclasses import dataclass
-from ..extraction.vectors import PersonaVectors, Row
+from functools import cached_property
+from ..extraction.vectors import Grid, PersonaVectors, Row
 import logging, numpy as np, pandas as pd, torch
 
 # %% ../../nbs/analysis/29_grids.ipynb #0b623d75
@@ -58,12 +59,12 @@ def _check(w, personas):
     "ValueError unless every persona has two questions, and a chain of shared questions connects all"
     few = [p for p,k in zip(personas, (w>0).sum(1)) if k<2]
     if few: raise ValueError(f"{', '.join(few[:5])}{f' and {len(few)-5} more' if len(few)>5 else ''} answered fewer than two questions "
-                             "that others answered too: leave them out with only([...])")
+                             "that others answered too: leave them out, in Python with only([...]), with --min-answers or --personas at the command line")
     g = _groups(w)
     if g.max():
         side = [[p for p,o in zip(personas, g) if (o==g[0])==first] for first in (True,False)]
         a,b = (f"{', '.join(o[:3])}{' …' if len(o)>3 else ''}" for o in side)
-        raise ValueError(f"no question connects {a} with {b}: nothing says how they differ. Ask some questions of all")
+        raise ValueError(f"no question connects {a} with {b}: nothing says how they differ. Ask some questions of all, or leave out one side")
 
 # %% ../../nbs/analysis/29_grids.ipynb #591db8c5
 def empty_cells(
@@ -116,13 +117,14 @@ def cell_weights(
     "Weights of the cells' means by their numbers of answers"
     w,used = (n>0)*1.,n[n>0]
     if used.min()==used.max(): return w
+    if (known := getattr(v, '_weights', None)) is not None and np.array_equal(known>0, n>0): return known
     within = rest = 0.
     for _,x,inside in _blocks(v, 0):
         within,rest = within+inside,rest+(two_way(x, w).residuals**2).sum()
     of_sample = v.meta.get('within', within/max((used-1).sum(), 1))      # rows that are cells already have it from `cell_means`
     own = rest/max(len(used)-sum(n.shape)+1, 1)-of_sample*(1/used).mean()
-    if not own>0: return n*1.
-    return n/(n+of_sample/own)
+    v._weights = n/(n+of_sample/own) if own>0 else n*1.          # kept, like the vectors: a report needs them several times
+    return v._weights
 
 # %% ../../nbs/analysis/29_grids.ipynb #b9ebaee9
 def rows_of(
@@ -144,7 +146,8 @@ def _weighed(v, weights):
 # %% ../../nbs/analysis/29_grids.ipynb #f21c0a35
 def balanced(
     v:PersonaVectors, # At one layer or several
-    weights=None # How much each answer counts, 'row': 0 for one that does not; None: all the same
+    weights=None, # How much each answer counts, 'row': 0 for one that does not; None: all the same
+    like:PersonaVectors=None # Vectors with the same rows, whose scatter says how the cells are weighted; None: `v`
 )->PersonaVectors: # One row for each persona and question; meta['cells']: how many were filled, and of how many; meta['empty']: `empty_cells`
     "What each question says of every persona, by the fit of persona + question; `v` itself if every persona answered every question"
     w = None
@@ -155,8 +158,8 @@ def balanced(
     if not keep.any(): raise ValueError("no question was answered by two personas: nothing says how they differ. Ask some questions of all")
     _check(n[:,keep], v.personas)
     qs = [q for q,k in zip(v.questions, keep) if k]
-    v,n = v.only(questions=qs) if not keep.all() else v,n[:,keep]
-    w = cell_weights(v, n) if w is None else w[:,keep]
+    if not keep.all(): v,like,n = v.only(questions=qs),like and like.only(questions=qs),n[:,keep]
+    w = cell_weights(like or v, n) if w is None else w[:,keep]
     means,a = torch.empty(n.size, len(v.layers), v.means.shape[-1]),None
     for k in range(len(v.layers)):
         for s,x,_ in _blocks(v, k):
@@ -195,6 +198,7 @@ def fitted(
     "Each persona's mean over all questions, by the fit of persona + question; on a complete grid the plain mean"
     n = _counts(v)
     if n.all() or len(v.questions)<2: return v.stacked().double().numpy()
+    if hasattr(v, '_fitted'): return v._fitted.copy()
     if _groups(n).max():
         log.warning("these are plain means, each over its persona's own questions: no question connects all personas")
         return v.stacked().double().numpy()
@@ -202,7 +206,8 @@ def fitted(
     for s,x,_ in _blocks(v, 0):
         f = two_way(x, w)
         out[:,s] = f.personas+f.questions.mean(0)
-    return out
+    v._fitted = out
+    return out.copy()
 
 # %% ../../nbs/analysis/29_grids.ipynb #c3bd14bc
 def half_moves(
@@ -216,7 +221,13 @@ def half_moves(
     def one(h): return _inverse(w[:,h>0])@back*h.sum()-centring if fits(filled[:,h>0]) else np.zeros((p,p))
     return np.array([one(h) for h in halves])
 
-def fits(filled): return bool((filled.sum(1)>0).all()) and not _groups(filled).max()
+def fits(filled): # Bool, 'persona question'
+    "Whether a chain of shared questions connects every persona with the first"
+    who = np.arange(len(filled))==0
+    while True:
+        there = filled[:,filled[who].any(0)].any(1)
+        if (there|who).sum()==who.sum(): return bool(who.all() and filled[0].any())
+        who |= there
 
 # %% ../../nbs/analysis/29_grids.ipynb #5a21bfb2
 def plain_bias(
@@ -244,3 +255,32 @@ def on_shared_cells(
         at = [i for i,r in enumerate(v.rows) if r.persona in who and (r.persona,r.question) in cells]
         return v if len(at)==len(v.rows) else rows_of(v, at)
     return [one(v) for v in vs]
+
+# %% ../../nbs/analysis/29_grids.ipynb #0a7d637d
+class Rescaled(PersonaVectors):
+    "`of` in other coordinates, which are made where they are used, some at a time"
+    def __init__(self,
+        of:PersonaVectors, # At one layer
+        f=lambda x,s: x[:,s], # Linear; called with 'row d_model' in float32 and a slice of the coordinates, gives these
+        less=None, # Numbers 'row' and a vector 'd_model': their product is subtracted
+        **meta
+    ):
+        of.layer                                                 # ValueError for several layers
+        self.of,self.f,self.rows,self.layers,self.personas,self.questions = of,f,of.rows,of.layers,of.personas,of.questions
+        self.meta,self._vectors = {k: o for k,o in of.meta.items() if k!='within'}|meta,{}
+        self.less = less and (PersonaVectors(less[0].float()[:,None,None], of.rows, of.layers),less[1].float())
+    def _of(self, x, s, l): return self.f(x.float(), s) if self.less is None else self.f(x.float(), s)-l*self.less[1][s]
+    def part(self, s): return self._of(self.of.means[:,0], s, self.less and self.less[0].means[:,0])       # 'row coordinate'
+    def _mean(self, persona): return self._of(self.of[persona][None], slice(None), self.less and self.less[0][persona])[0]
+    @cached_property
+    def means(self): return self.part(slice(None))[:,None]       # a copy
+    def grid(self): return _RescaledGrid(**vars(PersonaVectors(self.of.means, self.rows, self.layers, self.meta).grid()), of=self)
+    def only(self, personas=None, questions=None):
+        whole = set(self.personas)==set(personas or self.personas) and set(self.questions)<=set(questions or self.questions)
+        return self if whole else PersonaVectors(self.means, self.rows, self.layers, self.meta).only(personas, questions)
+    def as_neutral(self, names): return Rescaled(self.of.as_neutral(names), self.f, self.less and (self.less[0].means[:,0,0],self.less[1]))
+
+@dataclass(frozen=True, repr=False)
+class _RescaledGrid(Grid):
+    of:object=None
+    def part(self, s): return Grid(self.of.part(s), self.at, self.n, self.personas, self.questions, self.ns, self.rs).x

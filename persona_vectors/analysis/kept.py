@@ -175,3 +175,13 @@ def selection_evidence(
     t = pd.DataFrame.from_dict({k: counts | (_length(m) | _agreement(whole, m) if m else {}) for k,(counts,m) in rows.items()}, 'index')
     t.attrs = dict(threshold=_in_words(low, high), left_out=left_out)
     return t
+
+# %% ../../nbs/analysis/45_kept.ipynb #b22f12e7
+def scores_of(
+    v:PersonaVectors,
+    responses # `Responses`, with scores
+)->dict: # Rubric to the score of each row, NaN where there is none
+    "The scores of the answers that the vectors were made from"
+    given = {(r.persona, r.question, r.prompt, r.sample): r.scores or {} for r in responses.rows}
+    mine = [given.get((r.persona, r.question, r.prompt, r.sample), {}) for r in v.rows]
+    return {k: np.array([np.nan if o.get(k) is None else float(o[k]) for o in mine]) for k in dict.fromkeys(k for o in mine for k in o)}

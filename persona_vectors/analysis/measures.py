@@ -13,7 +13,7 @@ from .controls import random_directions
 from .readings import unit_along
 from .uncertainty import half_width, jackknife, jackknife_se, p_value, permute_roles
 from ..extraction.vectors import Direction, PersonaVectors
-from .grids import balanced, on_shared_cells
+from .grids import balanced, empty_cells, filled_cells, on_shared_cells, question_parts
 import numpy as np, pandas as pd
 
 # %% ../../nbs/analysis/42_measures.ipynb #981f29b3
@@ -54,17 +54,23 @@ def _permuted(x, rng):
     q = x.shape[1]
     return x[permute_roles(q, len(x), rng).T, np.arange(q)]
 
+def _by_chance(v, x, n, rng):
+    "Yields `n` times means 'role d' as they are if roles do not differ, from answers `x` 'role question d' of `v`"
+    filled,q = filled_cells(empty_cells(v), v.roles, balanced(v).questions),x.shape[1]
+    parts = question_parts(x, filled)
+    for _ in range(n): yield _permuted(x, rng).mean(1) if filled.all() else np.tensordot(rng.choice([-1.,1.], q), parts, (0,1))/q
+
 # %% ../../nbs/analysis/42_measures.ipynb #a4c73d7f
 def n_components(
     v:PersonaVectors, # At one layer
     shares=(.7,.8,.9), # Of the roles' variance
-    n:int=200, # Permutations of the roles within each question
+    n:int=200, # Permutations of the roles within each question; where cells are empty, draws of the questions' signs
     seed:int=0
 )->pd.DataFrame: # Indexed by share: count; value (interpolated), low, high (over as many other roles); null (median), p (as few by chance)
     "How many components hold these shares of the roles' variance (Lu et al. 2026, arXiv 2601.10387)"
     x,rng = _roles_and_default(v)[0],np.random.default_rng(seed)
     value,low,high = jackknife(lambda at: _needed(x[at].mean(1), shares), len(x))
-    null = np.array([_needed(_permuted(x, rng).mean(1), shares) for _ in range(n)]) if x.shape[1]>1 else np.full((2,len(shares)), np.nan)
+    null = np.array([_needed(o, shares) for o in _by_chance(v, x, n, rng)]) if x.shape[1]>1 else np.full((2,len(shares)), np.nan)
     p = p_value(-value, -null) if x.shape[1]>1 else np.nan
     df = dict(count=np.ceil(value-1e-9).astype(int), value=value, low=low, high=high, null=np.median(null, 0), p=p)
     return pd.DataFrame(df, index=pd.Index(shares, name='share'))
@@ -223,7 +229,7 @@ def persona_space(
     c,several = _components(r.mean(1)),r.shape[1]>1
     value,low,high = jackknife(lambda at: _share(x, c, np.concatenate([rows[i] for i in at])), len(rows))
     random = np.array([_share(x, np.linalg.qr(rng.normal(size=c.T.shape))[0].T) for _ in range(n)])
-    permuted = np.array([_share(x, _components(_permuted(r, rng).mean(1))) for _ in range(n)]) if several else random*np.nan
+    permuted = np.array([_share(x, _components(o)) for o in _by_chance(v, r, n, rng)]) if several else random*np.nan
     best = _share(x, np.linalg.svd(x-x.mean(0), full_matrices=False)[2][:len(c)])
     df = dict(value=value, low=low, high=high, random=np.quantile(random, .95, 0), permuted=np.quantile(permuted, .95, 0),
         best=np.pad(best, (0,len(c)-len(best)), 'edge'), p=p_value(value, permuted if several else random))

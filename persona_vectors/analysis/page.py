@@ -41,8 +41,8 @@ _HEADS = dict(
                 cos_low='cosine, low', cos_high='cosine, high', effect='held-out effect', se='± se',
                 answers='of single answers', behind='behind the best', behind_se='± se of that'),
     cells=dict(off='plain mean minus fit, along it'),
-    kept=dict(filled='cells filled', length_low='length, from', length_high='to', cosine='cosine with the axis of all', cosine_low='cosine, from',
-              cosine_high='to ', rho='ρ with the order of all', rho_low='ρ, from', rho_high=' to'),
+    kept=dict(filled='cells filled', length='length of the axis', cosine='cosine with that of all', times='times as long',
+              rho='ρ of the order with that of all'),
     shares=dict(norm='of the squared norm', variance='of the roles’ variance', axis='of the axis'),
     gap={'length without noise': 'length of the axis, without noise', 'squared length without noise': 'its square',
          'neutrals minus roles along it': 'neutrals minus roles, along it'})
@@ -129,6 +129,16 @@ def _reliabilities(e):
         'order of the roles': pd.Series(dict(reliability=e.order.reliability, low=e.order.low, high=e.order.high))}
     return pd.DataFrame(rows).T.reindex(columns=t.columns)
 
+# %% ../../nbs/analysis/40_page.ipynb #3293e8a4
+_TO = '\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}' # an interval stays on one line
+
+def _selection_table(e):
+    "The table of the selection, each number with its interval in one cell; None if there is none"
+    if (t := e.tables.get('selection')) is None: return None
+    def said(k, r): return '–' if pd.isna(r[k]) else f'{_cell(float(r[k]))} ({span(r[f"{k}_low"], r[f"{k}_high"])})'.replace(' to ', _TO)
+    whole = {k: [said(k, r) for _,r in t.iterrows()] for k in ('length','cosine','times','rho') if k in t}
+    return t[['answers','roles','questions','filled','reliability']].astype(dict(answers=int, roles=int, questions=int)).assign(**whole)
+
 # %% ../../nbs/analysis/40_page.ipynb #84a0f0e6
 _META = dict(prompt_format='prompt format', span='span', dtype='precision', fingerprint='hash of the model', personas='hash of the prompts',
              responses='hash of the answers', versions='versions')
@@ -144,13 +154,14 @@ def _made_from(e):
 
 # %% ../../nbs/analysis/40_page.ipynb #b2c7882c
 _BLOCKS = '''
-{% macro table(df, caption='', names={}) %}
+{% macro table(df, caption='', names={}, cards=false) %}
 {% set t = rows(df, names) %}
 {% if caption %}<p class=soft>{{ caption }}</p>{% endif %}
-<div class="wide"><table><thead><tr><th>{{ t.corner }}</th>
+<div class="wide"><table{{ ' class=cards' if cards }}><thead><tr><th>{{ t.corner }}</th>
 {%- for name,number in t.heads %}<th{{ ' class=n' if number }}>{{ name }}</th>{% endfor %}</tr></thead><tbody>
 {% for name,cells in t.rows %}
-<tr><th>{{ name }}</th>{% for text,number in cells %}<td{{ ' class=n' if number }}>{{ text }}</td>{% endfor %}</tr>
+<tr><th>{{ name }}</th>
+{%- for text,number in cells %}<td{{ ' class=n' if number }}{% if cards %} data-of="{{ t.heads[loop.index0][0] }}"{% endif %}>{{ text }}</td>{% endfor %}</tr>
 {% endfor %}
 </tbody></table></div>
 {% endmacro %}
@@ -219,7 +230,7 @@ _ANSWERS = '''
 {% if 'selection' in t %}
 <p>Answers were kept by their scores. That is a choice on the outcome: is the axis the same in all answers, at other thresholds, and with the
 score as a weight? The kept ones are a selected set in any case.</p>
-{{ table(t.selection, names=heads.kept) }}
+{{ table(kept, '95 % intervals in brackets, over ' ~ like ~ '; those of ρ over roles like these too.', heads.kept, true) }}
 {% endif %}
 {% if 'cells' in t %}
 <p>Not every persona answered every question. Questions differ more than personas do, so the plain mean of a persona’s own answers also says which
@@ -296,6 +307,10 @@ table{border-collapse:collapse;font-size:.88rem;line-height:1.35;font-variant-nu
 th,td{text-align:left;vertical-align:top;padding:.28rem .9rem .28rem 0;border-bottom:1px solid var(--line)}
 thead th{border-bottom:1.5px solid var(--ink);font-weight:600} tbody th{font-weight:400} td.n,th.n{text-align:right;white-space:nowrap}
 .mark{white-space:nowrap;font-weight:600} .for{color:var(--for)} .against{color:var(--against)} .open{color:var(--open)}
+table.cards th,table.cards td.n{white-space:normal;padding-right:.6rem} .cards tbody th{white-space:nowrap}
+@media (max-width:40rem){.cards thead{display:none} .cards tr{display:block;padding:.4rem 0;border-bottom:1px solid var(--line)}
+.cards th,.cards td,.cards td.n{display:block;border:0;padding:.1rem 0;text-align:left;white-space:normal} .cards tbody th{font-weight:600}
+.cards td::before{content:attr(data-of) ': ';color:var(--soft)}}
 .fig{overflow-x:auto;margin:.6rem 0 1rem} @media print{nav{display:none} .fig,table{break-inside:avoid}}
 '''
 
@@ -327,7 +342,7 @@ def _render(e, figs, plotly, table_file):
     return _templates(page=_PAGE, style=_STYLE).get_template('page').render(
         e=e, t=e.tables, figs=figs, plotly=plotly, table_file=table_file, nav=[], heads=_HEADS, compared=['measured','rho','low','high'],
         axis=axis, this='axis' if axis else 'direction', like='questions like these', roles=len(e.vectors.roles),
-        questions=len(e.vectors.questions), reliability=_reliabilities(e), made=_made_from(e), two_way=two_way(e),
+        questions=len(e.vectors.questions), reliability=_reliabilities(e), made=_made_from(e), two_way=two_way(e), kept=_selection_table(e),
         each=[k for k in e.tables if k.startswith('prompt_and_text')])
 
 # %% ../../nbs/analysis/40_page.ipynb #03a279ab

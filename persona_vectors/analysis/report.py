@@ -16,13 +16,13 @@ from ..selection import Selection, Unanswered, select
 from ..extraction.extractor import ActivationExtractor, cached_vectors
 from ..extraction.vectors import Direction, PersonaVectors, Row
 from ..responses import Responses
-from .grids import balanced, fitted, plain_bias
-from .axis import assistant_axis, centred, rank_personas
+from .grids import Rescaled, balanced, empty_cells, filled_cells, fitted, half_moves, plain_bias
+from .axis import assistant_axis, centred, half_means, rank_personas
 from .uncertainty import axis_strength, cross_products, d_study, half_width, jackknife, order_reliability, p_value, permute_roles
 from .uncertainty import rank_intervals, reliability, variance_components
 from .controls import against_nulls, matched_length, pseudo_defaults, random_directions, text_baselines
 from .controls import first_tokens, last_prompt_token, prompt_baselines, untrained_twin
-from .coordinates import massive_activations, sensitivity, separation, transform
+from .coordinates import massive_activations, sensitivity, separation, transform, zeroed
 from .likelihood import extreme_answers, log_likelihood_ratio, logit_lens
 from .layers import choose_layer, layer_sweep
 from .readings import KINDS, SAME_ORDER, along, compare_orders, compare_readings, contributions
@@ -108,6 +108,8 @@ class Report:
     @cached_property
     def compared(self): return _compared(self)
     @cached_property
+    def gap(self): return _gap(self)
+    @cached_property
     def dominating(self): return _dominating(self.vectors)
     @cached_property
     def without(self): return _without(self)
@@ -137,6 +139,19 @@ def _same_answers(v, o):
     at = [i for i,k in enumerate(keys) if k in read]
     return o if len(at)==len(keys) else PersonaVectors(o.means[at], [o.rows[i] for i in at], o.layers, o.meta|dict(neutral=o.neutral))
 
+# %% ../../nbs/analysis/39_report.ipynb #63ace8ff
+def kept_rows(
+    v:PersonaVectors, # Of all answers
+    selection:Selection, # Of some of them
+    meta=None # How the vectors of these would be made
+)->PersonaVectors:
+    "The vectors of the answers in `selection`, in its order; ValueError if some are not there"
+    at = {k: i for i,k in enumerate(_keys(v))}
+    want = _keys(selection.responses)
+    if lost := [k for k in want if k not in at]: raise ValueError(f"the answer of persona {lost[0][0]!r} to {lost[0][1]!r} is not among the vectors")
+    at = [at[k] for k in want]
+    return PersonaVectors(v.means[at], [v.rows[i] for i in at], v.layers, v.meta|(meta or {}))
+
 # %% ../../nbs/analysis/39_report.ipynb #fc547cf1
 def _cells(e):
     "Answers and questions of each persona, and how far the plain mean of its own answers lies from the fit, along the axis"
@@ -162,23 +177,29 @@ def _dominating(v):
     return [int(i) for i in t.index[big]] if big.sum()<=len(t)/10 else []
 
 # %% ../../nbs/analysis/39_report.ipynb #d2c93901
+def _axis_by_question(v): # 'question d_model'
+    if isinstance(v, Rescaled) and v.less is None:               # linear, so the axis is enough
+        return v.f(torch.tensor(_axis_by_question(balanced(v.of))).float(), slice(None)).double().numpy()
+    g = v.grid()
+    return np.concatenate([x[g.ns].mean(0)-x[g.rs].mean(0) for x in map(g.part, g.parts())], 1)
+
 def _length(v):
     "Length of the axis without noise (negative if its square is), with its interval over questions"
-    g = balanced(v).grid()
-    axis = np.concatenate([x[g.ns].mean(0)-x[g.rs].mean(0) for x in map(g.part, g.parts())], 1)[None]      # 1 question d
+    axis = _axis_by_question(balanced(v))[None]
     axis = np.concatenate([axis, 0*axis])                       # as a neutral, beside a role at 0
-    return tuple(map(float, jackknife(lambda keep: gaps(axis[:,keep], axis[:,keep], [0], [1])[0], len(g.questions))))
+    return tuple(map(float, jackknife(lambda keep: gaps(axis[:,keep], axis[:,keep], [0], [1])[0], axis.shape[1])))
 
 def _gap(e):
     "Neutrals minus roles (of the axis: its length without noise), with its interval over questions"
-    g,y = e.vectors.grid(),e.positions.values
     if e.direction is None: name,gap = 'length without noise',_length(e.vectors)
-    else: name,gap = 'neutrals minus roles along it',jackknife(lambda keep: y[g.ns][:,keep].mean()-y[g.rs][:,keep].mean(), len(g.questions))
+    else:
+        g,y = e.vectors.grid(),e.positions.values
+        name,gap = 'neutrals minus roles along it',jackknife(lambda keep: y[g.ns][:,keep].mean()-y[g.rs][:,keep].mean(), len(g.questions))
     return pd.DataFrame([map(float, gap)], columns=['value','low','high'], index=[name])
 
 # %% ../../nbs/analysis/39_report.ipynb #c9d41f6c
 def _difference(e):
-    t = e.tables['gap'] = _gap(e)
+    t = e.tables['gap'] = e.gap
     if e.direction is None:
         s = axis_strength(e.vectors, n=e.n, seed=e.seed)
         t.loc['squared length without noise'] = s.value,s.low,s.high
@@ -233,10 +254,18 @@ def _special(e):
     return _found('special', 'Are the neutrals further out than any role would be?', answer, because, rule, yes='for')
 
 # %% ../../nbs/analysis/39_report.ipynb #182194e2
+def _halves_of(v):
+    "Two `PersonaVectors` with the means over every other question, each fitted by itself where cells are empty"
+    g,made = v.grid(),np.array([np.arange(len(v.questions))%2==i for i in (0,1)])*1.
+    filled = filled_cells(empty_cells(v), g.personas, g.questions)
+    moves = None if filled.all() else half_moves(filled, made)
+    x = np.concatenate([half_means(g.part(s), made, moves) for s in g.parts()], -1)
+    return [PersonaVectors(torch.tensor(x[:,i,None]).float(), [Row(p, f'half {i}') for p in v], v.layers, v.meta|dict(neutral=v.neutral)) for i in (0,1)]
+
 def _random(e):
     "How far the roles spread along it, and along directions with their covariance"
-    v,qs = e.vectors,e.vectors.questions
-    halves = [v.only(questions=qs[i::2]) for i in (0,1)] if e.direction is None else [v]
+    v = e.vectors
+    halves = _halves_of(v) if e.direction is None else [v]
     def spread(made, measured):
         u = (e.direction or assistant_axis(made)).unit.double().numpy()
         return (centred(measured).loc[v.roles].values @ np.vstack([u, random_directions(made, n=e.n, seed=e.seed)]).T).std(0, ddof=1)
@@ -462,10 +491,10 @@ def _other(e):
     return _found('other', q, 'yes' if agrees.any() else 'no', f'{_said_of(t)}.', rule)
 
 # %% ../../nbs/analysis/39_report.ipynb #f6b61510
-def _matched(v):
+def _matched(v, whole):
     "The variant with answers of matched length; {} if they cannot be matched"
     if made_as(v) in _PROMPT_ALONE: return {}                  # no answers, or the same for all
-    try: return {'answers matched in length': matched_length(v)}
+    try: return {'answers matched in length': matched_length(v, whole)}
     except ValueError: return {}
 
 # %% ../../nbs/analysis/39_report.ipynb #1acf94c9
@@ -506,9 +535,10 @@ def _variants(e):
 # %% ../../nbs/analysis/39_report.ipynb #1e94dd49
 def _blank(v, at):
     "The vectors, or a direction, with the coordinates `at` at 0"
-    x = (v.vector if isinstance(v, Direction) else v.means).clone()
-    x[...,at] = 0
-    return replace(v, vector=x) if isinstance(v, Direction) else PersonaVectors(x, v.rows, v.layers, v.meta)
+    if not isinstance(v, Direction): return zeroed(v, at)
+    x = v.vector.clone()
+    x[at] = 0
+    return replace(v, vector=x)
 
 # %% ../../nbs/analysis/39_report.ipynb #75c6e409
 def _without(e):
@@ -529,17 +559,18 @@ def _named(at):
     return f'coordinate{"s" if len(at)>1 else ""} {listed([str(o) for o in at])}'
 
 def _masked(e):
-    "The analysis without the coordinates that dominate, or the two largest, and whitened, beside the plain one"
+    "The analysis without the coordinates that dominate, or the two largest, and whitened, beside the plain one; attrs: places, of all personas"
     at,y = e.dominating or list(_sums(e.vectors).max(axis=1).nlargest(2).index),e.positions.loc[e.vectors.roles]
-    made = {'as they are': lambda: (e.vectors,e.direction),
-            f'without {_named(at)}': lambda: (_blank(e.vectors, at), e.direction and _blank(e.direction, at))}
-    if e.direction is None: made['whitened'] = lambda: (transform(e.vectors, 'whitened'),None)
-    def row(v, u):
-        z = along(v, u, seed=e.seed)
-        o,gap = order_of(z.loc[v.roles], e.n, e.seed),_gap(Report(v, u, seed=e.seed)).iloc[0]
-        rho,low,high = spearman(y.mean(axis=1), z.loc[v.roles].mean(axis=1))
+    made = {'as they are': e, f'without {_named(at)}': e.without or Report(_blank(e.vectors, at), e.direction and _blank(e.direction, at), seed=e.seed)}
+    if e.direction is None: made['whitened'] = Report(transform(e.vectors, 'whitened'), seed=e.seed)
+    def row(w):
+        z = w.positions.loc[e.vectors.roles]
+        o,gap = order_of(z, e.n, e.seed),w.gap.iloc[0]
+        rho,low,high = spearman(y.mean(axis=1), z.mean(axis=1))
         return dict(length=gap.value, length_low=gap.low, length_high=gap.high, reliability=o.reliability, own=o.p, rho=rho, low=low, high=high)
-    return pd.DataFrame({k: row(*o()) for k,o in made.items()}).T.rename_axis('coordinates')
+    t = pd.DataFrame({k: row(w) for k,w in made.items()}).T.rename_axis('coordinates')
+    t.attrs['places'] = {how: made[k].positions.mean(axis=1) for how,k in (('none','as they are'), ('whitened','whitened')) if k in made}
+    return t
 
 # %% ../../nbs/analysis/39_report.ipynb #673bc364
 def _ten_largest(e):
@@ -549,9 +580,9 @@ def _ten_largest(e):
     return pd.DataFrame([compare_orders(y, masked, 'without its ten largest coordinates')], index=['masked']).rename_axis('reading')
 
 # %% ../../nbs/analysis/39_report.ipynb #9e09e31b
-def _of_axis(e):
+def _of_axis(e, places):
     "Of the assistant axis: does it depend on a few, does that count against it, why, rule"
-    t = e.tables['coordinates_scaled'] = sensitivity(e.vectors)
+    t = e.tables['coordinates_scaled'] = sensitivity(e.vectors, places)
     e.tables['probes'] = separation(e.vectors)
     against = t.ranking.drop('whitened').min()<SAME_ORDER
     rule = ('two coordinates hold over 30 % of variance or axis, or the analysis changes where they are masked or standardised '
@@ -570,7 +601,8 @@ def _of_direction(e):
 # %% ../../nbs/analysis/39_report.ipynb #73730b86
 def _coordinates(e):
     e.tables['coordinates'],e.tables['masked'] = massive_activations(e.vectors),_masked(e)
-    yes,against,because,rule = _of_axis(e) if e.direction is None else _of_direction(e)
+    places = e.tables['masked'].attrs.pop('places')
+    yes,against,because,rule = _of_axis(e, places) if e.direction is None else _of_direction(e)
     counts = 'against' if against else 'open' if yes else 'for'
     return Finding('coordinates', 'Does it depend on a few coordinates?', 'yes' if yes else 'no', counts, because, rule)
 
@@ -669,7 +701,7 @@ def _choice_said(t, which, shows):
             f'The axis is {num(kept.length)} long ({span(kept.length_low, kept.length_high)}), '
             f'that of all answers {num(whole.length)} ({span(whole.length_low, whole.length_high)}).')
     if kept.get('times_low', 0)>1: said += (f' Among the kept answers it is {num(kept.times)} times as long ({span(kept.times_low, kept.times_high)}): '
-                                            'they lie further out than the personas do.')
+                                            'they lie further out than all answers do.')
     if shows=='alone': return f'{said} So it is seen only among the kept answers, and may be made by the choice.'
     if not which: return said
     o = t.loc[which]
@@ -864,7 +896,8 @@ def _checked(v, direction, steering, n):
     v.split()
     whole = balanced(v)
     if (k := len(whole.questions))<4:
-        raise ValueError(f"a report needs at least four questions and there are {k} (a .pt file has means only, and no questions)")
+        raise ValueError(f"a report needs at least four questions and there are {k} "
+                         "(a .pt file has means only, and no questions: `means_report` says what those can)")
     return v,whole
 
 # %% ../../nbs/analysis/39_report.ipynb #62c9784d
@@ -888,7 +921,7 @@ def evidence(
     v,whole = _checked(v, direction, steering, n)
     texts = {} if responses is None else text_baselines(_texts_of(v, responses))
     given = [{k: _same_answers(v, o) for k,o in (held or {}).items()} for held in (readings, variants)]
-    e = Report(whole, direction, texts | given[0], _matched(v) | given[1], adherence, steering, extras or {}, n, seed, answers=v, selection=selection)
+    e = Report(whole, direction, texts | given[0], _matched(v, whole) | given[1], adherence, steering, extras or {}, n, seed, answers=v, selection=selection)
     e.tables |= dict(ranking=_ranked(e), readings=e.compared)
     if e.incomplete: e.tables['cells'] = _cells(e)
     if sweep is not None: e.tables['over_layers'] = sweep
@@ -988,8 +1021,9 @@ def gather(
     first:int=32, # Read the first so many tokens of each answer by themselves
     quick:bool=False, # Without what needs the whole model: likelihoods of the answers, the words of the direction
     sweep:bool=False, # All layers, and which of them predicts the likelihoods best
+    whole:Selection=None, # All answers, if `responses` is a choice of them: these are read, and the kept ones are taken from what was read
     out='.' # Folder of data/, where readings and likelihoods are kept
-)->dict: # For `evidence`
+)->dict: # For `evidence`; with `whole` its vectors are in it too, for `selection_evidence`
     "Everything that a report takes from a model: `evidence(**gather(...))`"
     selection,span,k,data = select(responses, personas, questions),extractor.config.span,extractor.one_layer(layer),Path(out)/'data'
     if span=='prompt_last': raise ValueError("span='prompt_last': a report is about answers, and has the last prompt token among its readings: leave it out")
@@ -999,14 +1033,17 @@ def gather(
     def read(e, layers, *held):
         which = asked if e.config.span=='prompt_last' else selection
         return cached_vectors(e, which, layers, data/'persona_vectors', *held)[0]
-    both = read(extractor, list(range(extractor.num_layers+1)) if sweep else sorted({0,k}))
-    if neutral: both = both.as_neutral(neutral)
+    layers = list(range(extractor.num_layers+1)) if sweep else sorted({0,k})
+    every = both = cached_vectors(extractor, whole or selection, layers, data/'persona_vectors')[0]
+    if whole: both = kept_rows(every, selection, extractor.provenance(selection, layers))
+    if neutral: every,both = (o.as_neutral(neutral) for o in (every, both))
     v = both.at(k)
     v.split()
     d = direction(v) if callable(direction) else direction
-    texts = responses.responses if isinstance(responses, Selection) else responses
+    texts = selection.responses if isinstance(responses, Selection) else responses
     got = dict(v=v, direction=d, responses=texts, readings=_read_again(read, extractor, both, v, under),
                variants={f'first {first} tokens': read(first_tokens(extractor, first), [k])} if span.startswith('answer') else {})
+    if whole: got['whole'] = every.at(k)
     if quick or span!='answer': return got
     got['adherence'] = _likelihoods(extractor, selection, v.neutral[0], data/'adherence')
     if sweep: got['sweep'] = _over_layers(both, got['adherence'], k)

@@ -129,11 +129,11 @@ def _tokens(v):
     said = [len(texts[r.persona][r.prompt])+len(r.question) for r in v.rows if r.prompt<len(texts.get(r.persona) or [])]
     return answer,np.mean(said)/4 if said else np.nan
 
-# %% ../../nbs/analysis/46_study.ipynb #9558e7bc
-def _unknown(v, b, var):
+# %% ../../nbs/analysis/46_study.ipynb #17764375
+def _unknown(v, b, var, few):
     "Sentences on what the pilot cannot tell"
     w,s,cells = var.attrs['wordings'],var.attrs['samples'],b.meta.get('cells')
-    out = []
+    out = [f"Left out, for they answered fewer than two questions: {', '.join(few)}."] if few else []
     if w==1: out.append("The pilot has one wording of each prompt: what a wording does cannot be told from the role. The plan is for these wordings, "
                         "and says nothing of designs with more.")
     if s==1: out.append("The pilot has one sample of each answer: its scatter counts as the role's own way with the question. "
@@ -141,7 +141,12 @@ def _unknown(v, b, var):
     if cells: out.append(f"The pilot has {cells[0]} of {cells[1]} cells: the plan is for a study that loses as many, and counts the answers to ask for.")
     return out
 
-# %% ../../nbs/analysis/46_study.ipynb #87d1c103
+# %% ../../nbs/analysis/46_study.ipynb #809124e0
+def _answering(v):
+    "The vectors without roles that answered fewer than two questions, and who these are"
+    few = [p for p in v.roles if len({r.question for r in v.rows if r.persona==p})<2]
+    return (v.only([p for p in v if p not in few]) if few and len(v.questions)>1 else v),few
+
 def _large_enough(v):
     "ValueError if the pilot is too small for an interval"
     v.split()
@@ -221,7 +226,7 @@ def _limits(df, p):
 
 def _in_words(df, p, target): return [_reaches(df, p, k, target) for k in _GOALS]+_limits(df, p)
 
-# %% ../../nbs/analysis/46_study.ipynb #b00efb7e
+# %% ../../nbs/analysis/46_study.ipynb #7bdc1539
 def plan_study(
     v:PersonaVectors, # The pilot: vectors at one layer, of at least 4 roles and 5 questions
     roles=None, # Numbers of roles, beside the pilot's neutral prompts; None: the pilot's
@@ -232,17 +237,18 @@ def plan_study(
     level:float=.95 # Of the intervals: of the predictions, and those whose half widths are predicted
 )->pd.DataFrame: # A row a design; attrs: says (sentences), unknown (sentences), answer_tokens, prompt_tokens, target, level
     "Expected reliability of the axis, the order of the roles and a role's vector, widths of intervals, and cost, for other designs"
+    v,few = _answering(v)
     _large_enough(v)
-    var = variance_components(v)
+    b,var = balanced(v),variance_components(v)
     design = dict(roles=roles or [len(v.roles)], questions=questions, wordings=wordings or [var.attrs['wordings']], samples=samples or [var.attrs['samples']])
     _checked(**design)
-    b,df = balanced(v),pd.DataFrame(list(product(*design.values())), columns=list(design))
+    df = pd.DataFrame(list(product(*design.values())), columns=list(design))
     got = np.array(_jackknifed(v, b, var, df.values.T.astype(float), level))
     got[:,:,(df.wordings!=1).values & (var.attrs['wordings']==1)] = np.nan
     df = df.join(_columns(got, df, level))
     answer,prompt = _tokens(v)
     df['answers'] = (df.roles+len(v.neutral))*df.questions*df.wordings*df.samples
     df['tokens'] = df.answers*(answer+(0 if np.isnan(prompt) else prompt))
-    df.attrs = dict(unknown=_unknown(v, b, var), answer_tokens=answer, prompt_tokens=prompt, target=target, level=level)
+    df.attrs = dict(unknown=_unknown(v, b, var, few), answer_tokens=answer, prompt_tokens=prompt, target=target, level=level)
     df.attrs['says'] = _in_words(df, _pilot(b, *_sources(var)), target)
     return df

@@ -502,18 +502,19 @@ def order_reliability(
 # %% ../../nbs/analysis/32_uncertainty.ipynb #b4a13903
 _SHARED = dict(s=(0,1,2), w=(0,2), q=(0,1), wq=(0,), p=(2,), pq=())           # of persona, wording, question
 def _half_squares(
-    x, # 'answer d'
+    x, # 'row d'
     at, # Indices of persona, wording and question, 'answer 3'
+    rows=slice(None), # Those of `x` that are the answers
     size=20_000_000 # Numbers in one block of coordinates
 )->dict: # By what differs, beside the sample
     "Mean of half the squared distance of two answers, by what they do not share; NaN where there is no such pair"
     from scipy.sparse import csr_array
-    n,whole = len(x),{}
+    n,whole = len(at),{}
     groups = {k: np.unique(at[:,o], axis=0, return_inverse=True)[1].ravel() if o else np.zeros(n, int) for k,o in _SHARED.items()}
     sums = {k: csr_array((np.ones(n), (g,np.arange(n)))) for k,g in groups.items()}
     square,total = np.zeros(n),dict.fromkeys(groups, 0.)
     for i in range(0, x.shape[1], step := max(1, size//n)):
-        y = np.asarray(x[:,i:i+step], float)
+        y = np.asarray(x[:,i:i+step][rows], float)
         y = y-y.mean(0)
         square += (y**2).sum(1)
         for k,m in sums.items(): total[k] += ((m@y)**2).sum()
@@ -549,16 +550,20 @@ def variance_components(
     v:PersonaVectors # At one layer
 )->pd.DataFrame: # By source: variance of whole vectors (summed over coordinates) and along the axis, and their shares; attrs: how many of each
     "The roles' variance by persona, wording, question and sample, as far as they can be separated, from pairs of answers (Koch 1968)"
-    unit,v = assistant_axis(v).unit.double().numpy(),v.only(v.roles)
-    if len(v.questions)<2: raise ValueError("persona and question cannot be separated with one question: give at least two")
-    at = np.stack([np.unique([getattr(r, k) for r in v.rows], return_inverse=True)[1] for k in ('persona','prompt','question')], 1)
-    wordings = _several_of(v.rows, lambda r: r.question, lambda r: r.prompt)
-    samples = _several_of(v.rows, lambda r: (r.prompt,r.question), lambda r: r.sample)
-    x = v.means[:,0].numpy()
-    df = pd.DataFrame({k: _sources(_half_squares(o, at), wordings>1, samples>1) for k,o in (('vectors',x), ('axis',(x@unit)[:,None]))}).rename_axis('source')
+    unit,roles = assistant_axis(v).unit.double(),set(v.roles)
+    keep = [i for i,r in enumerate(v.rows) if r.persona in roles]
+    rows = [v.rows[i] for i in keep]
+    at = np.stack([np.unique([getattr(r, k) for r in rows], return_inverse=True)[1] for k in ('persona','prompt','question')], 1)
+    if not at[:,2].any(): raise ValueError("persona and question cannot be separated with one question: give at least two")
+    wordings = _several_of(rows, lambda r: r.question, lambda r: r.prompt)
+    samples = _several_of(rows, lambda r: (r.prompt,r.question), lambda r: r.sample)
+    x = v.means[:,0]
+    along = sum(x[:,i:i+256].double()@unit[i:i+256] for i in range(0, x.shape[1], 256))
+    def sources(o): return _sources(_half_squares(o.numpy(), at, keep), wordings>1, samples>1)
+    df = pd.DataFrame(dict(vectors=sources(x), axis=sources(along[:,None]))).rename_axis('source')
     if df.isna().any(axis=None): raise ValueError("no two roles share a question, or no role has two: persona and question cannot be separated")
     for k in ('vectors','axis'): df[f'share of {k}'] = df[k].clip(lower=0)/df[k].clip(lower=0).sum()
-    df.attrs = dict(personas=len(v), wordings=wordings, questions=len(v.questions), samples=samples)
+    df.attrs = dict(personas=len(roles), wordings=wordings, questions=int(at[:,2].max())+1, samples=samples)
     return df
 
 # %% ../../nbs/analysis/32_uncertainty.ipynb #b6fca987

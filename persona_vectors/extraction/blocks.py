@@ -8,7 +8,7 @@ __all__ = ['find_blocks', 'load_blocks', 'residual_hooks', 'check_blocks']
 # %% ../../nbs/extraction/21_blocks.ipynb #fb3441da
 from contextlib import contextmanager
 from inspect import signature
-from ..models import ModelSource, quiet
+from ..models import ModelSource, own_code, quiet
 import torch
 from torch import Tensor, nn
 
@@ -59,11 +59,18 @@ def tied_weights(model)->dict: # Name of a weight to the name of the one it is a
     there = {k for k,_ in model.named_parameters(remove_duplicate=False)}
     return {k: o for k,o in model.all_tied_weights_keys.items() if {k,o}<=there}
 
+# %% ../../nbs/extraction/21_blocks.ipynb #9cad0632
+def _own_class(cfg):
+    "The base model in the code that a model brought; None if there is none"
+    from transformers.dynamic_module_utils import get_class_from_dynamic_module
+    ref = (getattr(cfg, 'auto_map', None) or {}).get('AutoModel')
+    return ref and get_class_from_dynamic_module(ref, cfg._name_or_path)
+
 # %% ../../nbs/extraction/21_blocks.ipynb #57701914
 def cut_auto(cfg, k:int, blocks:str=None):
     "transformers' `AutoModel`, whose models of the type of `cfg` have their first `max(k,1)` blocks only"
     from transformers import AutoModel
-    base = AutoModel._model_mapping.get(type(cfg), None)
+    base = _own_class(cfg) if own_code(cfg) else AutoModel._model_mapping.get(type(cfg), None)
     if base is None: raise ValueError(f"transformers has no decoder without a head for models of type {cfg.model_type!r}, so they cannot be read")
     base = base[0] if isinstance(base, tuple) else base
     own = dict(add_pooling_layer=False) if 'add_pooling_layer' in signature(base.__init__).parameters else {}
@@ -72,6 +79,9 @@ def cut_auto(cfg, k:int, blocks:str=None):
         keep_blocks(self, k, blocks)
         self.all_tied_weights_keys = tied_weights(self)
     cut = type(base.__name__, (base,), dict(__init__=__init__, __module__=base.__module__))
+    if own_code(cfg):
+        cut.from_config = cut._from_config
+        return cut
     return type('AutoModel', (AutoModel,), dict(_model_mapping={type(cfg): cut}))
 
 # %% ../../nbs/extraction/21_blocks.ipynb #2763d063

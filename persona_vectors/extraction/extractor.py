@@ -28,7 +28,7 @@ class ActivationExtractor:
     "Reads conversations through the first blocks of a model; loads nothing until it has to"
     def __init__(self, config:PersonaVectorConfig): self.config,self._blocks,self.probed = config,None,{}
     @cached_property
-    def source(self): return find_model(self.config.model_name, self.config.hf_token)
+    def source(self): return find_model(self.config.model_name, self.config.hf_token, self.config.quantize, self.config.trust_remote_code)
     @cached_property
     def model_config(self): return self.source.text_config()
     @cached_property
@@ -109,6 +109,9 @@ def preview(self:ActivationExtractor, response:Response):
     return preview(self.tokenizer, self.format, response.system or '', response.asked, response.whole, self.config.span, title)
 
 # %% ../../nbs/extraction/27_extractor.ipynb #bfdfc178
+@patch(as_prop=True)
+def weighed(self:ActivationExtractor): return dict(quantize=self.source.quantize, stored=self.source.stored() if self.source.quantised else None) # for a plan
+
 @patch
 def plan(self:ActivationExtractor,
     seqs:list, # `Tokens` from `conversations`
@@ -120,7 +123,7 @@ def plan(self:ActivationExtractor,
     held = 0 if here or not self._blocks else n_bytes(self._blocks[1])                       # which is dropped before others are loaded
     def on(where, stream):
         return plan_reading(self.source.text_config(), layers, seqs, self.dtype, self.device, stream, c.batch_tokens, c.blocks, self.source.label,
-                            free_memory(where)+held, measure=measure)
+                            free_memory(where)+held, measure=measure, **self.weighed)
     p = on(self.placed_on, False if here and c.stream is None else c.stream)
     return on(self.device, True) if p.stream and self.placed_on=='auto' else p               # block by block, on one GPU
 
@@ -190,7 +193,7 @@ def cache_key(self:ActivationExtractor,
     return dict(rules=RULES, model=self.source.label, fingerprint=self.source.fingerprint, prompt_format=c.prompt_format, layers=layers,
         span=c.span, dtype=self.dtype, read_under=read_under, personas=content_hash(selection.prompts), responses=answers,
         **{k: o for k,o in dict(blocks=c.blocks, read_text=read_text, chat_template_kwargs=c.chat_template_kwargs,
-                             adapter=self.source.adapter_hash).items() if o},
+                             adapter=self.source.adapter_hash, quantize=self.source.quantize).items() if o},
         **({} if answers else dict(questions=content_hash(selection.questions))))
 
 # %% ../../nbs/extraction/27_extractor.ipynb #55aa5604

@@ -35,7 +35,12 @@ def active_weights(model, blocks)->int:
     share = first('num_experts_per_tok')/first('num_experts', 'num_local_experts', 'n_routed_experts')
     return sum(int(p.numel()*(share if '.experts.' in k else 1)) for k,p in blocks.named_parameters(remove_duplicate=False))
 
-def n_bytes(module): return sum(p.numel()*p.element_size() for p in module.parameters())
+PACKED = {None: None, '4bit': 1/2+4/64, '8bit': 1} # Bytes of a rounded weight; with 4 bits a float32 for each 64 of them
+
+def n_bytes(module, quantize=None):
+    "Bytes of the weights of `module`; those of its linear layers may be rounded"
+    packed = {id(m.weight) for m in module.modules() if isinstance(m, torch.nn.Linear)} if quantize else ()
+    return sum(round(p.numel()*(PACKED[quantize] if id(p) in packed else p.element_size())) for p in module.parameters())
 
 def _attention_width(cfg):
     heads = getattr(cfg, 'num_attention_heads', 1)
@@ -148,6 +153,19 @@ def _rate_here(d_out, d_in, dtype, device, batch_tokens):
     except RuntimeError as e:
         if not out_of_memory(e): raise
 
+# %% ../../nbs/extraction/25_planning.ipynb #e644b7fe
+def stored_bytes(stored:dict, model, found)->tuple: # Outside of the blocks, without the head; of each block
+    "The bytes that the embedding and the blocks `found` of `model` have in the files"
+    path = next(k for k,m in model.named_modules() if m is found)
+    inside,each = re.compile(rf'(?:^|\.){re.escape(path)}\.(\d+)\.'),[0]*len(found)
+    outside = 0
+    for name,n in stored.items():
+        if re.search('vision|visual|audio|projector|lm_head', name): continue
+        m = inside.search(name)
+        if not m: outside += n
+        elif int(m[1])<len(each): each[int(m[1])] += n
+    return outside,each
+
 # %% ../../nbs/extraction/25_planning.ipynb #4ed8ea0d
 def plan_reading(
     cfg, # Configuration of a text model, a fresh one: it is changed
@@ -160,15 +178,18 @@ def plan_reading(
     name:str='the model', # For printing
     free:int=None, # Free bytes of the device; None: measured
     room:int=None, # Bytes that a file may take; None: nine tenths of the free disk
-    measure:bool=True # Measure the device's rate
+    measure:bool=True, # Measure the device's rate
+    quantize:str=None, # '4bit' or '8bit': the weights are rounded when they are loaded
+    stored:dict=None # Bytes of each tensor in the files, of a checkpoint that is quantised there
 )->Plan:
     "The `Plan` for reading `seqs`, from the configuration alone"
     n,k,budget,(tokens,distinct,context) = cfg.num_hidden_layers,max(layers),batch_tokens or default_batch_tokens(device),count_tokens(seqs)
     model = skeleton(cfg, k, dtype, blocks)
     found,d,size = find_blocks(model, blocks),model.config.hidden_size,model.dtype.itemsize
-    in_blocks,inner = n_bytes(found),max((p.shape[0] for p in found.parameters() if p.dim()==2), default=d)
+    inner = max((p.shape[0] for p in found.parameters() if p.dim()==2), default=d)
+    outside,each = stored_bytes(stored, model, found) if stored else (n_bytes(model, quantize)-n_bytes(found, quantize), [n_bytes(o, quantize) for o in found])
     p = Plan(name, list(layers), n, dtype, str(device), tokens=tokens, distinct=distinct, states=distinct*d*size,
-             embedding=n_bytes(model)-in_blocks, block=max(map(n_bytes, found)) if k else 0, weights=n_bytes(model)-(0 if k else in_blocks),
+             embedding=outside, block=max(each) if k else 0, weights=outside+sum(each)*(k>0),
              batch=min(tokens, budget)*(8*d+4*inner)*size, free=free_memory(device) if free is None else free,
              flop=2*distinct*active_weights(model, found)*(k>0) + 4*k*_attention_width(model.config)*context)
     if measure: p.rate = _rate_here(inner, d, model.dtype, device, budget)

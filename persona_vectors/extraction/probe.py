@@ -40,7 +40,8 @@ def ordinary(
         cfg = source.load(tf.AutoConfig)
         named = [getattr(tf, o) for o in getattr(cfg, 'architectures', None) or [] if hasattr(tf, o)]
         cls = named[0] if named else tf.MODEL_FOR_CAUSAL_LM_MAPPING[type(cfg)]
-        model = source.load(cut_class(cls, k, blocks) if k else cls, dtype=getattr(torch, dtype)).to(device).eval().requires_grad_(False)
+        model = source.load(cut_class(cls, k, blocks) if k else cls, dtype=getattr(torch, dtype), **source.rounding(dtype, device))
+        model = (model if source.quantize else model.to(device)).eval().requires_grad_(False)
         if source.tuned: model.load_adapter(source.tuned)    # as transformers applies it, not merged
         find_blocks(model.get_decoder(), blocks)
     except (AttributeError, ImportError, IndexError, KeyError, MemoryError, RuntimeError, TypeError, ValueError) as e: raise NotComparable(e) from e

@@ -91,7 +91,9 @@ SETTINGS_VERSION = 2 # Raised when what is asked, or what is taken for the answe
 
 def settings(config:PersonaVectorConfig, source:ModelSource=None)->dict:
     "What decides the answers of the local model `source`, or of the endpoint, besides personas and questions"
-    if source: who = dict(model=source.label, fingerprint=source.fingerprint) | ({'adapter': source.adapter_hash} if source.adapter_hash else {})
+    if source:
+        treated = dict(adapter=source.adapter_hash, quantize=source.quantize)
+        who = dict(model=source.label, fingerprint=source.fingerprint) | {k: o for k,o in treated.items() if o}
     else: who = dict(model=config.openrouter_model or config.model_name, endpoint=config.base_url.rstrip('/'))
     more = config.sampling | ({'chat_template_kwargs': config.chat_template_kwargs} if config.chat_template_kwargs else {})
     if config.extra_body and not source: more['extra_body'] = config.extra_body
@@ -118,7 +120,7 @@ def reusable(st:dict, *folders)->list[Response]:
 def local_source(config:PersonaVectorConfig, api:bool)->ModelSource: # None: the endpoint answers
     "The model on this machine that `config` names, unless `api` or an own `base_url` asks for the endpoint"
     if api or config.base_url!=PersonaVectorConfig.base_url: return None
-    return find_model(config.model_name, config.hf_token)
+    return find_model(config.model_name, config.hf_token, config.quantize, config.trust_remote_code)
 
 # %% ../../nbs/generation/12_answers.ipynb #5f481697
 class Generation:

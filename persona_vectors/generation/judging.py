@@ -350,7 +350,8 @@ def unjudged(responses:Responses, rubric:Rubric)->str: # None: there is nothing 
     if len(lacking)==len(responses.personas):
         raise ValueError(f"no persona of these answers ({', '.join(lacking)}) has an eval_prompt there ({', '.join(rubric.text)}): "
                          "name the folder of their role files")
-    who = f"{len(responses.personas)-len(lacking)} personas are judged, each by its own rubric"
+    n = len(responses.personas)-len(lacking)
+    who = f"{n} persona{'s are' if n>1 else ' is'} judged, each by its own rubric"
     return who + (f"; {', '.join(lacking)} {'have' if len(lacking)>1 else 'has'} none: {sum(lacking.values())} answers are left unjudged" if lacking else '')
 
 # %% ../../nbs/generation/13_judging.ipynb #c858aad6
@@ -369,7 +370,7 @@ class Judging(Generation):
         self.config = replace(config, temperature=0, max_tokens=n, prompt_format='chat')
         self.responses,self.rubric = responses.prompted(),load_rubric(rubric)
         self.settings = dict(settings(self.config, self.source), judging=JUDGING_VERSION, rubric=asdict(self.rubric))
-        self.apart = unjudged(self.responses, self.rubric)   # who has no rubric, in words
+        if said := unjudged(self.responses, self.rubric): log.info(said)
         todo = to_judge(self.responses, self.rubric)
         self.kept,self.todo = {r.key for r in todo},list({_judged(r): r for r in todo}.values())   # the same answer twice is judged once
         self.name = f'{self.rubric.name}-{content_hash(self.settings)[:8]}'
@@ -495,9 +496,9 @@ def read_scores(folder)->dict: # (persona, prompt, number of the question) to sc
     return out
 
 # %% ../../nbs/generation/13_judging.ipynb #3e925432
-def scored(responses:Responses, folder, name:str='role')->Responses:
-    "`responses` with the scores in the files of `folder`, under `name`; saved in a file beside them"
-    scores,at = read_scores(folder),_places(responses)
+def scored(responses:Responses, folder)->Responses:
+    "`responses` with the scores in the files of `folder`, for the rubric 'role'; saved in a file beside them"
+    name,scores,at = 'role',read_scores(folder),_places(responses)
     found = {at[k]: o for k,o in scores.items() if k in at}
     if not found: raise ValueError(f"{folder}: none of its {len(scores)} scores is of these answers: name the folder that belongs to them")
     rows = [replace(r, scores={**(r.scores or {}), name: found[i]}) if i in found else r for i,r in enumerate(responses.rows)]
@@ -512,9 +513,9 @@ def scored(responses:Responses, folder, name:str='role')->Responses:
              + (f"; {len(scores)-len(found):,} scores are of other answers" if len(scores)>len(found) else ''))
     return rs
 
-def save_scores(responses:Responses, folder, name:str='role')->list[Path]:
-    "Write the scores as such files, each the nearest whole number; ValueError if there are none"
-    by = {}
+def save_scores(responses:Responses, folder)->list[Path]:
+    "Write the scores for 'role' as such files, each the nearest whole number; ValueError if there are none"
+    by,name = {},'role'
     for (p,i,q),at in _places(responses).items():
         score = (responses.rows[at].scores or {}).get(name)
         if score is not None: by.setdefault(p, {})[f'pos_p{i}_q{q}'] = int(score+.5)

@@ -150,6 +150,8 @@ def check_vllm(source, args, device):
     "What `placed` returns; ValueError if vLLM is not there, or would not run what `source` and `args` say"
     if not find_spec('vllm'): raise ValueError("vLLM is not installed beside this package: pip install vllm")
     if own := sorted({*OURS} & {*args}): raise ValueError(f"{', '.join(own)}: these come from other options, not from the engine's arguments")
+    if source.quantize:
+        raise ValueError(f"model {source.name!r}: vLLM rounds weights in its own way: leave --quantize out, and give --engine-arg quantization=...")
     if source.adapter: raise ValueError(f"model {source.name!r}: vLLM would leave out the adapter beside it: give a folder in which the two are merged")
     return placed(device)
 

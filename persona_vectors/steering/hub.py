@@ -150,7 +150,7 @@ def from_hub(
     try: path = Path(hf_hub_download(repo_id, HUB_FILE, revision=revision, token=token, endpoint=endpoint))
     except LocalEntryNotFoundError as e: raise OSError(unreached(repo_id, endpoint)) from e                 # a subclass of the next
     except EntryNotFoundError:
-        raise ValueError(f"{repo_id} has no {HUB_FILE}, so push_to_hub put no vectors there: look at its files, or ask its owner") from None
+        raise ValueError(f"{repo_id} has no {HUB_FILE}, so push_to_hub put none there: of another project, download its folder and load_vectors that") from None
     v = load_vectors(path)
     v.meta['hub'] = f'{repo_id}@{path.parent.name}'   # the hub's cache has a folder a commit
     return v
