@@ -167,19 +167,6 @@ def _vllm(engine, given, **other)->dict: # None: transformers
     if other := [f"--{k.replace('_', '-')}" for k,o in other.items() if o]: raise ValueError(f"--engine vllm runs the model here: leave out {', '.join(other)}")
     return named_values(given, '--engine-arg', 'gpu_memory_utilization=0.8') or {}
 
-# %% ../nbs/92_cli.ipynb #4eb312f3
-def _scores(text, option='--min-score'):
-    "The scores that an option names: '2.5', or 'role=2.5,coherence=50'"
-    if text is None: return None
-    try:
-        if '=' not in text: return float(text)
-        return {k.strip(): float(n) for k,n in (o.split('=') for o in text.split(','))}
-    except ValueError: raise ValueError(f"{option} {text!r}: give a number, or rubrics with one each, as role=2.5,coherence=50") from None
-
-def _rule(min_score, max_score, min_answers, keep, strict):
-    "The rule by which answers are read, as `select` takes it"
-    return dict(keep=_comma(keep), min_score=_scores(min_score), max_score=_scores(max_score, '--max-score'), min_answers=min_answers, strict=strict)
-
 # %% ../nbs/92_cli.ipynb #cli00009
 def at_layer(
     v, # `PersonaVectors` of `path`
@@ -414,6 +401,19 @@ def _extract_on_ray(configs, answers, address, **what):
                 wrong.append(e)
                 if len(configs)>1: log.error(str(e))
     if wrong: raise wrong[0]
+
+# %% ../nbs/92_cli.ipynb #4eb312f3
+def _scores(text, option='--min-score'):
+    "The scores that an option names: '2.5', or 'role=2.5,coherence=50'"
+    if text is None: return None
+    try:
+        if '=' not in text: return float(text)
+        return {k.strip(): float(n) for k,n in (o.split('=') for o in text.split(','))}
+    except ValueError: raise ValueError(f"{option} {text!r}: give a number, or rubrics with one each, as role=2.5,coherence=50") from None
+
+def _rule(min_score, max_score, min_answers, keep, strict):
+    "The rule by which answers are read, as `select` takes it"
+    return dict(keep=_comma(keep), min_score=_scores(min_score), max_score=_scores(max_score, '--max-score'), min_answers=min_answers, strict=strict)
 
 # %% ../nbs/92_cli.ipynb #e0c3121b
 @app.command(epilog='Example: persona-vectors merge data/persona_vectors/FILE.parts')
@@ -848,7 +848,7 @@ def _others_directions(file, layer, format, model):
 @app.command('import', epilog='Example: persona-vectors import evil_response_avg_diff.pt --layer 20 --model Qwen/Qwen2.5-7B-Instruct --out evil.gguf')
 def import_(file:Annotated[Path, typer.Argument(help='A GGUF control vector, a .pt of assistant-axis or persona_vectors, '
                                                      "or a folder of assistant-axis' role or trait vectors, or of persona_vectors' traits.")],
-            model:Annotated[str, _option("The model that it is for: hub id, folder, .gguf. Default: unchecked, where its name says how it counts.")]=None,
+            model:Annotated[str, _option("The model that it is for: hub id, folder, .gguf. Default: the one it names, or unchecked.")]=None,
             format:Annotated[str, _option("'gguf', 'cvector-generator', 'assistant-axis', 'persona_vectors'. Default: recognised.")]=None,
             orientation:Annotated[str, _option('What positive means, for a GGUF file that does not say.')]=None,
             layer:Annotated[str, _option('Index (20), fraction of the depth (0.65) or several (10,20). Default: all in the file.')]=None,
