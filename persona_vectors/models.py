@@ -311,7 +311,8 @@ def _tuned(name, p, token)->'ModelSource':
     except ValueError as e: raise ValueError(f"model {name!r}: it is an adapter of {base}, which is not here ({e}): give its place as "
                                              f"base_model_name_or_path in {ADAPTER}, or {MERGE}") from None
     fp = fingerprint(*(p/o for o in (ADAPTER, *TUNED) if (p/o).is_file()), step=1<<16)          # every byte
-    return ModelSource(name, of.path, hashlib.sha256(f'{of.fingerprint} {fp}'.encode()).hexdigest()[:16], token, of.revision, str(p), fp)
+    both = hashlib.sha256(f'{of.fingerprint} {fp}'.encode()).hexdigest()[:16]
+    return ModelSource(name, of.path, both, token, commit=of.revision, tuned=str(p), adapter_hash=fp)
 
 # %% ../nbs/07_models.ipynb #24fc19dd
 WEIGHED = '.json','.jinja','.safetensors','.bin','.model','.txt' # Files that the fingerprint covers

@@ -128,7 +128,7 @@ refused = dict(
     no_model_type = (lambda d,m: edit(d, model_type=None), 'no model_type'),
     newer_model_type = (lambda d,m: edit(d, model_type='llama9', transformers_version='9.1.0'), "'llama9'", '9.1.0', 'update transformers'),
     other_model_type = (lambda d,m: edit(d, model_type='gpt2'), 'lack', C),
-    code_of_its_own = (lambda d,m: edit(d, model_type='my_lm', **own), 'code of its own', 'my_lm', 'not run'),
+    code_of_its_own = (lambda d,m: edit(d, model_type='my_lm', **own), 'code of its own', 'my_lm', 'is run only with --trust-remote-code'),
     tokenizer_with_code = (lambda d,m: edit(d, T, tokenizer_class='MyTok', auto_map=dict(AutoTokenizer=['t.MyTok', None])), 'tokenizer brings code of its own'),
     layers_in_words = (lambda d,m: edit(d, num_hidden_layers='four'), C, 'num_hidden_layers'),
     null_width = (lambda d,m: edit(d, hidden_size=None), C, 'hidden_size'),

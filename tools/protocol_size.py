@@ -81,7 +81,7 @@ def measure(path):
     from persona_vectors.analysis.uncertainty import rank_intervals
     out = dict(peak_start=peak())
     def step(name, f):
-        print(name, file=sys.stderr, flush=True)
+        if __name__=='__main__': print(name, file=sys.stderr, flush=True)
         start,before = time.time(),cpu()
         got = f()
         out[f'seconds_{name}'],out[f'cpu_{name}'],out[f'peak_{name}'] = time.time()-start,cpu()-before,peak()

@@ -9,7 +9,7 @@ __all__ = ['selection_evidence']
 from collections import Counter
 from dataclasses import dataclass
 from .grids import balanced, rows_of
-from .uncertainty import common_share, jackknife
+from .uncertainty import common_share, jackknife, jackknifed
 from ..extraction.vectors import PersonaVectors, Row
 import numpy as np, pandas as pd, torch
 
@@ -19,16 +19,40 @@ def _across(m):
     q = len(m)
     return (m.sum()-np.trace(m))/(q*(q-1))
 
-def _ratio(a, ab, b): return ab/np.sqrt(a*b) if a>0 and b>0 else np.nan
+def _ratio(a, ab, b): return np.where((a>0) & (b>0), ab/np.sqrt(np.where((a>0) & (b>0), a*b, 1)), np.nan)
 
 # %% ../../nbs/analysis/45_kept.ipynb #kept0012
-def _covariance(a, b): # 'role question question' each
-    "Covariance over roles of products of an axis on one question with an answer to another, over four different questions"
+def _four(a, b, w): # 'item question question' each, 0 where the two questions are one; 'question set' of 1 and 0; gives 'item set'
+    "Products of an axis on one question with an answer to another, summed over four different questions of each set"
+    def sums(x):                                                         # over all pairs; over those in which a question is
+        row,col = x@w,x.transpose(0,2,1)@w
+        return (w*row).sum(1),row+col
+    (x,at_x),(y,at_y) = sums(a),sums(b)
+    pairs = a*b
+    pairs += a*b.transpose(0,2,1)
+    return x*y - (w*at_x*at_y).sum(1) + (w*(pairs@w)).sum(1)
+
+def _covariance(a, b, w=None): # 'role question question' each
+    "Covariance over roles of products of an axis on one question with an answer to another, over four different questions of each set (None: all)"
+    w = np.ones((a.shape[1],1)) if w is None else w
+    a,b = ((x-x.mean(0))*~np.eye(x.shape[1], dtype=bool) for x in (a,b))
+    q = w.sum(0)
+    return _four(a, b, w).sum(0)/((len(a)-1)*q*(q-1)*(q-2)*(q-3))
+
+# %% ../../nbs/analysis/45_kept.ipynb #86f27baf
+def _covariances(a, b, groups=20):
+    "`_covariance` of all; without each group of questions; without each group of roles"
     r,q,_ = a.shape
-    a,b = ((x-x.mean(0))*~np.eye(q, dtype=bool) for x in (a,b))
-    ends = ((a.sum(2)+a.sum(1))*(b.sum(2)+b.sum(1))).sum()               # pairs that share a question, counted for each that they share
-    pairs = (a.sum((1,2))*b.sum((1,2))).sum() - ends + (a*b).sum() + (a*b.transpose(0,2,1)).sum()
-    return pairs/((r-1)*q*(q-1)*(q-2)*(q-3))
+    out = np.ones((q, 1+min(q, groups)))
+    for k,at in enumerate(np.array_split(np.arange(q), out.shape[1]-1)): out[at,k+1] = 0
+    whole,*questions = _covariance(a, b, out)
+    off,one = ~np.eye(q, dtype=bool),np.ones((q,1))
+    a,b = a*off,b*off
+    each,gone = _four(a, b, one)[:,0],np.array_split(np.arange(r), min(r, groups))
+    sums = [x.sum(0)-np.stack([x[g].sum(0) for g in gone]) for x in (a,b)]
+    n = r-np.array([len(g) for g in gone])
+    roles = each.sum()-np.array([each[g].sum() for g in gone])-_four(*sums, one)[:,0]/n
+    return whole,np.array(questions),roles/((n-1)*q*(q-1)*(q-2)*(q-3))
 
 # %% ../../nbs/analysis/45_kept.ipynb #kept0015
 @dataclass
@@ -48,17 +72,17 @@ def _measured(v): # Vectors as `balanced` makes them
     return _Measured([g.personas[i] for i in g.rs], g.questions, np.concatenate(axes, 1), m)
 
 # %% ../../nbs/analysis/45_kept.ipynb #kept0018
-def _interval(name, f, *sizes, ends=None):
-    "A statistic with its jackknife interval, within `ends`; if it is undefined, NaN and the ends"
-    value = low = high = np.nan
-    if min(sizes)>4: value,low,high = map(float, jackknife(f, *sizes))
+def _interval(name, value, low, high, ends=None):
+    "A statistic with its interval, within `ends`; if it is undefined, NaN and the ends"
     if ends: value,low,high = np.clip(value, *ends),max(ends[0], low) if low==low else ends[0],min(ends[1], high) if high==high else ends[1]
-    return {name: value, f'{name}_low': low, f'{name}_high': high}
+    return {name: float(value), f'{name}_low': float(low), f'{name}_high': float(high)}
+
+def _jackknife(f, n): return jackknife(f, n) if n>4 else (np.nan,)*3
 
 def _length(m):
     "The length of the axis without noise, negative if its square is"
     a = m.axes@m.axes.T
-    square = _interval('length', lambda k: _across(a[np.ix_(k,k)]), len(a))
+    square = _interval('length', *_jackknife(lambda k: _across(a[np.ix_(k,k)]), len(a)))
     return {k: np.sign(x)*np.sqrt(abs(x)) for k,x in square.items()} | dict(reliability=max(0., common_share(a)))
 
 # %% ../../nbs/analysis/45_kept.ipynb #kept0019
@@ -70,12 +94,11 @@ def _agreement(one, other): # `_Measured` each
     M,N = (m.products[np.ix_(r,q,q)] for m,(q,r) in zip((one,other), at))
     aa,ab,bb = a@a.T,a@b.T,b@b.T
     def axes(k): return [_across(o[np.ix_(k,k)]) for o in (aa,ab,bb)]
-    def order(r, k):
-        x,y = (o[np.ix_(r,k,k)] for o in (M,N))
-        return _ratio(_covariance(x, x), _covariance(x, y), _covariance(y, y))
+    order = (np.nan,)*3
+    if min(len(qs), len(rs))>4: order = jackknifed(*(_ratio(*o) for o in zip(*(_covariances(x, y) for x,y in ((M,M),(M,N),(N,N))))))
     def times(k): return (lambda x, _, y: np.sqrt(y/x) if x>0 and y>0 else np.nan)(*axes(k))
-    return (_interval('cosine', lambda k: _ratio(*axes(k)), len(qs), ends=(-1,1)) | _interval('times', times, len(qs))
-            | _interval('rho', order, len(rs), len(qs), ends=(-1,1)))
+    return (_interval('cosine', *_jackknife(lambda k: _ratio(*axes(k)), len(qs)), (-1,1)) | _interval('times', *_jackknife(times, len(qs)))
+            | _interval('rho', *order, (-1,1)))
 
 # %% ../../nbs/analysis/45_kept.ipynb #kept0022
 def _enough(v, at, least):

@@ -111,8 +111,8 @@ class Gram:
         def centred(x): return g.centre(x) if centre=='roles' else x-x.mean(0) if centre else x
         def turned(x): return np.ascontiguousarray(x.transpose(1,0,2))             # question persona d
         ss = g.parts()
-        self.y = turned(isometric_coordinates(centred(g.x))) if len(ss)==1 else None # None: too large, so made in parts, each time
-        self.parts = lambda: [self.y] if len(ss)==1 else (turned(centred(g.part(s))) for s in ss)
+        self.y = y = turned(isometric_coordinates(centred(g.x))) if len(ss)==1 else None # None: too large, so made in parts, each time
+        self.parts = lambda: [y] if len(ss)==1 else (turned(centred(g.part(s))) for s in ss)     # without `self`: a cycle would keep the answers in memory
         self.square = sum(y@y.transpose(0,2,1) for y in self.parts())              # question persona persona
         self._weigh(np.ones((1,len(g.questions))))
 

@@ -118,17 +118,18 @@ ROUNDED = '',"in float32 it is read as by transformers: take that (dtype='float3
 
 def check_gap(source, read, seqs, layers, want, dtype, rounding=None)->float:
     "The largest relative difference of what `read` gives in `dtype` from `want`; ValueError if it is beyond the limit, and beyond twice `rounding()`"
+    limit = LIMITS['bfloat16' if source.quantize else dtype]   # bitsandbytes may multiply rounded weights in bfloat16, whatever the dtype
     gap,layer,n = largest_gap(read(seqs, layers, dtype, None), want, layers, seqs)
-    if gap<=LIMITS[dtype]: return gap
+    if gap<=limit: return gap
     off = f"(relative difference {gap:.2g} in {dtype}, "
     if rounding and gap<=2*(own := rounding()):
         log.warning(f"{source.label}: {dtype} rounds much: at layer {layer} a text of {n} tokens is read otherwise than in float32 {off}"
                     f"by transformers alone {own:.2g}): for the numbers of float32 give dtype='float32' (--dtype float32)")
         return gap
     alone = largest_gap(read(seqs, layers, dtype, 1), want, layers, seqs)[0]
-    why,then = ALONE if alone<=LIMITS[dtype] else ROUNDED if rounding else WRONG
+    why,then = ALONE if alone<=limit else ROUNDED if rounding else WRONG
     raise ValueError(f"model {source.name!r}: at layer {layer} a text of {n} tokens is read{why} otherwise than by transformers alone "
-                     f"{off}limit {LIMITS[dtype]:g}): {then}")
+                     f"{off}limit {limit:g}): {then}")
 
 # %% ../../nbs/extraction/24_probe.ipynb #0087213e
 WHOLE = 2<<30 # Bytes in float32 up to which the ordinary model is loaded whole

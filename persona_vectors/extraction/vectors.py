@@ -283,7 +283,7 @@ def not_vectors(o)->str: # Empty if it may hold vectors
     "What the content `o` of a .pt file is, if it holds no vectors"
     if isinstance(o, Tensor) and o.dim()>2: return f'a tensor of {o.dim()} dimensions, {tuple(o.shape)}: a vector has one, or a row for each layer'
     if isinstance(o, Tensor): return '' if o.is_floating_point() else f'numbers of {o.dtype}'
-    if not isinstance(o, dict): return f'a {type(o).__name__}'
+    if not isinstance(o, dict): return 'a number' if isinstance(o, int|float) else f'a {type(o).__name__}'
     keys = [str(k) for k in o]
     if {'state','param_groups'}<=set(keys): return 'the state of an optimizer'
     if {'vectors','experiments'}<=set(keys): return 'a capping of assistant-axis, which `load_capping` reads'

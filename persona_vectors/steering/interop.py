@@ -325,6 +325,12 @@ def persona_rows(name, o):
         raise ValueError(f'{odd[0]!r} in it is a tensor of {o[odd[0]].dim()} dimensions, and not a row for each layer')
     return [(repr(p), p, '', t) for p,t in o.items()]
 
+# %% ../../nbs/steering/55_interop.ipynb #3572f8e2
+def named_in(path):
+    "The model that a GGUF file of ours names; ValueError if it names none"
+    if by := read_control_vector(path)[0].get('persona_vectors.model'): return find_model(by)
+    raise ValueError('a control vector has to be checked against its model, and it does not say which: name the model')
+
 # %% ../../nbs/steering/55_interop.ipynb #d9d8b51e
 def import_file(
     path, # A GGUF control vector, a .pt of assistant-axis or persona_vectors, a .pt of persona to 'layer d_model', or a folder of role or trait vectors
@@ -339,7 +345,7 @@ def import_file(
     if path.is_file(): check_file(path)
     try:
         gguf = path.is_file() and path.open('rb').read(4)==b'GGUF'
-        if gguf and not m: raise ValueError('a control vector has to be checked against its model: name the model')
+        if gguf: m = m or named_in(path)
         if gguf: return from_gguf(path, m, format, orientation)
         if orientation: raise ValueError(f"orientation={orientation!r} is for a GGUF file that does not say it; here the format does: leave it out")
         if path.suffix=='.gguf' and path.is_file(): raise ValueError('it does not begin as a GGUF file does: download it again')

@@ -18,7 +18,7 @@ from ..analysis.figures import LINE_COLOURS, styled
 from ..config import PersonaVectorConfig, content_hash, log, resolve_layers
 from ..conversations import FORM, LeftOut, conversation_of, each_conversation, unread
 from ..extraction.blocks import find_blocks, residual_hooks
-from ..extraction.engine import default_batch_tokens, each_batch, keeping_memory, packs
+from ..extraction.engine import default_batch_tokens, each_batch, packs
 from ..extraction.extractor import ActivationExtractor
 from ..extraction.vectors import Direction, at_given, load_vectors, need_layer, shipped_vectors, taken_for
 from ..generation.local import LocalModel
@@ -204,7 +204,7 @@ def read_many(self:Monitor,
 ): # Yields of each in turn its `Reading`, or the ValueError that says why there is none
     "Read many conversations, several in one forward pass"
     for some in self._windows(conversations, 8*(batch_tokens or default_batch_tokens(self.model.device))):
-        with keeping_memory(): xs = iter(self.project_many([o[1] for o in some if not isinstance(o, ValueError)], batch_tokens))
+        xs = iter(self.project_many([o[1] for o in some if not isinstance(o, ValueError)], batch_tokens))
         for o in some:
             x = o if isinstance(o, ValueError) else next(xs)
             try: yield x if isinstance(x, ValueError) else self._reading(*o, x)
