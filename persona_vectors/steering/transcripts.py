@@ -6,7 +6,7 @@
 __all__ = ['read_turns']
 
 # %% ../../nbs/steering/57_transcripts.ipynb #264a4615
-import json
+import json, os
 from array import array
 from html import escape
 from pathlib import Path
@@ -262,6 +262,7 @@ def read_turns(
 )->Turns:
     "The projections of all turns, in batches; conversations that cannot be read are left out and named. A run that was stopped goes on if `out` is given"
     from tqdm.auto import tqdm
+    os.environ.setdefault('ONEDNN_PRIMITIVE_CACHE_CAPACITY', '64')   # oneDNN keeps a kernel for every length of a batch, 1,024 by default
     if out: check_out(out := Path(out))
     n = count_conversations(path, id, limit)
     m = monitoring._monitor(config, vectors, calibration, layer, direction)
