@@ -188,7 +188,7 @@ def _taken(o):
 def _called(name, o, id):
     "The name of `o` by its field `id`"
     own = o.get(id) if id and isinstance(o, dict) else None
-    return name if own is None else str(own)
+    return name if own is None else str(own).encode('utf-8', 'replace').decode()                # half of a surrogate pair cannot be printed
 
 def each_conversation(
     path, # A file, or a folder of files

@@ -23,10 +23,11 @@ def _common(g): # Inner products '… question question'
 
 # %% ../../nbs/analysis/46_study.ipynb #430b5ae9
 def _axis_reliability(L, s, P, N, R, roles, questions): # Numbers or arrays; `R` roles in the pilot
-    "Reliability of the axis over other questions, and over other roles too"
-    more = 1/roles-1/R
-    total = L+P*more + np.maximum(s+N*more, 0)/questions
-    return (L+P*more)/total,(L-P/R)/total
+    "Reliability of the axis over other questions, and over other roles too; NaN where nothing is left of it without noise"
+    more,P = 1/roles-1/R,np.maximum(P, 0)
+    long = L+P*more
+    total = np.maximum(np.maximum(long, 0)+np.maximum(s+N*more, 0)/questions, 1e-300)
+    return tuple(np.where(o>0, o/total, np.nan) for o in (long, L-P/R))
 
 # %% ../../nbs/analysis/46_study.ipynb #3dfe2ba4
 def _role_lengths(g): # 'role question question', from the roles' mean
@@ -94,10 +95,10 @@ def _expected(p, R, Q, W, S): # A `_Pilot`; roles, questions, wordings and sampl
     axis,other = _axis_reliability(L-P*fewer+P1/p.roles, s+N1/p.roles, P1, N1, p.roles, R, Q)
     l = long.clip(0)[:,None]
     role = (l*own/np.maximum(l*whole+scatter[:,None]*loud/Q, 1e-300)).mean(0)
-    order = V*own_a/np.maximum(V*(own_a+said_a)+max(E, 0)*loud_a/Q, 1e-300)
+    order = V*own_a/np.maximum(V*(own_a+said_a)+E*loud_a/Q, 1e-300) if L>0 and E>0 else np.full(len(Q), np.nan)
     G = np.maximum(p.gap-E*fewer+E*(loud_a-1)/p.neutrals+E*loud_a/R, 0)
-    far = np.maximum(L-P*fewer, 1e-300)
-    return np.array([axis, other, order, role, np.sqrt((G/Q+max(V, 0)*(own_a+said_a)/R)/far)])
+    far,var = L-P*fewer,G/Q+max(V, 0)*(own_a+said_a)/R
+    return np.array([axis, other, order, role, np.sqrt(np.where(var>0, var, np.nan)/far) if far>0 else np.full(len(Q), np.nan)])
 
 # %% ../../nbs/analysis/46_study.ipynb #f70825bf
 def _bent(x): # 'quantity design' of `_expected`
@@ -214,17 +215,17 @@ def _what_would(p, row, goal, target):
     more = 'roles' if goal=='axis_other_roles' else 'wordings'
     return f"However many questions, it stays below {most:.2f} with {row[more]:,.0f} {more[:-1] if row[more]==1 else more}: it takes more {more}."
 
-def _limits(df, p):
+def _limits(df, p, level):
     "What the number of roles leaves open, however many questions"
     rows = df[(df.questions==df.questions.min()) & df.axis.notna()].drop_duplicates('roles')
-    if not len(rows): return []
     got = [(r.roles,_at(p, r, [1e12])) for _,r in rows.iterrows()]
+    if not got or np.isnan([x[k][0] for _,x in got for k in ('axis_other_roles','gap')]).any(): return []
     def each(k, f): return ', '.join(f'{f(x[k][0], n)} with {n:,.0f}' for n,x in got)
-    agrees,known = each('axis_other_roles', lambda x, n: f'{x:.2f}'),each('gap', lambda x, n: f'± {half_width(x, n-1):.0%}')
+    agrees,known = each('axis_other_roles', lambda x, n: f'{x:.2f}'),each('gap', lambda x, n: f'± {half_width(x, n-1, level):.0%}')
     return [f"Questions do not replace roles. However many there are, other roles give an axis that agrees up to {agrees} roles; "
             f"and the gap is known to {known} roles."]
 
-def _in_words(df, p, target): return [_reaches(df, p, k, target) for k in _GOALS]+_limits(df, p)
+def _in_words(df, p, target, level): return [_reaches(df, p, k, target) for k in _GOALS]+_limits(df, p, level)
 
 # %% ../../nbs/analysis/46_study.ipynb #7bdc1539
 def plan_study(
@@ -250,5 +251,5 @@ def plan_study(
     df['answers'] = (df.roles+len(v.neutral))*df.questions*df.wordings*df.samples
     df['tokens'] = df.answers*(answer+(0 if np.isnan(prompt) else prompt))
     df.attrs = dict(unknown=_unknown(v, b, var, few), answer_tokens=answer, prompt_tokens=prompt, target=target, level=level)
-    df.attrs['says'] = _in_words(df, _pilot(b, *_sources(var)), target)
+    df.attrs['says'] = _in_words(df, _pilot(b, *_sources(var)), target, level)
     return df

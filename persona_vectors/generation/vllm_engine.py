@@ -140,10 +140,10 @@ def placed(device:str)->tuple[dict,dict]:
     return {},dict(CUDA_VISIBLE_DEVICES=seen.split(',')[int(m[1])] if seen else m[1])
 
 # %% ../../nbs/generation/14_vllm.ipynb #b9964975
-HOW = ('gpu_memory_utilization', 'max_num_seqs', 'max_num_batched_tokens', 'max_model_len', 'enforce_eager', 'tensor_parallel_size',
+HOW = ('gpu_memory_utilization', 'max_num_seqs', 'max_num_batched_tokens', 'enforce_eager', 'tensor_parallel_size',
        'pipeline_parallel_size', 'cpu_offload_gb', 'enable_prefix_caching', 'enable_chunked_prefill', 'disable_log_stats', 'language_model_only',
        'limit_mm_per_prompt') # Arguments of the engine that decide no answer
-OURS = 'model', 'tokenizer', 'revision', 'dtype', 'seed' # ... and those that come from other options
+OURS = 'model', 'tokenizer', 'revision', 'dtype', 'seed', 'max_model_len', 'trust_remote_code' # ... and those that come from other options
 
 # %% ../../nbs/generation/14_vllm.ipynb #05f0fb3d
 def check_vllm(source, args, device):
@@ -230,7 +230,7 @@ def answer_here(self:VllmGeneration, batch_size, bar):
     texts = [lm.format.prompt(*self.messages(r)) for r in self.left]
     ids = encoded(lm, texts)
     env = self.env | (dict(HF_TOKEN=c.hf_token) if c.hf_token else {})
-    args = dict(model=src.path, revision=src.revision, dtype=c.dtype or 'auto', seed=c.seed,
+    args = dict(model=src.path, revision=src.revision, dtype=c.dtype or 'auto', seed=c.seed, trust_remote_code=src.trust,
                 max_model_len=text_limit(self.left, ids, c.max_tokens, context_length(src.text_config())), **self.place)
     bar.set_postfix_str('vLLM starts')
     with Engine(args|self.args, env) as e:

@@ -92,7 +92,8 @@ def _z(self:Turns, df):
     "The z of each row of `df`, by the calibration's turns"
     if self.calibration is None: return pd.Series(np.nan, df.index)
     t = self.calibration.table.xs('turns', level='of')
-    return (df.projection-df.direction.map(t['mean']))/df.direction.map(t['sd'])
+    mean,sd = (df.direction.map(t[k]).astype(float) for k in ('mean','sd'))
+    return (df.projection-mean)/sd
 
 @patch(as_prop=True)
 def table(self:Turns)->pd.DataFrame: # conversation (its name), number, message, role, tokens, direction, projection, z, left_out, layer, model
@@ -121,7 +122,8 @@ def drift(self:Turns, direction=None)->pd.DataFrame: # conversation (its name), 
 # %% ../../nbs/steering/57_transcripts.ipynb #9d0779bf
 def _kinds(left):
     "What was left out, a line a reason"
-    return [f"{n:8,}  {why} ({', '.join(names[:3])}{f' and {n-3:,} more' if n>3 else ''})" for n,why,names in left.table[:10]]
+    rows = [f"{n:8,}  {why} ({', '.join(names[:3])}{f' and {n-3:,} more' if n>3 else ''})" for n,why,names in left.table]
+    return rows[:10] + [f"{'':8}  and {len(rows)-10} more reasons"]*(len(rows)>10)
 
 def _shown(df): return df.to_string(float_format='{:.2f}'.format)
 
@@ -184,7 +186,9 @@ def save(self:Turns, path):
 # %% ../../nbs/steering/57_transcripts.ipynb #75d26440
 def _stored(path):
     "The table in the file `path`, and what made it"
-    if path.suffix=='.csv': return pd.read_csv(path), json.loads(Path(f'{path}.json').read_text(encoding='utf-8'))
+    if path.suffix=='.csv':
+        about,empty = json.loads(Path(f'{path}.json').read_text(encoding='utf-8')),dict.fromkeys(('message','tokens','projection','z','left_out','layer'), [''])
+        return pd.read_csv(path, dtype=dict(conversation=str), keep_default_na=False, na_values=empty), about
     with open_parquet(path) as f: return f.read().to_pandas(), json.loads(f.schema_arrow.metadata[b'persona_vectors'])
 
 def _of_rows(g, k):
@@ -218,8 +222,8 @@ class _Partial:
         done = raw[:raw.rfind(b'\n')+1] if raw.startswith(self.head) else self.head
         if raw and done==self.head: log.info(f'{self.path.name} is of another run: starting anew')
         for line in done.splitlines()[1:]: turns.add(*json.loads(line))
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_bytes(done)
+        if raw!=done:
+            with atomic_write(self.path, 'wb') as f: f.write(done)
         self.f = open(self.path, 'ab')
     def add(self, name, turns):
         self.f.write(json.dumps([name, turns], ensure_ascii=False).encode('utf-8', 'replace')+b'\n')
@@ -229,7 +233,7 @@ class _Partial:
 # %% ../../nbs/steering/57_transcripts.ipynb #4693d004
 def _started(m, path, what, out):
     "`Turns` for the monitor `m`, with what a run that was stopped has left, and the file that keeps them while they are made (None without `out`)"
-    turns = Turns(m.directions, m.calibration, m.about, Path(path).name)
+    turns = Turns(m.directions, m.calibration, m.about, Path(path).absolute().name)
     if not out: return turns,None
     usual = content_hash(m.calibration.table.values.tolist()) if m.calibration else None
     kept = _Partial(f'{out}.partial', turns, dict(about=m.about, usual=usual, of=_stamp(path), **what))
@@ -239,8 +243,8 @@ def _started(m, path, what, out):
 def _fill(turns, found, kept, bar):
     "Add the conversations `found`, (name, `Reading` or ValueError), to `turns` and to the file `kept`"
     for name,r in found:
-        o = str(r) if isinstance(r, ValueError) else turns_of(r)
-        if not isinstance(r, ValueError) and len(turns.readings)<FEW: turns.readings.append(r)
+        o = str(r) if isinstance(r, ValueError) else turns_of(r) or 'no message of it has a text'
+        if not isinstance(o, str) and len(turns.readings)<FEW: turns.readings.append(r)
         turns.add(name, o)
         if kept: kept.add(name, o)
         bar.update()
@@ -287,7 +291,8 @@ def plot(self:Turns,
     direction:str=None, # One of its directions; None: the first
     least:int=20 # Fewest conversations at a number of an answer
 )->go.Figure:
-    "Quantiles of the answers along a direction by their number in the conversation"
+    "Quantiles of the answers along a direction by their number in the conversation; ValueError if there is no answer"
+    if not len(self.answers(direction)): raise ValueError(f"{self.source}: no answer of an assistant was read, so there is none to draw")
     q,k,colour,fig = self.quantiles(direction, least),direction or self.directions[0],LINE_COLOURS[2],go.Figure()
     for a,b,shade in ((.05,.95,.12), (.25,.75,.25)):
         fig.add_scatter(x=[*q.index, *q.index[::-1]], y=[*q[b], *q[a][::-1]], fill='toself', mode='lines', line_width=0,
