@@ -634,7 +634,8 @@ def _counts(option, text):
     if text is None: return None
     least = 1 if option in ('--wordings','--samples') else 2
     found = [int(o) if o.isdecimal() else 0 for o in (o.strip() for o in text.split(','))]
-    if min(found)<least: raise ValueError(f"{option} {text!r}: give whole numbers of at least {least}, with commas between, as 2,10,50")
+    if not all(least<=n<=10_000 for n in found):
+        raise ValueError(f"{option} {text!r}: give whole numbers of at least {least} and at most 10,000, with commas between, as 2,10,50")
     return list(dict.fromkeys(found))
 
 def _number(x):
@@ -646,7 +647,7 @@ def _print_plan(df, v):
     from rich import box
     from rich.table import Table
     def seen(row, k): return 'unknown' if row[k]!=row[k] else f'{row[k]:.2f} ({row[k+"_low"]:.2f}–{row[k+"_high"]:.2f})'
-    def width(x, unit): return '' if x!=x else f'± {x:.2f}' if unit=='SD' else f'± {x:.0%}'
+    def width(x, unit): return '' if not isfinite(x) else f'± {x:.2f}' if unit=='SD' else f'± {x:.0%}'
     title = (f"Pilot: {v.meta.get('model', 'model not recorded')}, layer {v.layer}; "
              f"{len(v.roles)} roles and {len(v.neutral)} neutral personas, {len(v.questions)} questions")
     t = Table('roles', 'ques-\ntions', 'word-\nings', 'sam-\nples', 'axis, in other\nquestions', 'axis, with other\nroles too', 'order of the\nroles',
@@ -745,8 +746,8 @@ def monitor(file:Annotated[Path, typer.Argument(help="Conversations: messages wi
     d = direction_for(direction, vectors_for(vectors, source, layer), source) if direction else None
     t = read_turns(file, c, vectors, calibration, layer, d, out, id, limit, turns)
     _show_turns(t, file)
-    for o in (out, figure and _drift(t, figure)):
-        if o: print(o)
+    if out: print(out)
+    if figure: print(_drift(t, figure))
 
 # %% ../nbs/92_cli.ipynb #a78194a6
 def _show_turns(t, file):
