@@ -97,8 +97,8 @@ def _expected(p, R, Q, W, S): # A `_Pilot`; roles, questions, wordings and sampl
     role = (l*own/np.maximum(l*whole+scatter[:,None]*loud/Q, 1e-300)).mean(0)
     order = V*own_a/np.maximum(V*(own_a+said_a)+E*loud_a/Q, 1e-300) if L>0 and E>0 else np.full(len(Q), np.nan)
     G = np.maximum(p.gap-E*fewer+E*(loud_a-1)/p.neutrals+E*loud_a/R, 0)
-    gap = (G/Q+max(V, 0)*(own_a+said_a)/R)/max(L-P*fewer, 1e-300)
-    return np.array([axis, other, order, role, np.sqrt(np.where((gap>0) & (L>P*fewer), gap, np.nan))])
+    far,var = L-P*fewer,G/Q+max(V, 0)*(own_a+said_a)/R
+    return np.array([axis, other, order, role, np.sqrt(np.where(var>0, var, np.nan)/far) if far>0 else np.full(len(Q), np.nan)])
 
 # %% ../../nbs/analysis/46_study.ipynb #f70825bf
 def _bent(x): # 'quantity design' of `_expected`
