@@ -167,19 +167,6 @@ def _vllm(engine, given, **other)->dict: # None: transformers
     if other := [f"--{k.replace('_', '-')}" for k,o in other.items() if o]: raise ValueError(f"--engine vllm runs the model here: leave out {', '.join(other)}")
     return named_values(given, '--engine-arg', 'gpu_memory_utilization=0.8') or {}
 
-# %% ../nbs/92_cli.ipynb #4eb312f3
-def _scores(text, option='--min-score'):
-    "The scores that an option names: '2.5', or 'role=2.5,coherence=50'"
-    if text is None: return None
-    try:
-        if '=' not in text: return float(text)
-        return {k.strip(): float(n) for k,n in (o.split('=') for o in text.split(','))}
-    except ValueError: raise ValueError(f"{option} {text!r}: give a number, or rubrics with one each, as role=2.5,coherence=50") from None
-
-def _rule(min_score, max_score, min_answers, keep, strict):
-    "The rule by which answers are read, as `select` takes it"
-    return dict(keep=_comma(keep), min_score=_scores(min_score), max_score=_scores(max_score, '--max-score'), min_answers=min_answers, strict=strict)
-
 # %% ../nbs/92_cli.ipynb #cli00009
 def at_layer(
     v, # `PersonaVectors` of `path`
@@ -197,6 +184,19 @@ def at_layer(
     ks = resolve_layers(layer, v.meta.get('num_layers', max(v.layers)))
     if len(ks)!=1: raise ValueError(f"--layer {layer}: give one layer; {path} has {', '.join(map(str, v.layers))}")
     return v.at(ks[0])
+
+# %% ../nbs/92_cli.ipynb #4eb312f3
+def _scores(text, option='--min-score'):
+    "The scores that an option names: '2.5', or 'role=2.5,coherence=50'"
+    if text is None: return None
+    try:
+        if '=' not in text: return float(text)
+        return {k.strip(): float(n) for k,n in (o.split('=') for o in text.split(','))}
+    except ValueError: raise ValueError(f"{option} {text!r}: give a number, or rubrics with one each, as role=2.5,coherence=50") from None
+
+def _rule(min_score, max_score, min_answers, keep, strict):
+    "The rule by which answers are read, as `select` takes it"
+    return dict(keep=_comma(keep), min_score=_scores(min_score), max_score=_scores(max_score, '--max-score'), min_answers=min_answers, strict=strict)
 
 # %% ../nbs/92_cli.ipynb #a66ca452
 @app.command(epilog='Example: persona-vectors run --model Qwen/Qwen2.5-0.5B-Instruct --layer 0.5 --out qwen')

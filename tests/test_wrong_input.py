@@ -38,7 +38,7 @@ def filled(args, inputs):
     grid = f'--personas {",".join(who)} --questions {inputs/"q.json"}'
     return args.replace('{grid}', grid).replace('{shipped}', str(data_dir().parent)).replace('{', f'{inputs}/').replace('}', '').split()
 
-def work(r): return [o for o in said(r) if not re.match(r'extracting |  \d|.*: the embedding|.*: read as by ', o)]   # the log says what was begun, and the plan of reading
+def work(r): return [o for o in said(r) if not re.match(r'extracting |  \d|.*: the embedding|.*: read as by |\d+ (questions?|personas?) ', o)] # the log says what was begun
 
 def refused(r, *names):
     "Is `r` one line that names what is wrong, and a non-zero exit?"
