@@ -221,12 +221,13 @@ class _Partial:
         if raw and not raw.startswith(b'{"about": '): raise ValueError(f"{self.path} is no file of turns: delete it, or give another name")
         done = raw[:raw.rfind(b'\n')+1] if raw.startswith(self.head) else self.head
         if raw and done==self.head: log.info(f'{self.path.name} is of another run: starting anew')
-        for line in done.splitlines()[1:]: turns.add(*json.loads(line))
+        for i,*o in map(json.loads, done.splitlines()[1:]):
+            if i==len(turns): turns.add(*o)                          # two runs at a time write the same twice
         if raw!=done:
             with atomic_write(self.path, 'wb') as f: f.write(done)
         self.f = open(self.path, 'ab')
-    def add(self, name, turns):
-        self.f.write(json.dumps([name, turns], ensure_ascii=False).encode('utf-8', 'replace')+b'\n')
+    def add(self, i, name, turns):
+        self.f.write(json.dumps([i, name, turns], ensure_ascii=False).encode('utf-8', 'replace')+b'\n')
         self.f.flush()
     def close(self): self.f.close()
 
@@ -246,7 +247,7 @@ def _fill(turns, found, kept, bar):
         o = str(r) if isinstance(r, ValueError) else turns_of(r) or 'no message of it has a text'
         if not isinstance(o, str) and len(turns.readings)<FEW: turns.readings.append(r)
         turns.add(name, o)
-        if kept: kept.add(name, o)
+        if kept: kept.add(len(turns)-1, name, o)
         bar.update()
 
 # %% ../../nbs/steering/57_transcripts.ipynb #b85924f2
