@@ -39,7 +39,7 @@ def start(folder, url, *args, more=None, secrets={}, err='err', preexec_fn=heeds
         return subprocess.Popen([*cmd, *words, '--base-url', url, *args], cwd=folder, env=env(**secrets), stdout=out, stderr=err, preexec_fn=preexec_fn)
 
 def heard(folder): return no_bars((folder/'err').read_text()).splitlines()
-def work(err): return [l for l in err if not re.match(r'\d+ answers in ', l)]         # besides the account
+def work(err): return [l for l in err if not re.match(r'\d+ (answers in|personas?|questions?) ', l)]         # besides the account
 
 def run(folder, *args, **kw):
     "To the end: exit status, and the lines it said"
@@ -449,13 +449,14 @@ def test_asks_for_what_changed(tmp_path):
         whole = Counter((s,q) for s in personas.values() for q in questions)
         assert asked()==whole and asked()=={}
         there = url.replace('127.0.0.1', 'localhost')
-        decide = dict(openrouter_model='other', base_url=there, max_tokens=9, temperature=.5, seed=1, extra_body={'top_p': .5})
+        decide = dict(openrouter_model='other', base_url=there, max_tokens=9, temperature=.5, seed=1, extra_body={'top_p': .5},
+                      top_p=.9, top_k=5, min_p=.1, repetition_penalty=1.1, chat_template_kwargs=dict(enable_thinking=False))
         for k,o in decide.items(): assert asked(replace(base, **{k: o}))==whole, k
         assert asked(replace(base, extra_body={'top_p': .6}))==whole
         assert sum(asked(replace(base, prompt_format='raw')).values())==12
         idle = dict(max_concurrent_requests=3, timeout=9., requests_per_minute=1e6, tokens_per_minute=1e9, max_retries=1,
                     openrouter_api_key='k', hf_token='t', base_url=url+'/', extra_body={},
-                    model_name='m', layer_fraction=.5, device='cuda:1', dtype='float16', span='last', batch_tokens=1, stream=True, blocks='layers')
+                    model_name='m', layer_fraction=.5, device='cuda:1', dtype='float16', span='last', batch_tokens=1, stream=True, blocks='layers', quantize='4bit', trust_remote_code=True)
         for k,o in idle.items(): assert asked(replace(base, **{k: o}))=={}, k
         assert set(PersonaVectorConfig.__dataclass_fields__)==set(decide)|set(idle)|{'prompt_format'}   # none is left out
         assert asked(ps=personas|{'b':'You are B.'})==Counter(('You are B.',q) for q in questions)

@@ -39,6 +39,7 @@ def says(tok, text, ends, max_tokens=400, format='chat'):
     ids = tok(text, add_special_tokens=False).input_ids
     lm = LocalModel.__new__(LocalModel)                                                 # a script has no other form of batch to compare with
     lm.model,lm.tokenizer,lm.format = Scripted(ids, len(tok), [tok.convert_tokens_to_ids(o) for o in ends.split()] or None),tok,get_format(format, tok)
+    lm.generation_config = lm.model.generation_config
     return lm.answer([cell], max_tokens=min(max_tokens, len(ids)+3), temperature=0)[0],lm.format
 
 def averaged(tok, fmt, r):
