@@ -118,7 +118,7 @@ def _whitener_of(v, shrink=None):
     sd = np.where(sd>1e-9*sd.max(), sd, sd.max())
     C /= sd
     C /= sd[:,None]
-    s,V = eigh(C.T, overwrite_a=True, driver='evd')              # in the memory of C
+    s,V = eigh(C.T, overwrite_a=True, driver='evr')              # the driver that needs the least memory
     s = s.clip(0)
     lam = _shrinkage(s/n, np.concatenate([((r/sd)**2).sum(1) for r in parts()]), n) if shrink is None else shrink
     if not 0<lam<=1: raise ValueError(f"shrink={shrink}: give a number above 0 and up to 1")
@@ -162,8 +162,9 @@ def _whitening(v, shrink):
     "The matrix 'd_model d_model' that whitens, float32, and the shrinkage"
     if not (_last and _last['of']() is v.means and _last['shrink']==shrink):
         sd,V,lams,lam = _whitener_of(v, shrink)
-        W = (V.T*(lams**-.5-lam**-.5))@V
-        del V                                                    # each of these is 230 MB at width 5,376
+        V *= np.sqrt(lam**-.5-lams**-.5)[:,None]                 # in place: each of these is 230 MB at width 5,376
+        W = V.T@V
+        W *= -1
         W[np.diag_indices(len(W))] += lam**-.5
         W /= sd[:,None]
         _last.update(of=ref(v.means), shrink=shrink, made=(torch.from_numpy(W.astype(np.float32)),lam))
