@@ -287,7 +287,8 @@ def _order(e):
     return _found('order', 'Does it order the roles the same way in other questions?', answer,
         f'Reliability of the order {num(max(0, o.reliability))} ({span(max(0, o.low), o.high)}), {p_said(o.p)}.'
         + ' These answers cannot tell how reliable it is.'*unknown,
-        'p ≤ 0.05 by permutation within questions (where cells are empty, of the axis as well), and a reliability of at least 0.5; partly without that', yes='for', no='against')
+        'p ≤ 0.05 by permutation within questions (where cells are empty, of the axis as well), and a reliability of at least 0.5; '
+        'partly without that', yes='for', no='against')
 
 # %% ../../nbs/analysis/39_report.ipynb #980b628f
 def _pool(v, given):
