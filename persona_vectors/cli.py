@@ -19,7 +19,7 @@ from .models import EMBEDDED, default_dtype, find_device, find_model, same_model
 # %% ../nbs/92_cli.ipynb #197e952c
 def _option(help, *names, **kw): return typer.Option(*names, help=help, **kw)
 
-VECTORS_HELP = "A vectors file, or a folder of published role vectors."
+VECTORS_HELP = "A vectors file, a folder of parts, or a folder of published role vectors."
 Model = Annotated[str, _option('Hub id, folder, or .gguf file. Default: a small model that is fetched from the package index.')]
 Models = Annotated[list[str], _option('Hub id, folder, or .gguf file; several times for several models. Default: a small model.', '--model')]
 Revision = Annotated[str, _option('Branch, tag or commit of a model on the hub; also as --model x/y@revision.', '--revision')]
@@ -431,9 +431,22 @@ def _merged(path, answers=None, sums=False):
     return save_merged(v, path)
 
 # %% ../nbs/92_cli.ipynb #dcb4393f
-def read_vectors(path):
-    "The vectors in `path`; of another project's, the log says in one line what they were taken for"
+def _is_parts(path): return (Path(path)/'run.json').is_file()
+
+def _cells(path, layer):
+    "The mean answer of each persona to each question at one layer, from the folder of parts `path`"
+    from persona_vectors.extraction.parts import cell_means
+    meta = json.loads((Path(path)/'run.json').read_text(encoding='utf-8'))['meta']
+    ks = [max(meta['layers'])] if layer is None else resolve_layers(layer, meta['num_layers'])
+    if len(ks)!=1 or ks[0] not in meta['layers']: raise ValueError(f"--layer {layer}: give one layer; {path} has {', '.join(map(str, meta['layers']))}")
+    v = cell_means(path, layer=ks[0])
+    log.info(f"{path}: means of {v.meta['answers']:,} answers in {len(v.rows):,} cells of persona and question")
+    return v
+
+def read_vectors(path, layer=None):
+    "The vectors in `path`, at `layer` if it is a folder of parts; of another project's, the log says in one line what they were taken for"
     from persona_vectors.extraction.vectors import load_vectors, taken_for
+    if _is_parts(path): return _cells(path, layer)
     v = load_vectors(path)
     if 'read from' in v.meta and 'num_layers' in v.meta: log.info(taken_for(v, path))
     return v
@@ -445,7 +458,7 @@ def plot(vectors:Annotated[Path, typer.Argument(help=VECTORS_HELP)], layer:OneLa
     from persona_vectors.pipeline import draw
     from persona_vectors.analysis.axis import rank_personas
     from persona_vectors.analysis.uncertainty import rank_intervals
-    v = at_layer(read_vectors(vectors), layer, vectors)
+    v = at_layer(read_vectors(vectors, layer), layer, vectors)
     rank = rank_intervals if len(v.questions)>3 else rank_personas if v.published or len(v.questions)>1 else None
     rankings = {f'layer {v.layer}': rank(v)} if rank else {}
     for p in draw(v, rankings, out/'images/tmp'): print(p)
@@ -503,6 +516,7 @@ def report(vectors:Annotated[Path, typer.Argument(help=f'{VECTORS_HELP} No model
     rule = _rule(min_score, max_score, min_answers, keep, strict)
     if vectors:
         _only_for_a_model(personas=personas, questions=questions, under=under, quick=quick, sweep=sweep)
+        if _is_parts(vectors): _only_for_a_model(**{'min-score': min_score, 'max-score': max_score})        # answers were kept when they were read
         got = _kept(_from_file(vectors, layer, neutral, rs, bool(responses), named), rule, named)
     else:
         ex = ActivationExtractor(config_from(model, prompt_format=prompt_format, device=device, dtype=dtype, span=span, stream=stream, blocks=blocks,
@@ -529,7 +543,7 @@ def _from_file(path, layer, neutral, rs, given, direction):
     from persona_vectors.analysis.controls import prompt_baselines
     from persona_vectors.personas import split_names
     from persona_vectors.responses import shipped_responses
-    whole = read_vectors(path)
+    whole = read_vectors(path, layer)
     if neutral: whole = whole.as_neutral(split_names(neutral, whole))
     made_from = whole.meta.get('responses', rs.hash() if given else None)
     rs = next((o for o in ([rs] if given else [rs, shipped_responses(wordings=2)]) if o.hash()==made_from), None)

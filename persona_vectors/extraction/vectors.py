@@ -356,6 +356,8 @@ def folder_vectors(
     at=None # Function of what was found to a dict of layer to row; None: row i is what block i wrote
 )->PersonaVectors:
     "The role vectors in a folder of assistant-axis, at all layers"
+    if (Path(folder)/'run.json').is_file():
+        raise ValueError("a folder of parts: `persona-vectors merge` makes one file of it; `persona-vectors report` reads it as it is")
     files,beside,sure = _role_paths(Path(folder))
     for p in files: check_file(p)
     found = [(p.name, *role_of(p, load_pt(p))) for p in files]
