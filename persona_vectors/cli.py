@@ -9,11 +9,12 @@ __all__ = ['app', 'common', 'main']
 import json, logging, sys
 from contextlib import closing, redirect_stdout
 from dataclasses import replace
+from logging.handlers import MemoryHandler
 from math import isfinite
 from pathlib import Path
 from typing import Annotated
 import typer
-from .config import PersonaVectorConfig, log, resolve_layers
+from .config import PersonaVectorConfig, log, note, resolve_layers, say_notes
 from .models import EMBEDDED, default_dtype, find_device, find_model, same_model
 
 # %% ../nbs/92_cli.ipynb #197e952c
@@ -122,7 +123,7 @@ def _opened(personas, model=EMBEDDED, model_name=None):
     from persona_vectors.personas import open_personas
     if personas is None or not isinstance(personas, str): return personas
     ps = open_personas(personas, model_name or spoken_name(model))
-    if ps.said: log.info(ps.said)
+    if ps.said: note(ps.said)
     return ps
 
 def _grid(personas, questions, model=EMBEDDED, model_name=None, limit=None):
@@ -132,8 +133,9 @@ def _grid(personas, questions, model=EMBEDDED, model_name=None, limit=None):
     if limit is not None and limit<1: raise ValueError(f'--limit {limit}: give a whole number above 0')
     if own := not questions and getattr(ps, 'own', None): return ps, None, _own_of(ps, own, limit)
     qs = load_questions(questions or EVAL_QUESTIONS, ps)
-    if questions: log.info(_asked(spread(qs, limit), qs, questions))
-    return ps, spread(qs, limit), None
+    asked = spread(qs, limit)
+    if isinstance(questions, str) and (said := _asked(asked, qs, questions)): note(said)
+    return ps, asked, None
 
 def _comma(text): return [o.strip() for o in (text or '').split(',') if o.strip()]
 
@@ -142,11 +144,13 @@ def _console():
     return Console(width=None if sys.stdout.isatty() else 120, force_jupyter=False)           # a command prints, in a notebook too
 
 # %% ../nbs/92_cli.ipynb #9d8909c9
-def _asked(used, there, path):
+def _asked(used, there, path)->str: # Empty if all of a plain list are
     "Which questions of a file are asked, in words"
     from persona_vectors.personas import words_of
-    twins = sum(q!=words_of(q, getattr(q, 'id', None)) for q in there)
+    ids = [getattr(q, 'id', None) for q in there]
+    twins = sum(q!=words_of(q, o) for q,o in zip(there, ids))
     some = f'{len(used)} of ' if len(used)<len(there) else ''
+    if not some and not any(ids): return ''
     return f"{some}{len(there)} questions from {path}" + (f"; {twins} with the words of another, told apart by number" if twins else '')
 
 def _own_of(ps, own, limit):
@@ -154,8 +158,8 @@ def _own_of(ps, own, limit):
     from persona_vectors.personas import spread
     asked = {p: spread(qs, limit) for p,qs in own.items()}
     n,bare,every = {len(qs) for qs in asked.values()},[p for p in ps if p not in asked],{q for qs in asked.values() for q in qs}
-    log.info(f"each persona is asked {min(n)}{f' to {max(n)}' if len(n)>1 else ''} questions of its own"
-             + (f", and {', '.join(bare)} all {len(every)}" if bare else '') + '; for questions that all are asked, name a file with --questions')
+    note(f"each persona is asked {min(n)}{f' to {max(n)}' if len(n)>1 else ''} questions of its own"
+         + (f", and {', '.join(bare)} all {len(every)}" if bare else '') + '; for questions that all are asked, name a file with --questions')
     return asked
 
 # %% ../nbs/92_cli.ipynb #6f5e78ae
@@ -176,7 +180,7 @@ def at_layer(
     "`v` at the one layer that `--layer` names, or says where the file does not"
     from persona_vectors.extraction.vectors import at_given
     if layer is None:
-        if v.published and len(v.layers)>1: log.info(f"layer {v.layers[-1]}, the highest in {path}: --layer chooses another")
+        if v.published and len(v.layers)>1: note(f"layer {v.layers[-1]}, the highest in {path}: --layer chooses another")
         return v.at(v.layers[-1])
     if None in v.layers:
         if not layer.isdecimal(): raise ValueError(f"--layer {layer}: {path} does not record its layer, so give its index")
@@ -430,14 +434,6 @@ def _merged(path, answers=None, sums=False):
     print(v, file=sys.stderr)
     return save_merged(v, path)
 
-# %% ../nbs/92_cli.ipynb #dcb4393f
-def read_vectors(path):
-    "The vectors in `path`; of another project's, the log says in one line what they were taken for"
-    from persona_vectors.extraction.vectors import load_vectors, taken_for
-    v = load_vectors(path)
-    if 'read from' in v.meta and 'num_layers' in v.meta: log.info(taken_for(v, path))
-    return v
-
 # %% ../nbs/92_cli.ipynb #05b7a63d
 @app.command(epilog='Example: persona-vectors plot data/persona_vectors/FILE.safetensors --layer 20')
 def plot(vectors:Annotated[Path, typer.Argument(help=VECTORS_HELP)], layer:OneLayer=None, out:Out=Path('.')):
@@ -445,6 +441,7 @@ def plot(vectors:Annotated[Path, typer.Argument(help=VECTORS_HELP)], layer:OneLa
     from persona_vectors.pipeline import draw
     from persona_vectors.analysis.axis import rank_personas
     from persona_vectors.analysis.uncertainty import rank_intervals
+    from persona_vectors.extraction.vectors import read_vectors
     v = at_layer(read_vectors(vectors), layer, vectors)
     rank = rank_intervals if len(v.questions)>3 else rank_personas if v.published or len(v.questions)>1 else None
     rankings = {f'layer {v.layer}': rank(v)} if rank else {}
@@ -453,15 +450,8 @@ def plot(vectors:Annotated[Path, typer.Argument(help=VECTORS_HELP)], layer:OneLa
 # %% ../nbs/92_cli.ipynb #37e8131a
 def vectors_for(path, source, layer=None):
     "The vectors in `path`, of the model `source`, at one layer; without a path those that come with the package"
-    from persona_vectors.extraction.vectors import shipped_vectors
-    if not path and source.label!=EMBEDDED:
-        raise ValueError(f"there are no vectors of {source.label}: make a file with `persona-vectors extract` and name it with --vectors")
-    v = read_vectors(path) if path else shipped_vectors()
-    if not same_model(v.meta.get('model', source.label), source.label): raise ValueError(f"{path} has vectors of {v.model}, and the model is {source.label}")
-    deep,wide = v.meta.get('num_layers', source.num_layers),v.means.shape[-1]
-    if (deep,wide)!=(source.num_layers, source.width):
-        raise ValueError(f"{path} is of a model of {deep} blocks, {wide} wide, and {source.label} has {source.num_layers}, {source.width} wide")
-    if 'model' not in v.meta: v.meta['model'] = source.label          # whoever named both says so; depth and width fit
+    from persona_vectors.extraction.vectors import vectors_of
+    v = vectors_of(path, source)
     if None in v.layers and layer is None: raise ValueError(f"{path} does not record its layer: say it with --layer")
     return at_layer(v, layer, path or EMBEDDED)
 
@@ -472,7 +462,19 @@ def direction_for(text, v, source):
     from persona_vectors.steering.interop import load_direction
     if not text: return assistant_axis(v)
     d = load_direction(text, v, source)
-    log.info(f"--direction {text}: {d.orientation}; layer {d.layer}")
+    note(f"--direction {text}: {d.orientation}; layer {d.layer}")
+    return d
+
+# %% ../nbs/92_cli.ipynb #3cc9a36c
+def aimed(text, vectors, source, layer=None):
+    "The direction that `--direction` names for `steer` and `monitor`, or the assistant axis of the file `vectors`"
+    from persona_vectors.steering.interop import load_direction
+    if vectors or same_model(source.label, EMBEDDED) or not (text and Path(text).is_file()): return direction_for(text, vectors_for(vectors, source, layer), source)
+    ks = [None] if layer is None else resolve_layers(layer, source.num_layers)
+    if len(ks)!=1: raise ValueError(f"--layer {layer}: name one layer of {text}")
+    d = load_direction(text, None, source, ks[0])
+    if len(d.vector)!=source.width: raise ValueError(f"{text} is {len(d.vector)} wide, and {source.label} is {source.width} wide: it is of another model")
+    note(f"--direction {text}: {d.orientation}; layer {d.layer}")
     return d
 
 # %% ../nbs/92_cli.ipynb #27238667
@@ -527,6 +529,7 @@ def _only_for_a_model(**given):
 def _from_file(path, layer, neutral, rs, given, direction):
     "Like `gather`, from a vectors file; `responses` is None if the vectors were made from other answers"
     from persona_vectors.analysis.controls import prompt_baselines
+    from persona_vectors.extraction.vectors import read_vectors
     from persona_vectors.personas import split_names
     from persona_vectors.responses import shipped_responses
     whole = read_vectors(path)
@@ -579,6 +582,7 @@ def _kept(got, rule, direction):
 def _further(paths, v, direction, taken):
     "Readings from further vectors files, by name, none of which is `taken`; ValueError if one lacks personas or questions"
     from persona_vectors.analysis.readings import read_along, reading_name
+    from persona_vectors.extraction.vectors import read_vectors
     found = {p: at_layer(read_vectors(p), None, p) for p in paths}
     for o in found.values(): read_along(v, o, direction)
     names = [reading_name(o, p.stem) for p,o in found.items()]
@@ -690,8 +694,9 @@ def steer(question:Annotated[str, typer.Argument(help='What to ask. Default: wha
     if max_tokens<1: raise ValueError(f"--max-tokens {max_tokens}: give at least 1")
     ex = ActivationExtractor(config_from(model, prompt_format=prompt_format, device=device, dtype=dtype, template_arg=template_arg,
                                          revision=revision, quantize=quantize, trust_remote_code=trust_remote_code))
-    d = direction_for(direction, vectors_for(vectors, ex.source, layer), ex.source)
+    d = aimed(direction, vectors, ex.source, layer)
     lm,talks = load_local(ex.source, ex.format, ex.device, ex.dtype),[chat_messages(system) for _ in coefs]
+    say_notes()
     for q in [question] if question else _typed():
         for t in talks: t.append(dict(role='user', content=q))
         said = answers_at(lm, talks, d, coefs, at, max_tokens, temperature, seed)
@@ -743,7 +748,7 @@ def monitor(file:Annotated[Path, typer.Argument(help="Conversations: messages wi
     c = config_from(model, prompt_format=prompt_format, device=device, dtype=dtype, batch_tokens=batch_tokens, template_arg=template_arg,
                     revision=revision, quantize=quantize, trust_remote_code=trust_remote_code)
     source = find_model(c.model_name)
-    d = direction_for(direction, vectors_for(vectors, source, layer), source) if direction else None
+    d = aimed(direction, vectors, source, layer) if direction else None
     t = read_turns(file, c, vectors, calibration, layer, d, out, id, limit, turns)
     _show_turns(t, file)
     if out: print(out)
@@ -798,6 +803,7 @@ def _export_scores(file, out):
 # %% ../nbs/92_cli.ipynb #cli00024
 def _with_layer(file, layer):
     "The vectors in `file`, at the layer that `--layer` says where it records none; ValueError if neither does"
+    from persona_vectors.extraction.vectors import read_vectors
     v = read_vectors(file)
     if None in v.layers and layer is None: raise ValueError(f"{file} does not record of which layer its vectors are: say it with --layer")
     return at_layer(v, layer, file) if None in v.layers else v
@@ -870,7 +876,7 @@ def import_(file:Annotated[Path, typer.Argument(help='A GGUF control vector, a .
 def _keep_roles(v, layer, file, out):
     from persona_vectors.extraction.vectors import taken_for
     if layer is not None: v = at_layer(v, layer, file)
-    log.info(taken_for(v, file))
+    note(taken_for(v, file))
     print(v)
     if out: v.save(out)
 
@@ -957,7 +963,7 @@ def info(file:Annotated[Path, typer.Argument(help='Vectors (published ones too),
     "What is in a file, and where it came from."
     from persona_vectors.config import READERS, check_file, file_kind
     from persona_vectors.responses import LARGE, load_responses
-    from persona_vectors.extraction.vectors import Direction
+    from persona_vectors.extraction.vectors import Direction, read_vectors
     if (file/'run.json').is_file():
         from persona_vectors.extraction.parts import describe_run
         return print(describe_run(file))
@@ -977,12 +983,23 @@ def _is_others(file):
     "Whether it is a folder of .pt files, or a .pt file that by its name holds directions"
     return _is_directions(file) or file.is_dir() and (any(file.glob('*.pt')) or any(file.glob('*/*.pt')) or any(file.glob('*/role_vectors')))
 
+# %% ../nbs/92_cli.ipynb #75fcc40a
+class Held(MemoryHandler):
+    "Holds notes back until something else is said, or the work begins"
+    def __init__(self): super().__init__(1000, target=logging.StreamHandler())
+    def shouldFlush(self, record): return not hasattr(record, 'note')
+
 # %% ../nbs/92_cli.ipynb #2f39cec2
 def main():
     "The console script"
-    logging.basicConfig(format='%(message)s', level=logging.WARNING)
+    root,held = logging.getLogger(),Held()
+    root.addHandler(held)
     log.setLevel(logging.INFO)
     try: app()
     except (ValueError, OSError, RuntimeError, ArithmeticError, ImportError) as e:
+        held.buffer.clear()                                            # an error stands alone
         print('persona-vectors:', ' '.join(str(e).split()) or type(e).__name__, file=sys.stderr)
         sys.exit(1)
+    finally:
+        held.flush()
+        root.removeHandler(held)

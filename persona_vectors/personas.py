@@ -515,7 +515,7 @@ def open_personas(src, model_name=None)->Personas:
     if is_role(data): return _from_roles([RoleFile(path, data)], src, model_name)
     _check_described(data, src)
     found = {n: _fill(p, model_name, f'{src}: persona {n!r}') for n,p in data.items()} if isinstance(data, Mapping) else data
-    return Personas(_check_personas(found, src), src)
+    return Personas(_check_personas(found, src))
 
 # %% ../nbs/02_personas.ipynb #2b5cb296
 def load_personas(

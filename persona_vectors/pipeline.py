@@ -95,10 +95,11 @@ def run(
     from persona_vectors.selection import select
     config,out = config or PersonaVectorConfig(model_name=EMBEDDED),Path(out)
     personas,questions = load_personas(personas),load_questions(questions)
-    neutral,ex = _neutral_of(personas, questions, config.span),ActivationExtractor(config)
+    _neutral_of(personas, questions, config.span)
+    ex = ActivationExtractor(config)
     k = ex.one_layer(layer)
     selection = select(_answers(config, personas, questions, out, responses, api, fresh, vllm), personas, questions, **rule)
-    _neutral_of(selection.prompts, selection.questions, config.span)     # some may be left out
+    neutral = _neutral_of(selection.prompts, selection.questions, config.span)     # some may have been left out
     def read(layers, under=None): return cached_vectors(ex, selection, layers, out/'data/persona_vectors', under)
     (both,path),(bare,bare_path) = read(sorted({0,k})),read([k], neutral[0])
     v = both.at(k)

@@ -114,6 +114,8 @@ wrong = [ # options; what the one line says. The first three were silent: descri
     ('--personas half.json', "entry 2 of its instruction is {'neg': 'b'}"),
     ('--questions answers.jsonl', "question 1 comes with 'conversation', so this is a file of answers"),
     ('--questions roles/default.json', 'this role file has no questions'),
+    ('--personas roles/ --questions extraction_questions.jsonl --extra-questions gone.json', 'gone.json'),
+    ('--personas roles/ --questions extraction_questions.jsonl --limit 2 --api', 'OPENROUTER_API_KEY'),
     ('--limit 0', '--limit 0: give a whole number above 0')]
 
 @pytest.mark.parametrize('options,why', wrong)
@@ -127,7 +129,22 @@ def test_wrong(options, why, run, d):
     write(d/'beside/role_list.json', (d/'role_list.json').read_text())
     before = files(d)
     r = run('generate', *options.split(), *small)
-    assert r.returncode==1 and why in said(r)[-1] and said(r)[-1].startswith('persona-vectors: ') and files(d)==before
+    assert r.returncode==1 and why in said(r)[-1] and said(r)[-1].startswith('persona-vectors: ') and len(said(r))==1 and files(d)==before, r.stderr
+
+def test_what_was_made_of_a_file_is_not_said_before_an_error(run, d):
+    "It is said once the work begins, so that the error is the only line"
+    rs = run('generate', '--personas', 'roles/', '--questions', 'extraction_questions.jsonl', *small).stdout.splitlines()[-1]
+    fewer = json.loads((d/rs).read_text())
+    fewer['responses'] = [o for o in fewer['responses'] if o['persona']!='ghost']
+    write(d/'fewer.json', fewer)
+    before = files(d)
+    for options,why in [('--layer 31', '2 blocks'), ('--layer 1 --read-under nobody', "'nobody'"), ('--layer 1 --dtype float32 --device cuda:9', 'cuda:9')]:
+        for answered in (rs, 'fewer.json'):                                  # of the latter a persona is left out
+            r = run('extract', answered, '--personas', 'roles/', *options.split())
+            assert r.returncode==1 and why in said(r)[-1] and len(said(r))==1, r.stderr
+    assert files(d)==before
+    r = run('extract', 'fewer.json', '--personas', 'roles/', '--layer', 1)     # the control
+    assert r.returncode==0 and any('3 personas in 2 wordings from roles/' in o for o in said(r)) and any('left out, with no answer to read: ghost' in o for o in said(r)), r.stderr
 
 def test_wrong_scores(run, d):
     "A folder without scores, scores of other answers, a rubric for nobody"
@@ -137,5 +154,5 @@ def test_wrong_scores(run, d):
                         ('--rubric roles', 'no persona of these answers (default, bard) has an eval_prompt'), ('--rubric roles/default.json', 'there is no eval_prompt'),
                         ('--rubric traits', "name one trait's file")]:
         r = run('judge', rs, *options.split())
-        assert r.returncode==1 and why in said(r)[-1], r.stderr
+        assert r.returncode==1 and why in said(r)[-1] and len(said(r))==1, r.stderr
     assert files(d)==before

@@ -11,7 +11,7 @@ who,asked = ('default','bard','ghost','jester'), ['Why do people dream?', 'What 
 def inputs(tmp_path_factory):
     "Good and bad files, by name"
     import torch
-    from persona_vectors.extraction.vectors import PersonaVectors, Row
+    from persona_vectors.extraction.vectors import Direction, PersonaVectors, Row
     d = tmp_path_factory.mktemp('inputs')
     def write(name, x): (d/name).write_text(x if isinstance(x, str) else json.dumps(x))
     def seed(**kw): return {json.dumps([p,q]): f'An answer of {p}.' for p in who for q in asked} | kw
@@ -27,6 +27,7 @@ def inputs(tmp_path_factory):
     for o in ('torn.safetensors', 'torn.pt'): os.truncate(d/o, (d/o).stat().st_size//2)
     write('noise.safetensors', 'noise'*50)
     write('noise.gguf', 'noise'*50)
+    for name,n in dict(direction=32, wide=64).items(): Direction(torch.randn(n), 'random', 1, 'llama').save(d/f'{name}.safetensors')
     (d/'folder').mkdir()
     make_llama(d/'llama')
     make_llama(d/'torn_llama')
@@ -38,7 +39,7 @@ def filled(args, inputs):
     grid = f'--personas {",".join(who)} --questions {inputs/"q.json"}'
     return args.replace('{grid}', grid).replace('{shipped}', str(data_dir().parent)).replace('{', f'{inputs}/').replace('}', '').split()
 
-def work(r): return [o for o in said(r) if not re.match(r'extracting |  \d|.*: the embedding|.*: read as by |\d+ (questions?|personas?) ', o)] # the log says what was begun
+def work(r): return [o for o in said(r) if not re.match(r'extracting |  \d|.*: the embedding|.*: read as by ', o)]   # the log says what was begun, and the plan of reading
 
 def refused(r, *names):
     "Is `r` one line that names what is wrong, and a non-zero exit?"
@@ -91,7 +92,12 @@ wrong = dict(
     ('info {torn.safetensors}', 'torn.safetensors'),
     ('plot {noise.safetensors}', 'noise.safetensors'),
     ('plot {torn.pt}', 'torn.pt'),
-    ('info {torn.pt}', 'torn.pt'),],
+    ('info {torn.pt}', 'torn.pt'),
+    ('steer Hi --model {llama}', 'no vectors of llama'),
+    ('steer Hi --model {llama} --direction {wide.safetensors}', 'wide.safetensors', '64 wide', '32 wide'),
+    ('steer Hi --model {llama} --direction {good.safetensors}', 'good.safetensors'),
+    ('monitor {good.json} --model {llama} --direction {direction.safetensors} --calibration gone.json', 'gone.json'),
+    ('monitor {good.json} --model {llama} --vectors {wide.safetensors}', 'wide.safetensors'),],
   settings = [
     ('extract {good.json} {grid} --dtype int8', 'dtype', "'int8'", 'bfloat16'),
     ('run --prompt-format xml', 'prompt_format', "'xml'", 'raw'),
@@ -118,7 +124,7 @@ def test_refused_by_the_script(case, inputs, tmp_path):
 
 @pytest.mark.parametrize('args,made', [
     ('extract {good.json} {grid} --model {llama}', 'data/persona_vectors'), ('generate {grid} --model {llama} --max-tokens 2', 'data/responses'),
-    ('plot {good.safetensors}', 'images/tmp'), ('plot {good.pt} --layer 3', 'images/tmp'), ('info {good.pt}', None), ('info {good.json}', None)])
+    ('steer Hi --model {llama} --direction {direction.safetensors} --max-tokens 2', None), ('plot {good.safetensors}', 'images/tmp'), ('plot {good.pt} --layer 3', 'images/tmp'), ('info {good.pt}', None), ('info {good.json}', None)])
 def test_refused_control(args, made, inputs, tmp_path):
     "The right input beside it is taken, and makes what it should"
     r = cli(*filled(args, inputs), cwd=tmp_path)

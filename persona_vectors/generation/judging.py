@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from fastcore.basics import patch
 from math import exp
 from pathlib import Path
-from ..config import PersonaVectorConfig, atomic_write, content_hash, halved, log
+from ..config import PersonaVectorConfig, atomic_write, content_hash, halved, log, note
 from .endpoint import Filtered, NoAnswer, longest, read_answer, request, send, usage
 from .answers import Generation, Journal, local_source, settings
 from .local import LocalModel
@@ -370,7 +370,7 @@ class Judging(Generation):
         self.config = replace(config, temperature=0, max_tokens=n, prompt_format='chat')
         self.responses,self.rubric = responses.prompted(),load_rubric(rubric)
         self.settings = dict(settings(self.config, self.source), judging=JUDGING_VERSION, rubric=asdict(self.rubric))
-        if said := unjudged(self.responses, self.rubric): log.info(said)
+        if said := unjudged(self.responses, self.rubric): note(said)
         todo = to_judge(self.responses, self.rubric)
         self.kept,self.todo = {r.key for r in todo},list({_judged(r): r for r in todo}.values())   # the same answer twice is judged once
         self.name = f'{self.rubric.name}-{content_hash(self.settings)[:8]}'

@@ -20,7 +20,7 @@ from ..conversations import FORM, LeftOut, conversation_of, each_conversation, u
 from ..extraction.blocks import find_blocks, residual_hooks
 from ..extraction.engine import default_batch_tokens, each_batch, packs
 from ..extraction.extractor import ActivationExtractor
-from ..extraction.vectors import Direction, at_given, load_vectors, need_layer, shipped_vectors, taken_for
+from ..extraction.vectors import Direction, at_given, need_layer, vectors_of
 from ..generation.local import LocalModel
 from ..extraction.packing import forward
 from ..models import EMBEDDED, batch_key, same_model
@@ -44,7 +44,7 @@ class Monitor:
             raise TypeError(f"{type(model).__name__} is not a transformers model: of a LocalModel, pass its .model and .tokenizer")
         self.model,self.tokenizer,self.format,self.blocks = model,tokenizer,get_format(prompt_format, tokenizer),blocks
         self.directions = {'projection': directions} if isinstance(directions, Direction) else dict(directions)
-        self.units,self.calibration,self.about = {k: o.unit.float() for k,o in self.directions.items()},None,{}
+        self.units,self.calibration,self.about,self.batch_tokens = {k: o.unit.float() for k,o in self.directions.items()},None,{},None
         n,d = len(find_blocks(model, blocks)),model.config.get_text_config().hidden_size
         for k,o in self.directions.items():
             need_layer(o)
@@ -181,10 +181,10 @@ def _windows(self:Monitor, conversations, most):
 @patch
 def project_many(self:Monitor,
     seqs:list, # `Tokens` of each conversation
-    batch_tokens:int=None # Most tokens in a batch; None: what suits the device
+    batch_tokens:int=None # Most tokens in a batch; None: the monitor's, else what suits the device
 )->list: # Of each an array 'token direction', or a ValueError if it does not fit into memory
     "The projections of every token of several conversations, in batches"
-    out,todo,budget = [None]*len(seqs),list(range(len(seqs))),batch_tokens or default_batch_tokens(self.model.device)
+    out,todo,budget = [None]*len(seqs),list(range(len(seqs))),batch_tokens or self.batch_tokens or default_batch_tokens(self.model.device)
     def one(batch):
         with self.watching() as seen: forward(self.model, batch)
         return seen[0].numpy()
@@ -200,10 +200,10 @@ def project_many(self:Monitor,
 @patch
 def read_many(self:Monitor,
     conversations, # Conversations, as `as_messages` takes them; a ValueError in place of one is handed on
-    batch_tokens:int=None # Most tokens in a batch; None: what suits the device
+    batch_tokens:int=None # Most tokens in a batch; None: the monitor's, else what suits the device
 ): # Yields of each in turn its `Reading`, or the ValueError that says why there is none
     "Read many conversations, several in one forward pass"
-    for some in self._windows(conversations, 8*(batch_tokens or default_batch_tokens(self.model.device))):
+    for some in self._windows(conversations, 8*(batch_tokens or self.batch_tokens or default_batch_tokens(self.model.device))):
         xs = iter(self.project_many([o[1] for o in some if not isinstance(o, ValueError)], batch_tokens))
         for o in some:
             x = o if isinstance(o, ValueError) else next(xs)
@@ -344,16 +344,7 @@ def plot_drift(
 # %% ../../nbs/steering/53_monitoring.ipynb #8c8e053a
 def _axes(ex, vectors, layer):
     "The assistant axis of the file `vectors` at each layer, by name"
-    if vectors is None and not same_model(ex.source.label, EMBEDDED):
-        raise ValueError(f"there is no vectors file for {ex.source.label}: name one with --vectors (make it with `persona-vectors extract`)")
-    v = load_vectors(vectors) if vectors else shipped_vectors()
-    if not same_model(v.meta.get('model', ex.source.label), ex.source.label):
-        raise ValueError(f"{vectors} has vectors of {v.model}, and the model is {ex.source.label}: give a file made with this model")
-    if 'read from' in v.meta and 'num_layers' in v.meta: log.info(taken_for(v, vectors))
-    deep,wide = v.meta.get('num_layers', ex.num_layers),v.means.shape[-1]
-    if (deep,wide)!=(ex.num_layers, ex.source.width):
-        raise ValueError(f"{vectors} is of a model of {deep} blocks, {wide} wide, and {ex.source.label} has {ex.num_layers}, {ex.source.width} wide")
-    ks = resolve_layers(layer, ex.num_layers, ex.config.layer_fraction)
+    v,ks = vectors_of(vectors, ex.source),resolve_layers(layer, ex.num_layers, ex.config.layer_fraction)
     if None in v.layers:
         if layer is None or len(ks)>1: raise ValueError(f"{vectors} does not record its layer: say the one with --layer")
         v = at_given(v, ks[0], vectors)
@@ -380,11 +371,11 @@ def _reader(ex, ds):
 def _monitor(config, vectors, calibration, layer, direction):
     "A calibrated `Monitor` along the axes of a vectors file, or along `direction`"
     ex = ActivationExtractor(config)
-    ds = {'direction': direction} if direction else _axes(ex, vectors, layer)
+    ds,usual = {'direction': direction} if direction else _axes(ex, vectors, layer),_usual(calibration, ex)
     log.info(f"loading {ex.source.label} up to layer {max(o.layer for o in ds.values())}, and comparing its reading with transformers' own")
     ex.probe_reading(None, sorted({o.layer for o in ds.values()}))
-    m,usual = Monitor(ex.blocks(max(o.layer for o in ds.values())), ex.tokenizer, ds, ex.format, config.blocks),_usual(calibration, ex)
-    m.about = _reader(ex, ds)
+    m = Monitor(ex.blocks(max(o.layer for o in ds.values())), ex.tokenizer, ds, ex.format, config.blocks)
+    m.about,m.batch_tokens = _reader(ex, ds),config.batch_tokens
     if not usual: return m
     source = f"{len(usual)} answers of {', '.join(dict.fromkeys(r.persona for r in usual))}"
     log.info(f'calibrating on {source}')
