@@ -18,7 +18,7 @@ from ..analysis.figures import LINE_COLOURS, styled
 from ..config import PersonaVectorConfig, content_hash, log, resolve_layers
 from ..conversations import FORM, LeftOut, conversation_of, each_conversation, unread
 from ..extraction.blocks import find_blocks, residual_hooks
-from ..extraction.engine import default_batch_tokens, each_batch, packs
+from ..extraction.engine import default_batch_tokens, each_batch, keeping_memory, packs
 from ..extraction.extractor import ActivationExtractor
 from ..extraction.vectors import Direction, at_given, need_layer, vectors_of
 from ..generation.local import LocalModel
@@ -188,12 +188,13 @@ def project_many(self:Monitor,
     def one(batch):
         with self.watching() as seen: forward(self.model, batch)
         return seen[0].numpy()
-    while todo:
-        try:
-            for b,x in each_batch(seqs, one, budget, packs(self.model, self.blocks), todo, batch_key(self.model)):
-                for i,where in zip(b.index, b.where): out[i] = np.concatenate([x[a:e] for a,e in where])
-        except MemoryError as e: out[e.sequence] = ValueError(str(e).partition(': ')[2])
-        todo = [i for i in todo if out[i] is None]
+    with keeping_memory():
+        while todo:
+            try:
+                for b,x in each_batch(seqs, one, budget, packs(self.model, self.blocks), todo, batch_key(self.model)):
+                    for i,where in zip(b.index, b.where): out[i] = np.concatenate([x[a:e] for a,e in where])
+            except MemoryError as e: out[e.sequence] = ValueError(str(e).partition(': ')[2])
+            todo = [i for i in todo if out[i] is None]
     return out
 
 # %% ../../nbs/steering/53_monitoring.ipynb #b6a2693e
