@@ -138,7 +138,7 @@ def test_what_was_made_of_a_file_is_not_said_before_an_error(run, d):
     fewer['responses'] = [o for o in fewer['responses'] if o['persona']!='ghost']
     write(d/'fewer.json', fewer)
     before = files(d)
-    for options,why in [('--layer 31', '2 blocks'), ('--layer 1 --read-under nobody', "'nobody'"), ('--layer 1 --dtype float32 --device cuda:9', 'cuda:9')]:
+    for options,why in [('--layer 31', '2 blocks'), ('--layer 1 --read-under nobody', "'nobody'")]:
         for answered in (rs, 'fewer.json'):                                  # of the latter a persona is left out
             r = run('extract', answered, '--personas', 'roles/', *options.split())
             assert r.returncode==1 and why in said(r)[-1] and len(said(r))==1, r.stderr

@@ -288,6 +288,7 @@ def cached_vectors(
     read_text:str=None # Name of the persona whose answers take the place of every persona's own
 )->tuple: # PersonaVectors, and the path of their file
     "The vectors from their file if its cache key is the same, else extracted and saved"
+    prompt_of(read_under, selection.prompts)                                  # fails before the work begins
     want = extractor.cache_key(selection, layers, read_under, read_text)
     path = vectors_file(folder, want)
     if path.exists() and all((v := load_vectors(path)).meta.get(k)==o for k,o in want.items()): return v,path
