@@ -8,6 +8,7 @@ __all__ = ['read_turns']
 # %% ../../nbs/steering/57_transcripts.ipynb #264a4615
 import json, os
 from array import array
+from functools import partial
 from html import escape
 from pathlib import Path
 from fastcore.basics import patch
@@ -18,7 +19,7 @@ from ..extraction.vectors import Direction
 from ..prompts import CHAT_ROLES
 from ..responses import open_parquet
 from . import monitoring
-from .monitoring import Calibration, count_conversations, each_reading
+from .monitoring import Calibration, check_readable, count_conversations, each_reading
 import numpy as np, pandas as pd
 import plotly.graph_objects as go
 
@@ -266,7 +267,7 @@ def read_turns(
     os.environ.setdefault('ONEDNN_PRIMITIVE_CACHE_CAPACITY', '64')   # oneDNN keeps a kernel for every length of a batch, 1,024 by default
     if out: check_out(out := Path(out))
     n = count_conversations(path, id, limit)
-    m = monitoring._monitor(config, vectors, calibration, layer, direction)
+    m = monitoring._monitor(config, vectors, calibration, layer, direction, partial(check_readable, path, id=id, limit=limit, first=first))
     turns,kept = _started(m, path, dict(id=id, limit=limit, first=first), out)
     with tqdm(total=n, initial=len(turns), unit=' conversations', desc='Reading', disable=not progress) as bar:
         try: _fill(turns, each_reading(path, m, id, limit, first, len(turns)), kept, bar)
