@@ -571,6 +571,7 @@ def _gathered(ex, rs, personas, questions, rule, direction, **what):
     "What `gather` reads for a report on the answers that the rule keeps"
     from persona_vectors.analysis.report import gather
     some,whole = _chosen(rs, personas, questions, rule)
+    for o in _said(personas): log.info(o)
     got = gather(ex, some, direction=direction, whole=whole, **what)
     if whole: got |= _by_selection(got.pop('whole'), whole, some, direction)
     return got

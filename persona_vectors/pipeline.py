@@ -97,7 +97,7 @@ def run(
     from persona_vectors.selection import select
     config,out = config or PersonaVectorConfig(model_name=EMBEDDED),Path(out)
     personas,questions = load_personas(personas),None if questions is None else load_questions(questions)
-    neutral,ex = neutral_of(personas, questions or list(dict.fromkeys(chain(*load_extra(extra).values()))), config.span),ActivationExtractor(config)
+    neutral,ex = neutral_of(personas, questions or list(dict.fromkeys(chain(*load_extra(extra or {}).values()))), config.span),ActivationExtractor(config)
     k = ex.one_layer(layer)
     selection = select(_answers(config, personas, questions, extra, out, responses, api, fresh, vllm), personas, questions, **rule)
     neutral_of(selection.prompts, selection.questions, config.span)     # some may be left out
