@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated
 import typer
 from .config import PersonaVectorConfig, log, resolve_layers
-from .models import EMBEDDED, default_dtype, find_device, find_model, same_model
+from .models import EMBEDDED, default_dtype, find_device, find_model
 
 # %% ../nbs/92_cli.ipynb #197e952c
 def _option(help, *names, **kw): return typer.Option(*names, help=help, **kw)
@@ -357,19 +357,16 @@ def extract(responses:Annotated[Path, typer.Argument(help='A responses file: .js
     configs = [config_from(m, prompt_format=prompt_format, device=device, dtype=dtype, span=span, stream=stream, blocks=blocks,
                            batch_tokens=batch_tokens, template_arg=template_arg, revision=revision,
                            quantize=quantize, trust_remote_code=trust_remote_code) for m in model]
-    personas = _opened(personas, model[0])
-    which = _rule(min_score, max_score, min_answers, keep, strict)
+    personas,which = _opened(personas, model[0]),_rule(min_score, max_score, min_answers, keep, strict)
     what = dict(layer=layer, folder=out/'data/persona_vectors', read_under=read_under)
     if (kind or devices!=1) and not dry_run: raise ValueError('--kind and --devices go with --dry-run')
     if not (shard or ray or dry_run) and (sums or actors or per_actor!=1):
         raise ValueError('--sums, --actors and --per-actor go with --ray, and --sums with --shard')
     if not (shard or ray or dry_run): return _extract_here(configs, responses, personas, questions, which, read_text=read_text, **what)
     if read_text or not responses: raise ValueError('--shard, --ray and --dry-run go with a responses file, and without --read-text')
-    from persona_vectors.extraction.extractor import ActivationExtractor
     from persona_vectors.selection import Answers
     answers = Answers(responses, personas, questions, **which)
-    for o in _said(personas): log.info(o)
-    configs = [ActivationExtractor(c).as_made(answers.meta).config for c in configs]
+    configs = _as_made(configs, answers, personas)
     if dry_run: return _plans(configs, answers, layer, read_under, kind, devices, per_actor)
     if shard and ray: raise ValueError(f"--shard {shard} and --ray {ray}: give one of them")
     if ray: return _extract_on_ray(configs, answers, ray, actors=actors, per_actor=per_actor, sums=sums, **what)
@@ -377,6 +374,12 @@ def extract(responses:Annotated[Path, typer.Argument(help='A responses file: .js
     _extract_shard(configs, answers, shard, sums=sums, **what)
 
 # %% ../nbs/92_cli.ipynb #ae4ee9ea
+def _as_made(configs, selection, personas):
+    "The configurations with the template arguments that the answers were made with; the log says what became of a file of personas"
+    from persona_vectors.extraction.extractor import ActivationExtractor
+    for o in _said(personas): log.info(o)
+    return [ActivationExtractor(c).as_made(selection.meta).config for c in configs]
+
 def _extract_here(configs, responses, personas, questions, which, layer, folder, read_under, read_text):
     from persona_vectors.extraction.extractor import ActivationExtractor, cached_vectors
     from persona_vectors.responses import load_responses
@@ -384,8 +387,8 @@ def _extract_here(configs, responses, personas, questions, which, layer, folder,
     if not responses: selection = _unanswered(configs[0].span, personas, questions, which)
     else:
         selection = select(load_responses(responses), personas, questions, **which)
-        for o in _said(personas): log.info(o)
-    for ex in (ActivationExtractor(c).as_made(selection.meta) for c in configs):
+        configs = _as_made(configs, selection, personas)
+    for ex in map(ActivationExtractor, configs):
         v,path = cached_vectors(ex, selection, ex.layers(layer), folder, read_under, read_text)
         print(v, file=sys.stderr)
         print(path)
@@ -510,14 +513,12 @@ def report(vectors:Annotated[Path, typer.Argument(help=f'{VECTORS_HELP} No model
     rule = _rule(min_score, max_score, min_answers, keep, strict)
     if vectors:
         _only_for_a_model(personas=personas, questions=questions, under=under, quick=quick, sweep=sweep)
-        without = _given(responses=responses, reading=reading, min_score=min_score, max_score=max_score, min_answers=min_answers, keep=keep, strict=strict)
-        got = _kept(_from_file(vectors, layer, neutral, rs, bool(responses), named, without), rule, named)
+        got = _kept(_from_file(vectors, layer, neutral, rs, bool(responses), named, _given(responses=responses, reading=reading, **rule)), rule, named)
     else:
         c = config_from(model, prompt_format=prompt_format, device=device, dtype=dtype, span=span, stream=stream, blocks=blocks,
                         batch_tokens=batch_tokens, template_arg=template_arg, quantize=quantize, trust_remote_code=trust_remote_code)
-        ex = ActivationExtractor(c).as_made(rs.meta)
-        got = _gathered(ex, rs, _opened(personas, model), questions, rule, named, layer=layer, neutral=split_names(neutral or '', rs.personas),
-                        under=under, first=first, quick=quick, sweep=sweep, out=out)
+        got = _gathered(ActivationExtractor(c).as_made(rs.meta), rs, _opened(personas, model), questions, rule, named, layer=layer,
+                        neutral=split_names(neutral or '', rs.personas), under=under, first=first, quick=quick, sweep=sweep, out=out)
     if got['v'].published: return _report_means(got['v'], got['direction'], vectors, out, direction)
     got['readings'] |= _further(reading or [], got['v'], got['direction'], got['readings'])
     e = evidence(**got, n=resamples)

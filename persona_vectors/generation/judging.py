@@ -486,7 +486,8 @@ def _two_in_one(a, b):
     "Why the answers `a` and `b` cannot have their scores in one file"
     said = f"persona {b.persona!r} has two answers under prompt {b.prompt} to {b.question!r}"
     if a.question==b.question: return said+", and a score file has a place for one: take one sample"
-    return f"persona {b.persona!r} was asked two questions with the number {b.question_id}, {a.question!r} and {b.question!r}, and a score file has a place for one"
+    return (f"persona {b.persona!r} was asked two questions with the number {b.question_id}, {a.question!r} and {b.question!r}, "
+            "and a score file has a place for one")
 
 def read_scores(folder)->dict: # (persona, prompt, number of the question) to score
     "The scores in the files of a folder; ValueError names one that holds something else"

@@ -383,7 +383,7 @@ def _reader(ex, ds):
         versions={o: version(o) for o in ('persona-vectors-lab', 'torch', 'transformers')})
 
 def _monitor(config, vectors, calibration, layer, direction, check):
-    "A calibrated `Monitor` along the axes of a vectors file, or along `direction`; whatever is wrong, by `check(extractor)` too, is said before a model is loaded"
+    "A calibrated `Monitor` along the axes of a vectors file, or along `direction`; what is wrong, by `check(extractor)` too, is said before loading"
     ex = ActivationExtractor(config)
     ds = {'direction': direction} if direction else _axes(ex, vectors, layer)
     check_fit(ds, ex.num_layers, ex.source.width)
