@@ -176,7 +176,9 @@ class Grid:
     def x(self): return self.part(slice(None))                   # float64, 'persona question d_model'; NaN where there is no answer
     @property
     def shape(self): return (*self.n.shape,self.means.shape[-1])
-    def centre(self, x): return x - x[self.rs].mean(0)           # from the roles' mean in each question; NaN where a role has no answer
+    def centre(self, x): # From the roles' mean in each question; NaN where a role has no answer
+        s = slice(self.rs[0], self.rs[-1]+1) if self.rs else slice(0)
+        return x - x[s if len(self.rs)==s.stop-(s.start or 0) else self.rs].mean(0)          # a slice is not copied
     @property
     def centred(self): return self.centre(self.x)
     def __repr__(self):
@@ -184,10 +186,13 @@ class Grid:
         return f"Grid: {p} personas × {q} questions × {d}, {(self.n>0).sum()} of {p*q} cells filled"
 
 # %% ../../nbs/extraction/20_vectors.ipynb #7c7b1c0c
+def _float64(x): # Contiguous before it is converted, which takes half the time
+    return np.ascontiguousarray((x.float() if x.dtype==torch.bfloat16 else x).numpy()).astype(np.float64)
+
 @patch
 def part(self:Grid, s:slice)->np.ndarray:
     "Some of the coordinates of `x`: 'persona question coordinate'"
-    rows,k = self.means[:,s].double().numpy(),np.bincount(self.at, minlength=self.n.size)
+    rows,k = _float64(self.means[:,s]),np.bincount(self.at, minlength=self.n.size)
     if len(rows)==len(k) and (np.diff(self.at)==1).all(): return rows.reshape(*self.n.shape, -1)       # one answer in every cell, in order
     x = np.zeros((len(k),rows.shape[1]))
     if k.max()>1: np.add.at(x, self.at, rows)
