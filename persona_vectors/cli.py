@@ -9,13 +9,12 @@ __all__ = ['app', 'common', 'main']
 import json, logging, sys
 from contextlib import closing, redirect_stdout
 from dataclasses import replace
-from logging.handlers import MemoryHandler
 from math import isfinite
 from pathlib import Path
 from typing import Annotated
 import typer
-from .config import PersonaVectorConfig, log, note, resolve_layers, say_notes
-from .models import EMBEDDED, default_dtype, find_device, find_model, same_model
+from .config import PersonaVectorConfig, log, resolve_layers
+from .models import EMBEDDED, default_dtype, find_device, find_model
 
 # %% ../nbs/92_cli.ipynb #197e952c
 def _option(help, *names, **kw): return typer.Option(*names, help=help, **kw)
@@ -118,24 +117,22 @@ def config_from(model=EMBEDDED, base_url=None, api_model=None, template_arg=None
 
 # %% ../nbs/92_cli.ipynb #63cce1ba
 def _opened(personas, model=EMBEDDED, model_name=None):
-    "The personas that `--personas` names; the log says what was made of a file"
+    "The personas that `--personas` names"
     from persona_vectors.config import spoken_name
     from persona_vectors.personas import open_personas
     if personas is None or not isinstance(personas, str): return personas
-    ps = open_personas(personas, model_name or spoken_name(model))
-    if ps.said: note(ps.said)
-    return ps
+    return open_personas(personas, model_name or spoken_name(model))
 
 def _grid(personas, questions, model=EMBEDDED, model_name=None, limit=None):
-    "The personas and questions that options name, and (else None) the questions that each persona is asked alone"
+    "The personas and questions that options name, (else None) the questions that each persona is asked alone, and in lines what was made of files"
     from persona_vectors.personas import EVAL_QUESTIONS, PERSONAS, load_questions, spread
     ps = _opened(personas or PERSONAS, model, model_name)
     if limit is not None and limit<1: raise ValueError(f'--limit {limit}: give a whole number above 0')
-    if own := not questions and getattr(ps, 'own', None): return ps, None, _own_of(ps, own, limit)
+    if own := not questions and getattr(ps, 'own', None):
+        own = {p: spread(qs, limit) for p,qs in own.items()}
+        return ps, None, own, [*_said(ps), _asked_alone(ps, own)]
     qs = load_questions(questions or EVAL_QUESTIONS, ps)
-    asked = spread(qs, limit)
-    if isinstance(questions, str) and (said := _asked(asked, qs, questions)): note(said)
-    return ps, asked, None
+    return ps, spread(qs, limit), None, [*_said(ps), *filter(None, [questions and _asked(spread(qs, limit), qs, questions)])]
 
 def _comma(text): return [o.strip() for o in (text or '').split(',') if o.strip()]
 
@@ -144,23 +141,24 @@ def _console():
     return Console(width=None if sys.stdout.isatty() else 120, force_jupyter=False)           # a command prints, in a notebook too
 
 # %% ../nbs/92_cli.ipynb #9d8909c9
+def _said(ps): return [ps.said] if getattr(ps, 'said', '') else []
+
 def _asked(used, there, path)->str: # Empty if all of a plain list are
     "Which questions of a file are asked, in words"
     from persona_vectors.personas import words_of
-    ids = [getattr(q, 'id', None) for q in there]
-    twins = sum(q!=words_of(q, o) for q,o in zip(there, ids))
+    twins = sum(q!=words_of(q, getattr(q, 'id', None)) for q in there)
     some = f'{len(used)} of ' if len(used)<len(there) else ''
-    if not some and not any(ids): return ''
+    if not some and not any(getattr(q, 'id', None) is not None for q in there): return ''
     return f"{some}{len(there)} questions from {path}" + (f"; {twins} with the words of another, told apart by number" if twins else '')
 
-def _own_of(ps, own, limit):
-    "The questions that each persona is asked, where their files have some; the log says so"
-    from persona_vectors.personas import spread
-    asked = {p: spread(qs, limit) for p,qs in own.items()}
-    n,bare,every = {len(qs) for qs in asked.values()},[p for p in ps if p not in asked],{q for qs in asked.values() for q in qs}
-    note(f"each persona is asked {min(n)}{f' to {max(n)}' if len(n)>1 else ''} questions of its own"
-         + (f", and {', '.join(bare)} all {len(every)}" if bare else '') + '; for questions that all are asked, name a file with --questions')
-    return asked
+def _asked_alone(ps, own):
+    "Which questions each persona is asked, where their files have some, in words"
+    n,bare,every = {len(qs) for qs in own.values()},[p for p in ps if p not in own],{q for qs in own.values() for q in qs}
+    many = f"{min(n)} question{'s'*(n!={1})}" if len(n)==1 else f'{min(n)} to {max(n)} questions'
+    return (f"each persona is asked {many} of its own" + (f", and {', '.join(bare)} all {len(every)}" if bare else '')
+            + '; for questions that all are asked, name a file with --questions')
+
+def _given(**options): return [f"--{k.replace('_', '-')}" for k,o in options.items() if o] # those that were given, as they are written
 
 # %% ../nbs/92_cli.ipynb #6f5e78ae
 def _vllm(engine, given, **other)->dict: # None: transformers
@@ -168,7 +166,7 @@ def _vllm(engine, given, **other)->dict: # None: transformers
     if engine not in ('transformers','vllm'): raise ValueError(f"--engine {engine}: give 'transformers' or 'vllm'")
     if engine=='transformers' and given: raise ValueError(f"--engine-arg {given[0]}: it goes with --engine vllm")
     if engine=='transformers': return None
-    if other := [f"--{k.replace('_', '-')}" for k,o in other.items() if o]: raise ValueError(f"--engine vllm runs the model here: leave out {', '.join(other)}")
+    if other := _given(**other): raise ValueError(f"--engine vllm runs the model here: leave out {', '.join(other)}")
     return named_values(given, '--engine-arg', 'gpu_memory_utilization=0.8') or {}
 
 # %% ../nbs/92_cli.ipynb #cli00009
@@ -180,7 +178,7 @@ def at_layer(
     "`v` at the one layer that `--layer` names, or says where the file does not"
     from persona_vectors.extraction.vectors import at_given
     if layer is None:
-        if v.published and len(v.layers)>1: note(f"layer {v.layers[-1]}, the highest in {path}: --layer chooses another")
+        if v.published and len(v.layers)>1: log.info(f"layer {v.layers[-1]}, the highest in {path}: --layer chooses another")
         return v.at(v.layers[-1])
     if None in v.layers:
         if not layer.isdecimal(): raise ValueError(f"--layer {layer}: {path} does not record its layer, so give its index")
@@ -214,21 +212,24 @@ def run(model:Model=EMBEDDED, personas:Personas=None, questions:Questions=None, 
         stream:Stream=None, blocks:Blocks=None, batch_tokens:BatchTokens=None,
         fresh:Annotated[bool, _option('Make everything anew, in a folder of its own (default: fresh/).', '--fresh')]=False):
     "Generate, extract, analyse, plot. With no option: the embedded model, on the answers that come with the package."
-    from persona_vectors.pipeline import run as run_pipeline
+    from persona_vectors.extraction.extractor import ActivationExtractor
+    from persona_vectors.pipeline import neutral_of, run as run_pipeline
     c = config_from(model, base_url, api_model, prompt_format=prompt_format, device=device, dtype=dtype, span=span, max_tokens=max_tokens,
                     temperature=temperature, seed=seed, stream=stream, blocks=blocks, batch_tokens=batch_tokens,
                     top_p=top_p, top_k=top_k, min_p=min_p, repetition_penalty=repetition_penalty, template_arg=template_arg, revision=revision,
                     quantize=quantize, trust_remote_code=trust_remote_code)
     out = _fresh_folder(out) if fresh else out or Path('.')
-    if responses and not (personas and questions):
+    if responses:
         from persona_vectors.responses import load_responses
         rs = load_responses(responses)
         personas,questions = personas or rs.prompts(), questions or (rs.shared_questions if strict else rs.questions)
-    personas,questions,own = _grid(personas, questions, api_model or model, model_name)
-    if own: raise ValueError('a run compares personas on the same questions: name a file with --questions; `generate` and `extract` take those of each persona')
+    personas,questions,own,lines = _grid(personas, questions, api_model or model, model_name)
     vllm = _vllm(engine, engine_arg, api=api, base_url=base_url, api_model=api_model, responses=responses)
-    r = run_pipeline(c, personas, questions, layer=layer, out=out, responses=responses, api=api or bool(base_url or api_model), fresh=fresh, vllm=vllm,
-                     **_rule(min_score, max_score, min_answers, keep, strict))
+    ex = ActivationExtractor(c).as_made(rs.meta) if responses else ActivationExtractor(c)
+    neutral_of(personas, questions or {q for qs in own.values() for q in qs}, span), ex.one_layer(layer)
+    for o in _said(personas) if responses else lines: log.info(o)
+    r = run_pipeline(ex.config, personas, questions, layer=layer, out=out, responses=responses, api=api or bool(base_url or api_model), fresh=fresh, vllm=vllm,
+                     extra=own, **_rule(min_score, max_score, min_answers, keep, strict))
     _print_run(r)
     if min_score or max_score: log.info('is the axis made by which answers were kept? `persona-vectors report` with the same options says so')
 
@@ -287,11 +288,12 @@ def generate(model:Model=EMBEDDED, personas:Personas=None, questions:Questions=N
                     top_p=top_p, top_k=top_k, min_p=min_p, repetition_penalty=repetition_penalty, template_arg=template_arg, revision=revision,
                     quantize=quantize, trust_remote_code=trust_remote_code)
     vllm = _vllm(engine, engine_arg, api=api, base_url=base_url, api_model=api_model)
-    personas,questions,own = _grid(personas, questions, api_model or model, model_name, limit)
+    personas,questions,own,lines = _grid(personas, questions, api_model or model, model_name, limit)
     if own and extra_questions: raise ValueError("--extra-questions: the personas' files have questions of their own; name those for all with --questions")
     what = dict(out=out/'data/responses', samples=samples, extra=own or extra_questions)
     if vllm is None: g = Generation(c, personas, questions, api=api or bool(base_url or api_model), **what)
     else: g = VllmGeneration(c, personas, questions, engine_args=vllm, **what)
+    for o in lines: log.info(o)
     if dry_run: return print(g.forecast())
     rs = g.run()
     print(rs, file=sys.stderr)
@@ -322,9 +324,11 @@ def judge(responses:Annotated[Path, typer.Argument(help='A responses file, or a 
                     max_concurrent_requests=max_concurrent_requests, timeout=timeout, requests_per_minute=requests_per_minute,
                     tokens_per_minute=tokens_per_minute, max_retries=max_retries, extra_body=_json(extra_body), template_arg=template_arg)
     what = dict(api=api or bool(base_url or api_model), out=out and out/'data/responses')
+    if scores and (other := _given(rubric=rubric!='role', dry_run=dry_run, api=api, base_url=base_url, api_model=api_model)):
+        raise ValueError(f"--scores {scores}: no judge is asked, so leave out {', '.join(other)}")
     rs = load_responses(responses)
     if dry_run: return print(Judging(c, rs, rubric, **what).forecast())
-    rs = scored(rs, scores) if scores else judge_responses(rs, rubric, c, **what)
+    rs = scored(rs, scores, what['out']) if scores else judge_responses(rs, rubric, c, **what)
     print(rs, file=sys.stderr)
     print(rs.path)
 
@@ -354,8 +358,7 @@ def extract(responses:Annotated[Path, typer.Argument(help='A responses file: .js
     configs = [config_from(m, prompt_format=prompt_format, device=device, dtype=dtype, span=span, stream=stream, blocks=blocks,
                            batch_tokens=batch_tokens, template_arg=template_arg, revision=revision,
                            quantize=quantize, trust_remote_code=trust_remote_code) for m in model]
-    personas = _opened(personas, model[0])
-    which = _rule(min_score, max_score, min_answers, keep, strict)
+    personas,which = _opened(personas, model[0]),_rule(min_score, max_score, min_answers, keep, strict)
     what = dict(layer=layer, folder=out/'data/persona_vectors', read_under=read_under)
     if (kind or devices!=1) and not dry_run: raise ValueError('--kind and --devices go with --dry-run')
     if not (shard or ray or dry_run) and (sums or actors or per_actor!=1):
@@ -364,6 +367,7 @@ def extract(responses:Annotated[Path, typer.Argument(help='A responses file: .js
     if read_text or not responses: raise ValueError('--shard, --ray and --dry-run go with a responses file, and without --read-text')
     from persona_vectors.selection import Answers
     answers = Answers(responses, personas, questions, **which)
+    configs = _as_made(configs, answers, personas)
     if dry_run: return _plans(configs, answers, layer, read_under, kind, devices, per_actor)
     if shard and ray: raise ValueError(f"--shard {shard} and --ray {ray}: give one of them")
     if ray: return _extract_on_ray(configs, answers, ray, actors=actors, per_actor=per_actor, sums=sums, **what)
@@ -371,11 +375,20 @@ def extract(responses:Annotated[Path, typer.Argument(help='A responses file: .js
     _extract_shard(configs, answers, shard, sums=sums, **what)
 
 # %% ../nbs/92_cli.ipynb #ae4ee9ea
+def _as_made(configs, selection, personas):
+    "The configurations with the template arguments that the answers were made with; the log says what became of a file of personas"
+    from persona_vectors.extraction.extractor import ActivationExtractor
+    for o in _said(personas): log.info(o)
+    return [ActivationExtractor(c).as_made(selection.meta).config for c in configs]
+
 def _extract_here(configs, responses, personas, questions, which, layer, folder, read_under, read_text):
     from persona_vectors.extraction.extractor import ActivationExtractor, cached_vectors
     from persona_vectors.responses import load_responses
     from persona_vectors.selection import select
-    selection = select(load_responses(responses), personas, questions, **which) if responses else _unanswered(configs[0].span, personas, questions, which)
+    if not responses: selection = _unanswered(configs[0].span, personas, questions, which)
+    else:
+        selection = select(load_responses(responses), personas, questions, **which)
+        configs = _as_made(configs, selection, personas)
     for ex in map(ActivationExtractor, configs):
         v,path = cached_vectors(ex, selection, ex.layers(layer), folder, read_under, read_text)
         print(v, file=sys.stderr)
@@ -386,11 +399,11 @@ def _unanswered(span, personas, questions, which):
     "The prompts and questions of an extraction without answers; ValueError if it needs some"
     from persona_vectors.selection import Unanswered
     if span!='prompt_last': raise ValueError(f"--span {span}: name a responses file; only --span prompt_last needs none")
-    given = [f"--{k.replace('_', '-')}" for k,o in which.items() if o and k!='strict']
-    if given: raise ValueError(f"{', '.join(given)}: there are no answers to select from")
-    personas,questions,own = _grid(personas, questions)
-    if own: raise ValueError('--span prompt_last reads every prompt with the same questions: name a file with --questions')
-    return Unanswered(personas, questions)
+    if given := _given(**which | dict(strict=False)): raise ValueError(f"{', '.join(given)}: there are no answers to select from")
+    personas,questions,own,lines = _grid(personas, questions)
+    found = Unanswered(personas, questions, own)
+    for o in lines: log.info(o)
+    return found
 
 # %% ../nbs/92_cli.ipynb #ef0d3c6c
 def _plans(configs, answers, *args):
@@ -434,6 +447,12 @@ def _merged(path, answers=None, sums=False):
     print(v, file=sys.stderr)
     return save_merged(v, path)
 
+# %% ../nbs/92_cli.ipynb #dcb4393f
+def read_vectors(path):
+    "The vectors in `path`; of another project's, the log says in one line what they were taken for"
+    from persona_vectors.extraction.vectors import read_vectors
+    return read_vectors(path)
+
 # %% ../nbs/92_cli.ipynb #05b7a63d
 @app.command(epilog='Example: persona-vectors plot data/persona_vectors/FILE.safetensors --layer 20')
 def plot(vectors:Annotated[Path, typer.Argument(help=VECTORS_HELP)], layer:OneLayer=None, out:Out=Path('.')):
@@ -441,19 +460,21 @@ def plot(vectors:Annotated[Path, typer.Argument(help=VECTORS_HELP)], layer:OneLa
     from persona_vectors.pipeline import draw
     from persona_vectors.analysis.axis import rank_personas
     from persona_vectors.analysis.uncertainty import rank_intervals
-    from persona_vectors.extraction.vectors import read_vectors
     v = at_layer(read_vectors(vectors), layer, vectors)
     rank = rank_intervals if len(v.questions)>3 else rank_personas if v.published or len(v.questions)>1 else None
     rankings = {f'layer {v.layer}': rank(v)} if rank else {}
     for p in draw(v, rankings, out/'images/tmp'): print(p)
 
 # %% ../nbs/92_cli.ipynb #37e8131a
+def _need_layer(v, path, layer):
+    "`v`; ValueError if the file `path` does not record its layer, and `--layer` does not say it"
+    if None in v.layers and layer is None: raise ValueError(f"{path} does not record of which layer its vectors are: say it with --layer")
+    return v
+
 def vectors_for(path, source, layer=None):
     "The vectors in `path`, of the model `source`, at one layer; without a path those that come with the package"
     from persona_vectors.extraction.vectors import vectors_of
-    v = vectors_of(path, source)
-    if None in v.layers and layer is None: raise ValueError(f"{path} does not record its layer: say it with --layer")
-    return at_layer(v, layer, path or EMBEDDED)
+    return at_layer(_need_layer(vectors_of(source, path), path, layer), layer, path or EMBEDDED)
 
 # %% ../nbs/92_cli.ipynb #73205f38
 def direction_for(text, v, source):
@@ -462,19 +483,7 @@ def direction_for(text, v, source):
     from persona_vectors.steering.interop import load_direction
     if not text: return assistant_axis(v)
     d = load_direction(text, v, source)
-    note(f"--direction {text}: {d.orientation}; layer {d.layer}")
-    return d
-
-# %% ../nbs/92_cli.ipynb #3cc9a36c
-def aimed(text, vectors, source, layer=None):
-    "The direction that `--direction` names for `steer` and `monitor`, or the assistant axis of the file `vectors`"
-    from persona_vectors.steering.interop import load_direction
-    if vectors or same_model(source.label, EMBEDDED) or not (text and Path(text).is_file()): return direction_for(text, vectors_for(vectors, source, layer), source)
-    ks = [None] if layer is None else resolve_layers(layer, source.num_layers)
-    if len(ks)!=1: raise ValueError(f"--layer {layer}: name one layer of {text}")
-    d = load_direction(text, None, source, ks[0])
-    if len(d.vector)!=source.width: raise ValueError(f"{text} is {len(d.vector)} wide, and {source.label} is {source.width} wide: it is of another model")
-    note(f"--direction {text}: {d.orientation}; layer {d.layer}")
+    log.info(f"--direction {text}: {d.orientation}; layer {d.layer}")
     return d
 
 # %% ../nbs/92_cli.ipynb #27238667
@@ -505,13 +514,13 @@ def report(vectors:Annotated[Path, typer.Argument(help=f'{VECTORS_HELP} No model
     rule = _rule(min_score, max_score, min_answers, keep, strict)
     if vectors:
         _only_for_a_model(personas=personas, questions=questions, under=under, quick=quick, sweep=sweep)
-        got = _kept(_from_file(vectors, layer, neutral, rs, bool(responses), named), rule, named)
+        got = _kept(_from_file(vectors, layer, neutral, rs, bool(responses), named, _given(responses=responses, reading=reading, **rule)), rule, named)
     else:
-        ex = ActivationExtractor(config_from(model, prompt_format=prompt_format, device=device, dtype=dtype, span=span, stream=stream, blocks=blocks,
-                                             batch_tokens=batch_tokens, template_arg=template_arg, quantize=quantize, trust_remote_code=trust_remote_code))
-        got = _gathered(ex, rs, _opened(personas, model), questions, rule, named, layer=layer, neutral=split_names(neutral or '', rs.personas),
-                        under=under, first=first, quick=quick, sweep=sweep, out=out)
-    if got['v'].published: return _report_means(got['v'], got['direction'], reading, vectors, out, direction)
+        c = config_from(model, prompt_format=prompt_format, device=device, dtype=dtype, span=span, stream=stream, blocks=blocks,
+                        batch_tokens=batch_tokens, template_arg=template_arg, quantize=quantize, trust_remote_code=trust_remote_code)
+        got = _gathered(ActivationExtractor(c).as_made(rs.meta), rs, _opened(personas, model), questions, rule, named, layer=layer,
+                        neutral=split_names(neutral or '', rs.personas), under=under, first=first, quick=quick, sweep=sweep, out=out)
+    if got['v'].published: return _report_means(got['v'], got['direction'], vectors, out, direction)
     got['readings'] |= _further(reading or [], got['v'], got['direction'], got['readings'])
     e = evidence(**got, n=resamples)
     page = _page_for(e, vectors, out, direction, *(f'{k}-{o}' for k,o in zip(('neutral','min-score','max-score'), (neutral,min_score,max_score)) if o))
@@ -522,17 +531,18 @@ def report(vectors:Annotated[Path, typer.Argument(help=f'{VECTORS_HELP} No model
 # %% ../nbs/92_cli.ipynb #4662650a
 def _only_for_a_model(**given):
     "ValueError if one of these options, which need a model, was given with a vectors file"
-    if not (said := [f'--{k}' for k,o in given.items() if o]): return
+    if not (said := _given(**given)): return
     raise ValueError(f"{', '.join(said)}: for reading answers with a model; with a vectors file leave {'it' if len(said)==1 else 'them'} out")
 
 # %% ../nbs/92_cli.ipynb #4ae5a479
-def _from_file(path, layer, neutral, rs, given, direction):
-    "Like `gather`, from a vectors file; `responses` is None if the vectors were made from other answers"
+def _from_file(path, layer, neutral, rs, given, direction, without):
+    "Like `gather`, from a vectors file; `responses` is None if the vectors were made from other answers. ValueError if means alone come with one of `without`"
     from persona_vectors.analysis.controls import prompt_baselines
-    from persona_vectors.extraction.vectors import read_vectors
     from persona_vectors.personas import split_names
     from persona_vectors.responses import shipped_responses
     whole = read_vectors(path)
+    if whole.published and without: raise ValueError(
+        f"{', '.join(without)}: {path} has one mean a persona, and neither questions nor answers; leave {'it' if len(without)==1 else 'them'} out")
     if neutral: whole = whole.as_neutral(split_names(neutral, whole))
     made_from = whole.meta.get('responses', rs.hash() if given else None)
     rs = next((o for o in ([rs] if given else [rs, shipped_responses(wordings=2)]) if o.hash()==made_from), None)
@@ -563,6 +573,7 @@ def _gathered(ex, rs, personas, questions, rule, direction, **what):
     "What `gather` reads for a report on the answers that the rule keeps"
     from persona_vectors.analysis.report import gather
     some,whole = _chosen(rs, personas, questions, rule)
+    for o in _said(personas): log.info(o)
     got = gather(ex, some, direction=direction, whole=whole, **what)
     if whole: got |= _by_selection(got.pop('whole'), whole, some, direction)
     return got
@@ -582,7 +593,6 @@ def _kept(got, rule, direction):
 def _further(paths, v, direction, taken):
     "Readings from further vectors files, by name, none of which is `taken`; ValueError if one lacks personas or questions"
     from persona_vectors.analysis.readings import read_along, reading_name
-    from persona_vectors.extraction.vectors import read_vectors
     found = {p: at_layer(read_vectors(p), None, p) for p in paths}
     for o in found.values(): read_along(v, o, direction)
     names = [reading_name(o, p.stem) for p,o in found.items()]
@@ -596,16 +606,14 @@ def _page_for(e, vectors, out, *named):
     return out/'reports'/'-'.join(parts)/'report.html'
 
 # %% ../nbs/92_cli.ipynb #e397986a
-def _report_means(v, direction, reading, vectors, out, named):
-    "Prints what means alone say, and writes the table"
-    from persona_vectors.analysis.means import means_report
-    from persona_vectors.config import atomic_write
-    if reading: raise ValueError(f"--reading: {vectors} has one mean a persona and no questions, so nothing is compared answer by answer; leave it out")
+def _report_means(v, direction, vectors, out, named):
+    "Prints what means alone say, and writes page and table"
+    from persona_vectors.analysis.means import means_report, save_means_page
     r = means_report(v, direction)
-    path = _page_for(r, vectors, out, named).with_suffix('.csv')
-    with atomic_write(path) as f: r.table.to_csv(f, index=False)
+    page = _page_for(r, vectors, out, named)
+    save_means_page(r, page)
     print(r)
-    print(path)
+    for p in (page, page.with_suffix('.csv')): print(p)
 
 # %% ../nbs/92_cli.ipynb #87bec67b
 @app.command('plan-study', epilog='Example: persona-vectors plan-study data/persona_vectors/FILE.safetensors --roles 19,40,275 --questions 18,60,240 '
@@ -694,9 +702,8 @@ def steer(question:Annotated[str, typer.Argument(help='What to ask. Default: wha
     if max_tokens<1: raise ValueError(f"--max-tokens {max_tokens}: give at least 1")
     ex = ActivationExtractor(config_from(model, prompt_format=prompt_format, device=device, dtype=dtype, template_arg=template_arg,
                                          revision=revision, quantize=quantize, trust_remote_code=trust_remote_code))
-    d = aimed(direction, vectors, ex.source, layer)
+    d = direction_for(direction, vectors_for(vectors, ex.source, layer), ex.source)
     lm,talks = load_local(ex.source, ex.format, ex.device, ex.dtype),[chat_messages(system) for _ in coefs]
-    say_notes()
     for q in [question] if question else _typed():
         for t in talks: t.append(dict(role='user', content=q))
         said = answers_at(lm, talks, d, coefs, at, max_tokens, temperature, seed)
@@ -748,7 +755,7 @@ def monitor(file:Annotated[Path, typer.Argument(help="Conversations: messages wi
     c = config_from(model, prompt_format=prompt_format, device=device, dtype=dtype, batch_tokens=batch_tokens, template_arg=template_arg,
                     revision=revision, quantize=quantize, trust_remote_code=trust_remote_code)
     source = find_model(c.model_name)
-    d = aimed(direction, vectors, source, layer) if direction else None
+    d = direction_for(direction, vectors_for(vectors, source, layer), source) if direction else None
     t = read_turns(file, c, vectors, calibration, layer, d, out, id, limit, turns)
     _show_turns(t, file)
     if out: print(out)
@@ -803,9 +810,7 @@ def _export_scores(file, out):
 # %% ../nbs/92_cli.ipynb #cli00024
 def _with_layer(file, layer):
     "The vectors in `file`, at the layer that `--layer` says where it records none; ValueError if neither does"
-    from persona_vectors.extraction.vectors import read_vectors
-    v = read_vectors(file)
-    if None in v.layers and layer is None: raise ValueError(f"{file} does not record of which layer its vectors are: say it with --layer")
+    v = _need_layer(read_vectors(file), file, layer)
     return at_layer(v, layer, file) if None in v.layers else v
 
 # %% ../nbs/92_cli.ipynb #3d43d5a4
@@ -876,7 +881,7 @@ def import_(file:Annotated[Path, typer.Argument(help='A GGUF control vector, a .
 def _keep_roles(v, layer, file, out):
     from persona_vectors.extraction.vectors import taken_for
     if layer is not None: v = at_layer(v, layer, file)
-    note(taken_for(v, file))
+    log.info(taken_for(v, file))
     print(v)
     if out: v.save(out)
 
@@ -921,7 +926,7 @@ def preview(responses:Annotated[Path, typer.Argument(help='A responses file. Def
     from persona_vectors.responses import load_responses, shipped_responses
     rs = load_responses(responses) if responses else shipped_responses()
     r = _answer_of(rs, persona or rs.personas[0], question)
-    ex = ActivationExtractor(config_from(model, prompt_format=prompt_format, span=span, template_arg=template_arg, revision=revision))
+    ex = ActivationExtractor(config_from(model, prompt_format=prompt_format, span=span, template_arg=template_arg, revision=revision)).as_made(rs.meta)
     Console(soft_wrap=True, force_jupyter=False).print(ex.preview(r))
 
 # %% ../nbs/92_cli.ipynb #5baafc33
@@ -963,7 +968,7 @@ def info(file:Annotated[Path, typer.Argument(help='Vectors (published ones too),
     "What is in a file, and where it came from."
     from persona_vectors.config import READERS, check_file, file_kind
     from persona_vectors.responses import LARGE, load_responses
-    from persona_vectors.extraction.vectors import Direction, read_vectors
+    from persona_vectors.extraction.vectors import Direction
     if (file/'run.json').is_file():
         from persona_vectors.extraction.parts import describe_run
         return print(describe_run(file))
@@ -983,23 +988,12 @@ def _is_others(file):
     "Whether it is a folder of .pt files, or a .pt file that by its name holds directions"
     return _is_directions(file) or file.is_dir() and (any(file.glob('*.pt')) or any(file.glob('*/*.pt')) or any(file.glob('*/role_vectors')))
 
-# %% ../nbs/92_cli.ipynb #75fcc40a
-class Held(MemoryHandler):
-    "Holds notes back until something else is said, or the work begins"
-    def __init__(self): super().__init__(1000, target=logging.StreamHandler())
-    def shouldFlush(self, record): return not hasattr(record, 'note')
-
 # %% ../nbs/92_cli.ipynb #2f39cec2
 def main():
     "The console script"
-    root,held = logging.getLogger(),Held()
-    root.addHandler(held)
+    logging.basicConfig(format='%(message)s', level=logging.WARNING)
     log.setLevel(logging.INFO)
     try: app()
-    except (ValueError, OSError, RuntimeError, ArithmeticError, ImportError) as e:
-        held.buffer.clear()                                            # an error stands alone
+    except (ValueError, OSError, RuntimeError, ArithmeticError, MemoryError, ImportError) as e:
         print('persona-vectors:', ' '.join(str(e).split()) or type(e).__name__, file=sys.stderr)
         sys.exit(1)
-    finally:
-        held.flush()
-        root.removeHandler(held)

@@ -9,17 +9,11 @@ __all__ = ['SPANS', 'layer_index', 'resolve_layers', 'PersonaVectorConfig', 'dat
 import codecs, hashlib, json, logging, os, re, tempfile
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 # %% ../nbs/01_config.ipynb #52686dd0
 log = logging.getLogger('persona_vectors') # The logger of every module
-
-# %% ../nbs/01_config.ipynb #3a322145
-def note(text, kind='info'): getattr(log, kind)(text, extra=dict(note=True))
-
-def say_notes():
-    "The work begins: let handlers that hold notes back say them"
-    for h in logging.getLogger().handlers: h.flush()
 
 # %% ../nbs/01_config.ipynb #bb22c2b4
 def layer_index(
@@ -155,7 +149,7 @@ def _check_endpoint(c):
 # %% ../nbs/01_config.ipynb #50dfd63a
 def _check(c):
     "Raise ValueError naming the first wrong field of `c`, and the remedy"
-    for name,ok,remedy in (*_check_reading(c), *_check_endpoint(c), *_check_template(c), *_check_sampling(c)):
+    for name,ok,remedy in chain(_check_reading(c), _check_endpoint(c), _check_template(c), _check_sampling(c)):
         if not ok: raise ValueError(f"{name}={getattr(c, name)!r}: {remedy}")
     if re.search(r'//[^/]*@|[?#]', c.base_url):
         raise ValueError("base_url holds a user name, a key or a query, and it is written to files: "
@@ -178,7 +172,8 @@ def slug(name:str)->str:
 # %% ../nbs/01_config.ipynb #d4bc3604
 def spoken_name(model:str)->str:
     "What {model_name} in a prompt stands for: the last part of the hub id or path, without a revision"
-    return re.sub(r'@[^@]*$', '', Path(model.rstrip('/')).name).removesuffix('.gguf')
+    repo = model if Path(model).expanduser().exists() else model.partition('@')[0]
+    return Path(repo.rstrip('/')).name.removesuffix('.gguf')
 
 # %% ../nbs/01_config.ipynb #75cdc57e
 _umask = os.umask(0o77); os.umask(_umask)          # it can only be read by setting it, which is not thread-safe: once, at import

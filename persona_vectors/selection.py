@@ -15,9 +15,9 @@ from functools import cached_property
 from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
-from .config import log, note
+from .config import log
 from .personas import NEUTRAL, Question, as_prompts, load_questions, spread
-from .responses import OUTCOMES, Response, Responses, asked_of_all, by_persona, each_response, plan, response_at, response_files
+from .responses import OUTCOMES, Response, Responses, asked_of_all, by_persona, each_response, load_responses, plan, response_at, response_files
 
 # %% ../nbs/04_selection.ipynb #5a9ee55d
 KEEPABLE = ('refused', 'filtered') # Outcomes that are left out unless asked for
@@ -204,7 +204,7 @@ def _leave_out_thin(self:Selection):
     few,need = self._thin(),max(1, self.rule.min_answers)
     if len(few)==len(self.prompts): raise ValueError(f"no persona has {need} answers to read: {', '.join(f'{p} has {k}' for p,k in list(few.items())[:3])}")
     if few:
-        note(f"left out, with {f'fewer than {need} answers' if need>1 else 'no answer'} to read: {', '.join(f'{p} ({k})' for p,k in few.items())}", 'warning')
+        log.warning(f"left out, with {f'fewer than {need} answers' if need>1 else 'no answer'} to read: {', '.join(f'{p} ({k})' for p,k in few.items())}")
         self.reasons.append(f'of a persona with fewer than {need}')
         gone = np.array([p in few for p,_,_ in self.cells]+[False])
         self.why[gone[self.cell] & (self.why==0)] = len(self.reasons)-1
@@ -212,11 +212,11 @@ def _leave_out_thin(self:Selection):
         self._leave_out_other_questions()
     there = {q for (_,_,q),k in zip(self.cells, self.count) if k}
     if none := [q for q in self.questions if q not in there]:
-        note(f"left out, with nobody's answer: {', '.join(map(repr, none[:3]))}{' and others'*(len(none)>3)}", 'warning')
+        log.warning(f"left out, with nobody's answer: {', '.join(map(repr, none[:3]))}{' and others'*(len(none)>3)}")
         self.questions = [q for q in self.questions if q in there]
     wanted = len(self.prompts)*len(self.questions)
     lacking = wanted-len({(p,q) for (p,_,q),k in zip(self.cells, self.count) if k})
-    if lacking: note(f"{lacking} of {wanted} cells of persona and question are empty")
+    if lacking: log.info(f"{lacking} of {wanted} cells of persona and question are empty")
 
 # %% ../nbs/04_selection.ipynb #dd3e26c6
 @patch
@@ -268,10 +268,10 @@ def checked(self:Selection, unnamed)->Selection:
         self._check_prompts(self._missing()[0])
         self._leave_out_thin()
     if unnamed and (n := (self.why==self.reasons.index(OTHER_QUESTION)).sum()):
-        note(f"{n} answers are to other questions than these {len(self.questions)}, and are not read: name the questions, and the personas")
+        log.info(f"{n} answers are to other questions than these {len(self.questions)}, and are not read: name the questions, and the personas")
     if lost := self.left_out():
         why = ', '.join(f'{n} {o}' for o,n in lost.items())
-        note(f"{len(self):,} of {len(self)+lost.total():,} answers are read; left out: {why}")
+        log.info(f"{len(self):,} of {len(self)+lost.total():,} answers are read; left out: {why}")
     return self
 
 # %% ../nbs/04_selection.ipynb #2f2e3af9
@@ -336,16 +336,20 @@ def over_text_of(self:Selection, persona:str)->list: # of `Response`, in the ord
     first = self.prompts[persona][0]
     said = [r for r in self.responses.rows if (r.persona,r.system)==(persona,first)]
     if not said: raise ValueError(f"read_text={persona!r} has no answer under the first of its prompts")
-    if lacking := [q for q in self.questions if q not in {r.question for r in said}]: note(
-        f"{len(lacking)} of {len(self.questions)} questions are not read: {persona!r} has no answer to them, the first is {lacking[0]!r}", 'warning')
+    if lacking := [q for q in self.questions if q not in {r.question for r in said}]: log.warning(
+        f"{len(lacking)} of {len(self.questions)} questions are not read: {persona!r} has no answer to them, the first is {lacking[0]!r}")
     return [Response(p, r.question, r.text, s, i, r.sample, question_id=r.question_id, reasoning=r.reasoning) for p,i,s in self.numbered() for r in said]
 
 # %% ../nbs/04_selection.ipynb #ba52150e
 class Unanswered(Selection):
-    "Every prompt with every question, and no answers"
-    def __init__(self, personas, questions): # As `load_personas` and `load_questions` take them
-        if personas is None or questions is None: raise ValueError("without answers, name the personas and the questions")
-        super().__init__(plan(personas, questions), as_prompts(personas), load_questions(questions))
+    "Every prompt with its questions, and no answers"
+    def __init__(self,
+        personas, # As `load_personas` takes them
+        questions, # As `load_questions` takes them; None: those of `extra` alone
+        extra=None # As `plan` takes it
+    ):
+        if personas is None or questions is None and not extra: raise ValueError("without answers, name the personas and the questions")
+        super().__init__(plan(personas, questions, extra=extra), as_prompts(personas), None if extra else load_questions(questions), strict=not extra)
     def hash(self): return None # there are no answers to tell apart
     @property
     def outcomes(self): return {}
@@ -405,6 +409,7 @@ class Answers(Selection):
         super().__init__(AnswerFiles(path), personas, questions, strict, keep=keep, min_score=min_score, max_score=max_score, min_answers=min_answers)
         self.checked(questions is None)
         self.path = self.store.path
+        if self.path.suffix=='.json': self.meta = load_responses(self.path).meta
         self._hash,self.order,self._outcomes = self.store.settle(self.rows)
         as_they_are = personas is None and len(self.prompts)==len(by_persona(self.systems))
         self.source = dict(path=str(self.path), personas=None if as_they_are else self.prompts, questions=None if self.asked else self.questions,

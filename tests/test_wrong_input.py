@@ -2,6 +2,7 @@
 import json, os, re, shutil, subprocess, sys
 from pathlib import Path
 import pytest
+from odd import called
 from persona_vectors.config import data_dir
 from tiny import cli, env, files, forked, make_llama, said, script
 
@@ -11,7 +12,7 @@ who,asked = ('default','bard','ghost','jester'), ['Why do people dream?', 'What 
 def inputs(tmp_path_factory):
     "Good and bad files, by name"
     import torch
-    from persona_vectors.extraction.vectors import Direction, PersonaVectors, Row
+    from persona_vectors.extraction.vectors import PersonaVectors, Row
     d = tmp_path_factory.mktemp('inputs')
     def write(name, x): (d/name).write_text(x if isinstance(x, str) else json.dumps(x))
     def seed(**kw): return {json.dumps([p,q]): f'An answer of {p}.' for p in who for q in asked} | kw
@@ -27,7 +28,6 @@ def inputs(tmp_path_factory):
     for o in ('torn.safetensors', 'torn.pt'): os.truncate(d/o, (d/o).stat().st_size//2)
     write('noise.safetensors', 'noise'*50)
     write('noise.gguf', 'noise'*50)
-    for name,n in dict(direction=32, wide=64).items(): Direction(torch.randn(n), 'random', 1, 'llama').save(d/f'{name}.safetensors')
     (d/'folder').mkdir()
     make_llama(d/'llama')
     make_llama(d/'torn_llama')
@@ -92,12 +92,7 @@ wrong = dict(
     ('info {torn.safetensors}', 'torn.safetensors'),
     ('plot {noise.safetensors}', 'noise.safetensors'),
     ('plot {torn.pt}', 'torn.pt'),
-    ('info {torn.pt}', 'torn.pt'),
-    ('steer Hi --model {llama}', 'no vectors of llama'),
-    ('steer Hi --model {llama} --direction {wide.safetensors}', 'wide.safetensors', '64 wide', '32 wide'),
-    ('steer Hi --model {llama} --direction {good.safetensors}', 'good.safetensors'),
-    ('monitor {good.json} --model {llama} --direction {direction.safetensors} --calibration gone.json', 'gone.json'),
-    ('monitor {good.json} --model {llama} --vectors {wide.safetensors}', 'wide.safetensors'),],
+    ('info {torn.pt}', 'torn.pt'),],
   settings = [
     ('extract {good.json} {grid} --dtype int8', 'dtype', "'int8'", 'bfloat16'),
     ('run --prompt-format xml', 'prompt_format', "'xml'", 'raw'),
@@ -124,7 +119,7 @@ def test_refused_by_the_script(case, inputs, tmp_path):
 
 @pytest.mark.parametrize('args,made', [
     ('extract {good.json} {grid} --model {llama}', 'data/persona_vectors'), ('generate {grid} --model {llama} --max-tokens 2', 'data/responses'),
-    ('steer Hi --model {llama} --direction {direction.safetensors} --max-tokens 2', None), ('plot {good.safetensors}', 'images/tmp'), ('plot {good.pt} --layer 3', 'images/tmp'), ('info {good.pt}', None), ('info {good.json}', None)])
+    ('plot {good.safetensors}', 'images/tmp'), ('plot {good.pt} --layer 3', 'images/tmp'), ('info {good.pt}', None), ('info {good.json}', None)])
 def test_refused_control(args, made, inputs, tmp_path):
     "The right input beside it is taken, and makes what it should"
     r = cli(*filled(args, inputs), cwd=tmp_path)
@@ -144,6 +139,14 @@ def test_fresh_keeps_the_shipped_data(tmp_path):
     (tmp_path/'link').symlink_to(data_dir().parent)
     for out in (data_dir().parent, 'link', 'link/data/..'): assert refused(cli('run', '--fresh', '--layer', 'all', '--out', out, cwd=tmp_path), '--fresh')
     assert files(data_dir())==before and [p.name for p in tmp_path.iterdir()]==['link']
+
+def test_out_of_memory(inputs, tmp_path, monkeypatch):
+    "What does not fit into memory is one line too"
+    from persona_vectors.generation.answers import Generation
+    def run(self): raise MemoryError("persona 'bard', question 'Why?': its answer does not fit into memory by itself: give a smaller --max-tokens")
+    monkeypatch.setattr(Generation, 'run', run)
+    r = called(*filled('generate --personas bard --model {llama}', inputs), cwd=tmp_path)
+    assert refused(r, 'does not fit into memory')
 
 def test_secret_is_not_said(tmp_path):
     "A failure with a key in the environment does not show it"

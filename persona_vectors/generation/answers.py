@@ -16,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from fastcore.basics import patch
 from fastcore.meta import delegates
-from ..config import PersonaVectorConfig, content_hash, log, only_one, say_notes, slug, spoken_name, unless_empty
+from ..config import PersonaVectorConfig, content_hash, log, only_one, slug, spoken_name, unless_empty
 from .endpoint import Filtered, Refusals, answer_api, api_key, ask, error_text, longest, refuses_system, withheld
 from .local import load_local
 from ..models import ModelSource, default_dtype, empty_cache, find_device, find_model, out_of_memory, quiet
@@ -218,7 +218,6 @@ def progress(self:Generation):
     "A progress bar; at the end it logs failures and the summary, and after an interrupt how many answers are kept"
     from tqdm.auto import tqdm
     start = time.monotonic()
-    say_notes()
     try:
         with tqdm(total=len(self.left), unit='answer', desc='Answers') as bar: yield bar
     except (KeyboardInterrupt, asyncio.CancelledError):

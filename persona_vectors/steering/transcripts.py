@@ -9,6 +9,7 @@ __all__ = ['read_turns']
 import json, os
 from array import array
 from contextlib import nullcontext
+from functools import partial
 from html import escape
 from pathlib import Path
 from fastcore.basics import patch
@@ -19,7 +20,7 @@ from ..extraction.vectors import Direction
 from ..prompts import CHAT_ROLES
 from ..responses import open_parquet
 from . import monitoring
-from .monitoring import Calibration, count_conversations, each_reading
+from .monitoring import Calibration, check_readable, count_conversations, each_reading
 import numpy as np, pandas as pd
 import plotly.graph_objects as go
 
@@ -278,7 +279,7 @@ def read_turns(
     n = count_conversations(path, id, limit)
     busy = f"another process is reading for {out}: wait for it to end, or give another name"
     with unless_empty(out.parent) if out else nullcontext(), only_one(out.with_name(f'.{out.name}.lock'), busy) if out else nullcontext():
-        m = monitoring._monitor(config, vectors, calibration, layer, direction)
+        m = monitoring._monitor(config, vectors, calibration, layer, direction, partial(check_readable, path, id=id, limit=limit, first=first))
         turns,kept = _started(m, path, dict(id=id, limit=limit, turns=first), out)
         with tqdm(total=n, initial=len(turns), unit=' conversations', desc='Reading', disable=not progress) as bar:
             try: _fill(turns, each_reading(path, m, id, limit, first, len(turns)), kept, bar)
