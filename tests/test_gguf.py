@@ -1,5 +1,6 @@
 "GGUF files are read as the safetensors model they were written from, or refused in one line that names what is not understood"
-import json, math, re, struct, sys
+import json, math, re, struct, sys, threading, time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 import numpy as np
 import pytest, torch, transformers as tf
@@ -410,7 +411,29 @@ def test_other_kinds(tmp_path, why, monkeypatch):
     o = OTHER[why]
     write(tmp_path/'x.gguf', None, o['arch'], meta={}, tensors={'direction.1': np.ones(8)}, general=o['general'])
     with pytest.raises(ValueError, match=why) as e: find_model(str(tmp_path/'x.gguf'))
-    assert 'x.gguf' in str(e.value) and '\n' not in str(e.value) and [p.suffix for p in (tmp_path/'cache').iterdir()]==['.lock']
+    assert 'x.gguf' in str(e.value) and '\n' not in str(e.value) and not list((tmp_path/'cache').iterdir())
+
+def test_one_at_a_time(tmp_path, monkeypatch):
+    "Who waits for a conversion that fails tries it too, never two at once, and nothing is left; the next one that works is used by all"
+    monkeypatch.setenv('PERSONA_VECTORS_CACHE', str(tmp_path/'cache'))
+    write(tmp_path/'x.gguf', None, 'llama', meta={}, tensors={})
+    busy,at_once,works = threading.Lock(),[],[False]
+    def convert(src, dest):
+        at_once.append(not busy.acquire(blocking=False))
+        time.sleep(.2)
+        if not at_once[-1]: busy.release()
+        if not works[0]: raise ValueError('it is odd')
+        (dest/'config.json').write_text('{}')
+    monkeypatch.setattr('persona_vectors.models.convert_gguf', convert)
+    def ask():
+        try: return find_model(str(tmp_path/'x.gguf')).path
+        except ValueError as e: return str(e)
+    def all_ask():
+        at_once.clear()
+        with ThreadPoolExecutor(4) as ex: return set(o.result() for o in [ex.submit(ask) for _ in range(4)])
+    assert all('it is odd' in o for o in all_ask()) and at_once==[False]*4 and not list((tmp_path/'cache').iterdir())
+    works[0] = True
+    assert len(all_ask())==1 and at_once==[False] and [p.is_dir() for p in (tmp_path/'cache').iterdir()]==[True]
 
 def test_vocabulary_only(tmp_path):
     write(tmp_path/'x.gguf', None, 'llama', meta={}, tensors={})
