@@ -15,7 +15,8 @@ from io import BytesIO
 from pathlib import Path
 from fastcore.basics import patch
 from jaxtyping import Float
-from ..config import atomic_write, check_file, check_kind, data_dir, file_kind
+from ..config import atomic_write, check_file, check_kind, data_dir, file_kind, log
+from ..models import EMBEDDED, same_model
 from ..personas import NEUTRAL, category_of
 import numpy as np, torch
 from torch import Tensor
@@ -485,6 +486,28 @@ def taken_for(v, path)->str:
     who = f"neutral: {', '.join(v.neutral)}" if v.neutral else 'no neutral persona'
     at = f"layers {layers_said(v.layers)} of {v.meta['num_layers']}, {v.means.shape[-1]} wide"
     return f"{path}: {v.meta['read from']}; {who}; {at}; one mean a persona, no answers"
+
+# %% ../../nbs/extraction/20_vectors.ipynb #3dd4bad6
+def _said(v, path): return 'read from' in v.meta and 'num_layers' in v.meta and log.info(taken_for(v, path))
+
+def read_vectors(path)->PersonaVectors:
+    "The vectors in `path`; of another project's, the log says in one line what they were taken for"
+    v = load_vectors(path)
+    _said(v, path)
+    return v
+
+def vectors_of(source, path=None)->PersonaVectors:
+    "The vectors in `path`, of the model `source`; ValueError if they are of another. Without a path, those that come with the package"
+    if not path and not same_model(source.label, EMBEDDED):
+        raise ValueError(f"there are no vectors of {source.label}: make a file with `persona-vectors extract` and name it with --vectors")
+    v = load_vectors(path) if path else shipped_vectors()
+    if not same_model(v.meta.get('model', source.label), source.label): raise ValueError(f"{path} has vectors of {v.model}, and the model is {source.label}")
+    deep,wide = v.meta.get('num_layers', source.num_layers),v.means.shape[-1]
+    if (deep,wide)!=(source.num_layers, source.width):
+        raise ValueError(f"{path} is of a model of {deep} blocks, {wide} wide, and {source.label} has {source.num_layers}, {source.width} wide")
+    v.meta.setdefault('model', source.label)                     # whoever named both says so; depth and width fit
+    _said(v, path)
+    return v
 
 # %% ../../nbs/extraction/20_vectors.ipynb #0c963a4f
 @patch
