@@ -526,7 +526,6 @@ def report(vectors:Annotated[Path, typer.Argument(help=f'{VECTORS_HELP} No model
     rule = _rule(min_score, max_score, min_answers, keep, strict)
     if vectors:
         _only_for_a_model(personas=personas, questions=questions, under=under, quick=quick, sweep=sweep)
-        if _is_parts(vectors): _only_for_a_model(**{'min-score': min_score, 'max-score': max_score})        # answers were kept when they were read
         got = _kept(_from_file(vectors, layer, neutral, rs, bool(responses), named, _given(responses=responses, reading=reading, **rule)), rule, named)
     else:
         c = config_from(model, prompt_format=prompt_format, device=device, dtype=dtype, span=span, stream=stream, blocks=blocks,
@@ -553,6 +552,8 @@ def _from_file(path, layer, neutral, rs, given, direction, without):
     from persona_vectors.analysis.controls import prompt_baselines
     from persona_vectors.personas import split_names
     from persona_vectors.responses import shipped_responses
+    if _is_parts(path) and (said := [o for o in without if 'score' in o]):
+        raise ValueError(f"{', '.join(said)}: {path} has the answers that were kept when they were read; leave it out")
     whole = read_vectors(path, layer)
     if whole.published and without: raise ValueError(
         f"{', '.join(without)}: {path} has one mean a persona, and neither questions nor answers; leave {'it' if len(without)==1 else 'them'} out")
