@@ -2,7 +2,7 @@
 import base64, json
 from importlib.metadata import PackageNotFoundError, distribution
 import pytest
-from build_docs import finish, local_links, local_plotly, mathml, rename_cell
+from build_docs import finish, local_links, local_plotly, mathml, plain_code, rename_cell
 from check_links import check
 from readme import from_root, readme
 from vllm_cpu_env import VERSION, rename
@@ -43,6 +43,11 @@ def test_local_plotly():
     fig = '<script src="https://c.com/libs/mathjax/3/t.js"></script><script charset="utf-8" src="https://cdn.plot.ly/plotly-4.min.js" integrity="s"></script><div/>'
     assert local_plotly(fig+fig, '../') == '<script src="../plotly.min.js"></script><div/><div/>'
     assert local_plotly('<p>', '') == '<p>'
+
+def test_plain_code():
+    link = '[`f`](https://d.org/pv/a.html#f)'
+    assert plain_code(f'<pre class="x">v, # {link} of {link}</pre><p>{link}', 'https://d.org/pv') == f'<pre class="x">v, # f of f</pre><p>{link}'
+    assert plain_code(f'<pre>{link}</pre>', 'https://e.org') == f'<pre>{link}</pre>'
 
 def test_local_links():
     page = '<a href="https://d.org/pv/a.html#f">f</a><a href="https://d.org/pv/a.html#_g">g</a><a href="https://e.org/">e</a>'

@@ -76,13 +76,18 @@ def local_links(page, up, site, ids):
         return f'href="{up}{path}' + (f'#{anchor}"' if anchor in ids.get(path, ()) else '"')
     return re.sub(rf'(?<=<a )href="{re.escape(site)}/?([^"]*)"', one, page)
 
+def plain_code(page, site):
+    "`page` without the markdown links to the site that nbdev writes into signatures, where they are only text"
+    link = re.compile(rf'\[`([^`\]]+)`\]\({re.escape(site)}[^)\s]*\)')
+    return re.sub(r'<pre[^>]*>.*?</pre>', lambda m: link.sub(r'\1', m[0]), page, flags=re.DOTALL)
+
 def finish(docs, site):
     "Make the rendered pages in `docs` complete in themselves"
     pages = {o.relative_to(docs).as_posix(): o.read_text(encoding='utf-8') for o in docs.rglob('*.html') if 'site_libs' not in o.parts}
     ids = {k: set(re.findall(r'\bid="([^"]+)"', v)) for k,v in pages.items()}
     for k,v in pages.items():
         up = '../'*k.count('/')
-        (docs/k).write_text(local_links(local_plotly(mathml(v), up), up, site, ids), encoding='utf-8')
+        (docs/k).write_text(local_links(local_plotly(plain_code(mathml(v), site), up), up, site, ids), encoding='utf-8')
     if any('plotly.min.js' in (docs/k).read_text(encoding='utf-8') for k in pages):
         shutil.copy(Path(plotly.__file__).parent/'package_data'/'plotly.min.js', docs)
 
