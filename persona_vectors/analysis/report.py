@@ -987,7 +987,8 @@ def _read_again(extractor, selection, both, v, under, folder):
     far = under or rank_personas(v).projection.loc[v.roles].idxmin()
     texts = [p for p in (default,far) if p in v]                                 # a persona that is built in may have no answers
     own = _from_files(_held(extractor, selection, k, texts, (default,far)), folder)
-    random = _from_files({'an untrained twin': Extraction(twin, selection, [k]), **{f'an untrained twin, {n}': o for n,o in _held(twin, selection, k, [default]).items()}}, folder)
+    by_twin = {f'an untrained twin, {n}': o for n,o in _held(twin, selection, k, [default]).items()}
+    random = _from_files({'an untrained twin': Extraction(twin, selection, [k]), **by_twin}, folder)
     return {'layer 0': both.at(0), **own, **random, **prompt_baselines(v.meta['prompts'])}
 
 # %% ../../nbs/analysis/39_report.ipynb #85de0c6b
