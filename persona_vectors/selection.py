@@ -17,7 +17,7 @@ import numpy as np
 from fastcore.basics import patch
 from .config import log
 from .personas import NEUTRAL, Question, as_prompts, load_questions, spread
-from .responses import OUTCOMES, Response, Responses, asked_of_all, by_persona, each_response, plan, response_at, response_files
+from .responses import OUTCOMES, Response, Responses, asked_of_all, by_persona, each_response, load_responses, plan, response_at, response_files
 
 # %% ../nbs/04_selection.ipynb #5a9ee55d
 KEEPABLE = ('refused', 'filtered') # Outcomes that are left out unless asked for
@@ -342,10 +342,14 @@ def over_text_of(self:Selection, persona:str)->list: # of `Response`, in the ord
 
 # %% ../nbs/04_selection.ipynb #ba52150e
 class Unanswered(Selection):
-    "Every prompt with every question, and no answers"
-    def __init__(self, personas, questions): # As `load_personas` and `load_questions` take them
-        if personas is None or questions is None: raise ValueError("without answers, name the personas and the questions")
-        super().__init__(plan(personas, questions), as_prompts(personas), load_questions(questions))
+    "Every prompt with its questions, and no answers"
+    def __init__(self,
+        personas, # As `load_personas` takes them
+        questions, # As `load_questions` takes them; None: those of `extra` alone
+        extra=None # As `plan` takes it
+    ):
+        if personas is None or questions is None and not extra: raise ValueError("without answers, name the personas and the questions")
+        super().__init__(plan(personas, questions, extra=extra), as_prompts(personas), None if extra else load_questions(questions), strict=not extra)
     def hash(self): return None # there are no answers to tell apart
     @property
     def outcomes(self): return {}
@@ -405,6 +409,7 @@ class Answers(Selection):
         super().__init__(AnswerFiles(path), personas, questions, strict, keep=keep, min_score=min_score, max_score=max_score, min_answers=min_answers)
         self.checked(questions is None)
         self.path = self.store.path
+        if self.path.suffix=='.json': self.meta = load_responses(self.path).meta
         self._hash,self.order,self._outcomes = self.store.settle(self.rows)
         as_they_are = personas is None and len(self.prompts)==len(by_persona(self.systems))
         self.source = dict(path=str(self.path), personas=None if as_they_are else self.prompts, questions=None if self.asked else self.questions,

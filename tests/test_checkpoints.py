@@ -82,6 +82,19 @@ def test_adapters_template(tmp_path):
     tok.save_pretrained(tmp_path/'tuned')
     assert find_model(str(tmp_path/'tuned')).tokenizer().chat_template==tok.chat_template
 
+@needs_peft
+def test_adapters_splitting(tmp_path, caplog):
+    "A tokenizer beside the adapter is read as its tokenizer.json splits, too, whatever class it names"
+    base = make_llama(tmp_path/'base')
+    tune(base, tmp_path/'tuned', 2)
+    find_model(EMBEDDED).tokenizer().save_pretrained(tmp_path/'tuned')
+    file = tmp_path/'tuned'/'tokenizer_config.json'
+    c = json.loads(file.read_text())
+    c.pop('ggml_pre', None)
+    file.write_text(json.dumps(c | dict(tokenizer_class='GPT2Tokenizer')))
+    got,text = find_model(str(tmp_path/'tuned')).tokenizer(),'Steps:\n\n1. Go'
+    assert got.tokenize(text)==find_model(EMBEDDED).tokenizer().tokenize(text) and 'is followed, not the class GPT2Tokenizer' in caplog.text
+
 @pytest.mark.parametrize('change,why', [
     (dict(base_model_name_or_path='./nowhere'), 'an adapter of ./nowhere, which is not here'), (dict(base_model_name_or_path=None), 'does not name a model'),
     (dict(peft_type='PREFIX_TUNING'), 'adds to the prompt')])

@@ -39,7 +39,7 @@ def start(folder, url, *args, more=None, secrets={}, err='err', preexec_fn=heeds
         return subprocess.Popen([*cmd, *words, '--base-url', url, *args], cwd=folder, env=env(**secrets), stdout=out, stderr=err, preexec_fn=preexec_fn)
 
 def heard(folder): return no_bars((folder/'err').read_text()).splitlines()
-def work(err): return [l for l in err if not re.match(r'\d+ (answers in|personas?|questions?) ', l)]         # besides the account
+def work(err): return [l for l in err if not re.match(r'\d+ answers in ', l)]         # besides the account
 
 def run(folder, *args, **kw):
     "To the end: exit status, and the lines it said"
@@ -123,6 +123,12 @@ def test_stops_at_once(status, tmp_path):
     with faulty(log, port=port) as url:
         rs = generate_responses(echo(url), tmp_path/'personas.json', tmp_path/'questions.json', answers(tmp_path), api=True)
     assert sorted(cells(lines(log)[n:])+had)==sorted(todo) and [(r.system, r.question) for r in rs.rows]==todo
+
+def test_stops_before_the_first(tmp_path):
+    "A run that got no answer leaves nothing"
+    grid(tmp_path, 2, ask_about(5))
+    with faulty(tmp_path/'log', '--status', '401') as url: rc,err = run(tmp_path, url)
+    assert rc==1 and len(work(err))==1 and REMEDIES[401] in err[-1] and not (tmp_path/'data').exists(), err
 
 # tried again
 

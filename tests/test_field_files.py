@@ -1,6 +1,7 @@
 "The field's own files from the command line: what each becomes, and what is refused, with nothing written"
 import json
-import pytest
+import pytest, torch
+from persona_vectors.extraction.vectors import load_vectors
 from persona_vectors.responses import load_responses
 from tiny import files, forked, make_llama, said
 
@@ -37,6 +38,7 @@ def run(d, model, tmp_path_factory):
     return go
 
 def answers(r, d): return load_responses(d/r.stdout.splitlines()[-1])
+def one_line(r, why): assert r.returncode==1 and len(said(r))==1 and said(r)[0].startswith('persona-vectors: ') and why in said(r)[0], r.stderr
 small = '--max-tokens', 2
 
 def test_roles(run, d):
@@ -69,10 +71,36 @@ def test_scores(run, d):
     assert {(r.scores or {}).get('role') for r in scored.rows if r.persona=='default'}=={None}
     assert {r.question_id: r.scores['role'] for r in scored.rows if r.persona=='ghost'}=={0: 3, 1: 3, 2: 3, 3: 1}
     assert '16 of 24 answers have a score from scores; without one: default (8)' in said(r)
+    assert answers(run('judge', rs, '--scores', 'scores', '--out', 'elsewhere'), d).path.parent==d/'elsewhere/data/responses'
     r = run('export', scored.path, 'again', '--format', 'scores')
     assert r.returncode==0 and json.loads((d/'again/ghost.json').read_text())==json.loads((d/'scores/ghost.json').read_text())
     r = run('extract', scored.path, '--min-score', 3, '--min-answers', 1, '--layer', 1)
     assert r.returncode==0 and any('20 of 24 answers are read' in o for o in said(r)), r.stderr
+
+def test_scores_of_own_questions(run, d):
+    "Each role numbers its own questions from 0; the default, asked all of them, has two with one number, and no score"
+    rs = run('generate', '--personas', 'roles/', *small).stdout.splitlines()[-1]
+    for o in ('pirate','ghost'): write(d/f'scores/{o}.json', {f'pos_p{i}_q{q}': i+q for i in (0,1) for q in (0,1)})
+    scored = answers(run('judge', rs, '--scores', 'scores'), d)
+    assert {(r.persona, r.prompt, r.asked): r.scores['role'] for r in scored.rows if r.scores}=={
+        (p, i, q): i+k for p in ('pirate','ghost') for i in (0,1) for k,q in enumerate((f'Where does a {p} sleep?', 'Why?'))}
+    assert run('export', scored.path, 'again', '--format', 'scores').returncode==0
+    assert all(json.loads((d/f'again/{o}.json').read_text())==json.loads((d/f'scores/{o}.json').read_text()) for o in ('pirate','ghost'))
+
+def test_last_token_of_own_questions(run, d):
+    "Without answers each prompt is read with its own questions, the default's with all; which is which decides the file"
+    def extract(*args):
+        r = run('extract', '--span', 'prompt_last', '--layer', 1, *args)
+        assert r.returncode==0, r.stderr
+        return load_vectors(d/r.stdout.splitlines()[-1]),r.stdout
+    v,path = extract('--personas', 'roles/')
+    asked = {p: {r.question for r in v.rows if r.persona==p} for p in v}
+    assert asked=={o: {f'Where does a {o} sleep?', 'Why?'} for o in ('pirate','ghost')} | {'default': {'Where does a pirate sleep?', 'Where does a ghost sleep?', 'Why?'}}
+    write(d/'all.json', sorted(asked['default']))
+    whole,other = extract('--personas', 'roles/', '--questions', 'all.json')
+    assert len(whole.rows)==18 and path!=other
+    at = {(r.persona, r.prompt, r.question): x for r,x in zip(whole.rows, whole.means)}
+    assert all(torch.allclose(x, at[r.persona, r.prompt, r.question], atol=1e-2) for r,x in zip(v.rows, v.means))
 
 def test_rubrics(run, d):
     "Each persona is judged by its own rubric in one run"
@@ -126,8 +154,8 @@ def test_wrong(options, why, run, d):
     (d/'empty').mkdir()
     write(d/'beside/role_list.json', (d/'role_list.json').read_text())
     before = files(d)
-    r = run('generate', *options.split(), *small)
-    assert r.returncode==1 and why in said(r)[-1] and said(r)[-1].startswith('persona-vectors: ') and files(d)==before
+    one_line(run('generate', *options.split(), *small), why)
+    assert files(d)==before
 
 def test_wrong_scores(run, d):
     "A folder without scores, scores of other answers, a rubric for nobody"
@@ -135,7 +163,6 @@ def test_wrong_scores(run, d):
     before = files(d)
     for options,why in [('--scores roles', 'is no score of an answer'), ('--scores nowhere', 'no folder with .json files'),
                         ('--rubric roles', 'no persona of these answers (default, bard) has an eval_prompt'), ('--rubric roles/default.json', 'there is no eval_prompt'),
-                        ('--rubric traits', "name one trait's file")]:
-        r = run('judge', rs, *options.split())
-        assert r.returncode==1 and why in said(r)[-1], r.stderr
+                        ('--rubric traits', "name one trait's file"), ('--scores scores --rubric roles --dry-run', 'no judge is asked, so leave out --rubric, --dry-run')]:
+        one_line(run('judge', rs, *options.split()), why)
     assert files(d)==before

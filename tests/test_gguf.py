@@ -1,5 +1,6 @@
 "GGUF files are read as the safetensors model they were written from, or refused in one line that names what is not understood"
-import json, math, re, struct, sys
+import json, math, re, struct, sys, threading, time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 import numpy as np
 import pytest, torch, transformers as tf
@@ -125,6 +126,14 @@ def numbers(model, n=400):
     with torch.no_grad(): out = model(IDS[:,:n], output_hidden_states=True, use_cache=False)
     return [*out.hidden_states, out.logits]
 def apart(a, b, n=400): return max(((x-y).norm()/y.norm()).item() for x,y in zip(numbers(a, n), numbers(b, n)))
+
+def as_written(model):
+    "`model`, its weights rounded as in a file, which has one more than a norm's and the exponential of a decay: a recurrence makes much of 1e-8"
+    with torch.no_grad():
+        for k,p in model.named_parameters():
+            if k.endswith('norm.weight'): p.copy_((p+1)-1)
+            if k.endswith('A_log'): p.copy_(torch.from_numpy(np.log(np.exp(p.numpy()))))
+    return model
 
 def convert(path, dest):
     convert_model(path, dest)
@@ -402,7 +411,29 @@ def test_other_kinds(tmp_path, why, monkeypatch):
     o = OTHER[why]
     write(tmp_path/'x.gguf', None, o['arch'], meta={}, tensors={'direction.1': np.ones(8)}, general=o['general'])
     with pytest.raises(ValueError, match=why) as e: find_model(str(tmp_path/'x.gguf'))
-    assert 'x.gguf' in str(e.value) and '\n' not in str(e.value) and [p.suffix for p in (tmp_path/'cache').iterdir()]==['.lock']
+    assert 'x.gguf' in str(e.value) and '\n' not in str(e.value) and not list((tmp_path/'cache').iterdir())
+
+def test_one_at_a_time(tmp_path, monkeypatch):
+    "Who waits for a conversion that fails tries it too, never two at once, and nothing is left; the next one that works is used by all"
+    monkeypatch.setenv('PERSONA_VECTORS_CACHE', str(tmp_path/'cache'))
+    write(tmp_path/'x.gguf', None, 'llama', meta={}, tensors={})
+    busy,at_once,works = threading.Lock(),[],[False]
+    def convert(src, dest):
+        at_once.append(not busy.acquire(blocking=False))
+        time.sleep(.2)
+        if not at_once[-1]: busy.release()
+        if not works[0]: raise ValueError('it is odd')
+        (dest/'config.json').write_text('{}')
+    monkeypatch.setattr('persona_vectors.models.convert_gguf', convert)
+    def ask():
+        try: return find_model(str(tmp_path/'x.gguf')).path
+        except ValueError as e: return str(e)
+    def all_ask():
+        at_once.clear()
+        with ThreadPoolExecutor(4) as ex: return set(o.result() for o in [ex.submit(ask) for _ in range(4)])
+    assert all('it is odd' in o for o in all_ask()) and at_once==[False]*4 and not list((tmp_path/'cache').iterdir())
+    works[0] = True
+    assert len(all_ask())==1 and at_once==[False] and [p.is_dir() for p in (tmp_path/'cache').iterdir()]==[True]
 
 def test_vocabulary_only(tmp_path):
     write(tmp_path/'x.gguf', None, 'llama', meta={}, tensors={})
@@ -615,7 +646,7 @@ ROPE35 = dict(rope_type='default', rope_theta=1e6, partial_rotary_factor=.5, mro
 @pytest.mark.parametrize('ahead', [0, 1])
 def test_qwen35(read, ahead):
     "Linear attention, and a block that predicts further ahead, which is left out"
-    twin = make(tf.Qwen3_5TextConfig, **GROUPED, **LINEAR, head_dim=HD, layer_types=['linear_attention','full_attention']*2, rope_parameters=ROPE35)
+    twin = as_written(make(tf.Qwen3_5TextConfig, **GROUPED, **LINEAR, head_dim=HD, layer_types=['linear_attention','full_attention']*2, rope_parameters=ROPE35))
     more = {f'blk.{L}.nextn.eh_proj.weight': np.ones((D,D)), f'blk.{L}.attn_norm.weight': np.ones(D)} if ahead else {}
     got = read(twin, 'qwen35', tensors=gguf_tensors(twin, 'qwen35')|more, **QWEN, **LINEAR_META|{'block_count': L+ahead, 'nextn_predict_layers': ahead})
     assert apart(got, twin)<1e-6

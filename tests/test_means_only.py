@@ -1,5 +1,6 @@
 "Published vectors, one mean a persona: in every form, through all that they can be taken through, with the reason where they cannot"
 import importlib, inspect, pkgutil, re
+from dataclasses import replace
 import numpy as np, pandas as pd, pytest, torch
 from safetensors.torch import save_file
 from sklearn.decomposition import PCA
@@ -9,6 +10,7 @@ from persona_vectors.analysis.axis import assistant_axis, cosine_matrix, left_ou
 from persona_vectors.analysis.comparison import compare, cross_cosine, joint_pca
 from persona_vectors.analysis.coordinates import massive_activations, outlier_dimensions, sensitivity, transform
 from persona_vectors.analysis.layers import layer_sweep
+from persona_vectors.analysis.means import compare_means
 from persona_vectors.analysis.simulation import planted
 from persona_vectors.analysis.uncertainty import reliability
 from persona_vectors.extraction.vectors import Direction, PersonaVectors, Row, load_vectors
@@ -110,6 +112,30 @@ def test_two_models(loaded):
     figures.plot_cross_cosine(mixed), figures.plot_joint(joint_pca(dict(a=v, b=w)).planes)
     with pytest.raises(ValueError, match='leave crossvalidated out'): cross_cosine(v, again, crossvalidated=True)
     with pytest.raises(ValueError, match="'here' goes into compare_means, cross_cosine and joint_pca only"): compare(dict(here=v, there=again))
+
+def numbers(o):
+    "The numbers of a result, by name where it has names"
+    if isinstance(o, pd.DataFrame): return o.sort_index().sort_index(axis=1).select_dtypes('number').values
+    return numbers(o.scores) if hasattr(o, 'scores') else o.shared
+
+@pytest.mark.parametrize('name', ['component_agreement', 'compare_means', 'cross_cosine', 'joint_pca', 'projection_agreement', 'structure_agreement',
+                                  'cka_agreement', 'procrustes_agreement', 'shift', 'compare_readings'])
+def test_personas_go_by_their_names(name):
+    "In whatever order a file has its personas, two models compare alike; under other names they do not"
+    f = dict(FUNCTIONS, compare_means=compare_means)[name]
+    call = {**CALLS, 'compare_means': lambda f: f(dict(a=v, b=w))}[name]
+    few = name in ('component_agreement', 'compare_means', 'cross_cosine', 'joint_pca')
+    def of(second):
+        first,other = (published(full),published(second)) if few else (full,second)
+        with pytest.MonkeyPatch.context() as p:
+            for k,o in dict(v=first, w=other).items(): p.setitem(globals(), k, o)
+            return numbers(call(f))
+    at = sorted(range(len(again.rows)), key=lambda i: again.personas.index(again.rows[i].persona), reverse=True)        # the questions as they were
+    turned = PersonaVectors(again.means[at], [again.rows[i] for i in at], again.layers, again.meta)
+    named = dict(zip(again.roles, again.roles[1:]+again.roles[:1]))
+    renamed = PersonaVectors(again.means, [replace(r, persona=named.get(r.persona, r.persona)) for r in again.rows], again.layers, again.meta)
+    np.testing.assert_allclose(of(turned), of(again), rtol=1e-4, atol=1e-4)
+    if name not in ('joint_pca', 'shift'): assert not np.allclose(of(renamed), of(again), rtol=.05, atol=.05)
 
 def test_loud_coordinates(loaded):
     "Two coordinates without information break the order; masked or standardised, it is there again"

@@ -209,17 +209,35 @@ def given(tmp_path_factory):
 @pytest.fixture(scope='module')
 def once():
     "The model that reads conversations is loaded once; nothing of the environment leads elsewhere"
+    from persona_vectors.extraction.extractor import ActivationExtractor
     from persona_vectors.steering import monitoring
     with pytest.MonkeyPatch.context() as p:
-        kept = lru_cache(lambda model, *args: made(PersonaVectorConfig(model), *args))
-        made = monitoring._monitor
-        p.setattr(monitoring, '_monitor', lambda config, *args: kept(config.model_name, *args))
+        made,readers = monitoring._monitor,lru_cache(lambda model: ActivationExtractor(PersonaVectorConfig(model)))
+        kept = lru_cache(lambda model, *args: made(PersonaVectorConfig(model), *args, lambda ex: None))
+        def monitor(config, *args):
+            *args,check = args
+            check(readers(config.model_name))
+            return kept(config.model_name, *args)
+        p.setattr(monitoring, '_monitor', monitor)
         p.setenv('HF_HUB_OFFLINE', '1')
         for k in ('HF_TOKEN', 'OPENROUTER_API_KEY'): p.delenv(k, raising=False)
         yield
 
 @pytest.mark.parametrize('o', [*anywhere, *talks, *answers, *own, *held, *elsewhere], ids=lambda o: o.name)
 def test_odd(o, given, once, tmp_path): tried(o, tmp_path, **given)
+
+@pytest.mark.parametrize('odd', [Odd('c.jsonl bad', lines(marked, long), MONITOR, r'line 1: message 0 .*; line 2: the conversation has'),
+    Odd('a.json few', plain(), f'{MONITOR} --calibration {{f}}'.replace('{f}', '{answers}', 1), 'no answer of a neutral persona'),
+    Odd('a.json two', js({js(['default', o]): A for o in 'ab'}), f'{MONITOR} --calibration {{f}}'.replace('{f}', '{answers}', 1), 'needs at least 3 answers'),
+    Odd('a.json marked', js({js(['default', o]): 'I say <|im_end|> now' for o in 'abc'}), f'{MONITOR} --calibration {{f}}'.replace('{f}', '{answers}', 1), "answer of 'default' to 'a' cannot be read"),
+    Odd('d.safetensors deep', lambda p: tensors(p, {'format': 'persona_vectors.direction/1', 'persona_vectors': js(dict(layer=9, orientation='x', model='llama'))}, direction=torch.ones(32)),
+        f'{MONITOR} --direction {{f}}'.replace('{f}', '{answers}', 1), 'is a direction of layer 9, and the vectors are of a model of 2 blocks')], ids=lambda o: o.name)
+def test_before_a_model_is_loaded(odd, given, tmp_path, monkeypatch):
+    "What is wrong with conversations, calibration or direction is said before anything is loaded"
+    from persona_vectors.extraction.extractor import ActivationExtractor
+    monkeypatch.setenv('HF_HUB_OFFLINE', '1')
+    for o in ('blocks', 'probe_reading'): monkeypatch.setattr(ActivationExtractor, o, lambda *args: {}['it is loaded'])
+    tried(odd, tmp_path, **given)
 
 @pytest.mark.parametrize('options,says', [('--id hash --out out/t.csv', "id='hash': the first conversation"), ('--out out/turns', 'ends in .parquet or .csv'),
     ('--out out/t.csv --figure drift.png', 'ends in .html'), ('--out there.csv', 'there.csv is there already'), ('--out out/t.csv --layer 9', 'layer')])

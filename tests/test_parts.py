@@ -1,7 +1,7 @@
 "The examples of shards, as their launchers would run them; a package without Ray"
 import os, psutil, shutil, subprocess, sys
 from pathlib import Path
-import pytest, torch, yaml
+import pandas as pd, pytest, torch, yaml
 from safetensors.torch import load_file, save_file
 from persona_vectors import extract_persona_vectors, ActivationExtractor, PersonaVectorConfig, load_vectors, shipped_responses
 from persona_vectors.responses import as_json
@@ -89,3 +89,19 @@ def test_one_of_two_models_on_ray(here):
     r = cli('extract', d/'answers.jsonl', '--model', d/'bad', '--model', d/'tiny', '--out', d/'two', '--ray', 'local', '--actors', 1, *EXACT, cwd=d)
     assert r.returncode==1 and 'answers cannot be read' in said(r)[-1], r.stderr
     near(d/r.stdout.strip(), plain)                                                  # the other one is read, and merged
+
+def test_report_on_parts(here):
+    d,_ = here
+    path = Path(cli('extract', d/'answers.jsonl', '--model', d/'tiny', '--out', d/'w', '--shard', '1/1', '--layer', '0,1', '--dtype', 'float32', cwd=d).stdout.strip())
+    whole = cli('merge', path, cwd=d).stdout.strip()
+    tables = []
+    for o in (path, whole):
+        r = cli('report', o, '--resamples', 40, '--layer', 1, '--out', d/'pages'/Path(o).suffix[1:], cwd=d)
+        assert not r.returncode, r.stderr
+        tables.append(pd.read_csv(d/r.stdout.split()[-1]))
+    parts,file = (t[(t.section=='ranking') & (t.quantity!='category')].set_index(['item','quantity']).value.astype(float) for t in tables)
+    assert len(file)==4*4 and (parts-file).abs().max()<1e-9<file.abs().max()
+    for args,says in ((['report', path, '--layer', '0.2,1'], 'give one layer'), (['report', path, '--min-score', 2], '--min-score: '),
+                      (['project', path], 'persona-vectors merge'), (['plan-study', path], 'persona-vectors merge')):
+        r = cli(*args, cwd=d)
+        assert r.returncode==1 and says in said(r)[-1] and len(said(r))==1, r.stderr

@@ -1,6 +1,6 @@
 "Published vectors as files and folders: what each becomes, in Python and at the command line, and what is refused by name"
-import logging, re, sys
-import numpy as np, pytest, torch
+import json, logging, re, sys
+import numpy as np, pandas as pd, pytest, torch
 from persona_vectors.analysis.axis import assistant_axis, project, rank_personas, role_pca
 from persona_vectors.cli import main
 from persona_vectors.extraction.vectors import PersonaVectors, load_vectors
@@ -165,7 +165,8 @@ RUNS = {                                                                    # co
 STOPS = {                                                                   # command, what the one line has
     'info {made}/hub': 'name one of llama-2l', 'info {made}/mixed': 'and the others', 'info {made}/deep': 'bard.pt holds (4, 32)', 'info {made}/nan': 'row 1 of bard.pt',
     'report {hub}/role_vectors --layer 2': 'there is no neutral persona', 'report {hub} --layer 2 --direction {hub}/default_vector.pt': 'and no direction',
-    'report {hub} --layer 2 --reading {hub}': '--reading', 'plot {made}/odd/optimizer.pt': 'an optimizer', 'plot {made}/chen': 'directions of traits', 'plot {made}/role_list.json': 'it is JSON', 'import {made}/odd/mean.pt': 'nothing says what its tensor is',
+    'report {hub} --layer 2 --reading {hub}': '--reading: ', 'report {hub} --layer 2 --responses {made}/answers.json --min-score 3': '--responses, --min-score: ',
+    'report {hub} --layer 2 --min-answers 3 --strict': 'neither questions nor answers; leave them out', 'plot {made}/odd/optimizer.pt': 'an optimizer', 'plot {made}/chen': 'directions of traits', 'plot {made}/role_list.json': 'it is JSON', 'import {made}/odd/mean.pt': 'nothing says what its tensor is',
     'import {made}/odd/object.pt --model {made}/llama': 'nothing is unpickled', 'import {made}/chen --out all.gguf': 'a file for each', 'import {made}/chen/evil_response_avg_diff.pt --layer 1 --out evil.gguf': '--model',
     'export {hub} axis.gguf --format gguf --layer 2': '--model', 'export {made}/chen all --format assistant-axis --model {made}/llama': 'an assistant-axis file holds',
     'export {made}/chen all --format gguf --model {made}/llama --layer 1': 'no place for layer 1', 'export {hub}/default_vector.pt d.gguf --format gguf --layer 2 --model {made}/llama': '0 roles beside the neutral default',
@@ -175,7 +176,9 @@ STOPS = {                                                                   # co
     'monitor {made}/talk.json --model {made}/llama --vectors {hub} --layer 2 --direction {hub}/role_vectors/bard.pt': 'the vector of bard, and no direction'}
 
 @pytest.fixture(scope='module', autouse=True)
-def talk(made): (made/'talk.json').write_text('[{"role": "user", "content": "Who are you?"}, {"role": "assistant", "content": "A helper."}]')
+def talk(made):
+    (made/'answers.json').write_text(json.dumps({json.dumps([p, 'Who?']): 'Me.' for p in names}))
+    (made/'talk.json').write_text('[{"role": "user", "content": "Who are you?"}, {"role": "assistant", "content": "A helper."}]')
 
 @pytest.mark.parametrize('line', RUNS)
 def test_runs(made, run, line):
@@ -188,3 +191,15 @@ def test_stops(made, run, tmp_path, line):
     code,_,err = run(line, made)
     assert code==1 and err.startswith('persona-vectors: ') and len(err.splitlines())==1 and STOPS[line] in err, err
     assert files(tmp_path)=={}
+
+def test_page_of_means(made, run, tmp_path):
+    "The report of means is a page too, with the numbers of the table"
+    for options,says in (('', 'Personas along the assistant axis'), (' --direction bard,ghost', 'Personas along a direction: bard minus ghost')):
+        code,out,_ = run('report {hub} --layer 2'+options, made)
+        page,table = (tmp_path/o for o in out.splitlines() if o.endswith(('report.html','report.csv')))
+        assert code==0 and page.with_suffix('.csv')==table
+        text = page.read_text()
+        assert says in text and 'These means cannot say' not in text and 'cannot say' in text and '<script src' not in text
+        for k in ('ranking','variance','similarity','pca'): assert f'id="fig-{k}"' in text
+        found = pd.read_csv(table).query("section=='ranking' and quantity=='projection'").set_index('item').value.astype(float)
+        assert set(found.index)=={*names, 'default'} and all(re.search(rf'<th>{p}</th>(<td[^>]*>[^<]*</td>)?<td class=n>{x:.2f}'.replace('-', '−'), text) for p,x in found.items())

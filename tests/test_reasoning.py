@@ -276,6 +276,36 @@ def test_files_of_thinking_on_and_off(name, tmp_path):
         generate_responses(PersonaVectorConfig(model_name=str(tmp_path/'model'), chat_template_kwargs={'enable_thinkin': True}), {'a': ''}, ['q'], tmp_path/'none')
     assert not (tmp_path/'none').exists()
 
+@pytest.mark.parametrize('name', switches)
+def test_read_as_they_were_made(name, tmp_path):
+    "Answers made with a template argument are read with it by every command that reads them; what is read otherwise is warned of"
+    from odd import called
+    from tiny import make_llama
+    make_llama(tmp_path/'model')
+    (tmp_path/'model'/'chat_template.jinja').write_text(zoo[name].jinja)
+    (tmp_path/'q.json').write_text('["Who are you?", "Why?"]')
+    def pv(*args):
+        r = called(*args, cwd=tmp_path)
+        assert r.returncode==0, r.stderr
+        return r.stdout.splitlines()[-1],r.stderr
+    off,on = (('--template-arg', f'{switches[name]}={o}') for o in ('false','true'))
+    read = '--model', 'model', '--layer', 1
+    made,_ = pv('generate', '--model', 'model', '--personas', 'default,bard', '--questions', 'q.json', '--max-tokens', 2, *off)
+    path,_ = pv('extract', made, *read, *off)
+    again,said = pv('extract', made, *read)
+    assert again==path and f"reads the answers with the template arguments that they were made with: {{'{switches[name]}': False}}" in said
+    parts,said = pv('extract', made, *read, '--shard', '1/1')
+    assert 'that they were made with' in said
+    merged,_ = pv('merge', parts)
+    from persona_vectors.extraction.vectors import load_vectors
+    assert load_vectors(tmp_path/merged).meta['chat_template_kwargs']=={switches[name]: False}
+    assert 'that they were made with' in pv('preview', made, '--model', 'model')[1]
+    for _ in range(2):                                                                  # the second time from the file
+        other,said = pv('extract', made, *read, *on)
+        assert other!=path and f"made with the template arguments {{'{switches[name]}': False}}, and are read with {{'{switches[name]}': True}}" in said
+    (tmp_path/'model'/'chat_template.jinja').write_text(zoo['chatml'].jinja)
+    assert 'template arguments' not in pv('preview', made, '--model', 'model')[1]         # a template without such an argument
+
 # ends of turns
 
 turns = "{% for m in messages %}%s{% endfor %}{% if add_generation_prompt %}%s{% endif %}"

@@ -2,6 +2,7 @@
 import json, os, re, shutil, subprocess, sys
 from pathlib import Path
 import pytest
+from odd import called
 from persona_vectors.config import data_dir
 from tiny import cli, env, files, forked, make_llama, said, script
 
@@ -38,7 +39,7 @@ def filled(args, inputs):
     grid = f'--personas {",".join(who)} --questions {inputs/"q.json"}'
     return args.replace('{grid}', grid).replace('{shipped}', str(data_dir().parent)).replace('{', f'{inputs}/').replace('}', '').split()
 
-def work(r): return [o for o in said(r) if not re.match(r'extracting |  \d|.*: the embedding|.*: read as by |\d+ (questions?|personas?) ', o)] # the log says what was begun
+def work(r): return [o for o in said(r) if not re.match(r'extracting |  \d|.*: the embedding|.*: read as by ', o)]   # the log says what was begun, and the plan of reading
 
 def refused(r, *names):
     "Is `r` one line that names what is wrong, and a non-zero exit?"
@@ -138,6 +139,14 @@ def test_fresh_keeps_the_shipped_data(tmp_path):
     (tmp_path/'link').symlink_to(data_dir().parent)
     for out in (data_dir().parent, 'link', 'link/data/..'): assert refused(cli('run', '--fresh', '--layer', 'all', '--out', out, cwd=tmp_path), '--fresh')
     assert files(data_dir())==before and [p.name for p in tmp_path.iterdir()]==['link']
+
+def test_out_of_memory(inputs, tmp_path, monkeypatch):
+    "What does not fit into memory is one line too"
+    from persona_vectors.generation.answers import Generation
+    def run(self): raise MemoryError("persona 'bard', question 'Why?': its answer does not fit into memory by itself: give a smaller --max-tokens")
+    monkeypatch.setattr(Generation, 'run', run)
+    r = called(*filled('generate --personas bard --model {llama}', inputs), cwd=tmp_path)
+    assert refused(r, 'does not fit into memory')
 
 def test_secret_is_not_said(tmp_path):
     "A failure with a key in the environment does not show it"

@@ -8,9 +8,13 @@ __all__ = ['means_report', 'compare_means']
 # %% ../../nbs/analysis/47_means.ipynb #8585c139
 from dataclasses import dataclass, field
 from itertools import combinations
+from pathlib import Path
+from ..config import atomic_write
 from .axis import assistant_axis, cosine_matrix, project, rank_personas, role_pca
 from .coordinates import sensitivity
+from .figures import plot_cosine, plot_pca, plot_ranking, plot_variance
 from .measures import component_agreement, default_place, n_components
+from .page import STYLE, templates
 from .readings import rank_p, spearman
 from .uncertainty import reliability
 from ..extraction.vectors import Direction, PersonaVectors
@@ -37,7 +41,7 @@ class MeansReport:
     "What means alone say: tables of numbers, and what they cannot say"
     vectors:PersonaVectors
     direction:Direction # None: the assistant axis
-    tables:dict # Name to DataFrame: ranking, axis, components, default, coordinates
+    tables:dict # Name to DataFrame: ranking, assistant axis, components, default, coordinates
     cannot:dict = field(default_factory=lambda: CANNOT) # What cannot be said, and why
     @property
     def table(self)->pd.DataFrame: # section, item, quantity, value
@@ -56,12 +60,52 @@ def means_report(
     v.split()
     if direction is None: rank = rank_personas(v)[['category','projection']]
     else: rank = project(v, direction, centre='roles').sort_values(ascending=False).to_frame('projection').rename_axis('persona')
-    tables = {'ranking': rank, 'axis': _of_axis(v)}
+    tables = {'ranking': rank, 'assistant axis': _of_axis(v)}
     if len(v.roles)>2:
         tables['components that hold a share of the variance'] = n_components(v)[['count','value','low','high']]
         tables["the default's place, from the lowest role (0) to the highest (1)"] = default_place(v)[['seen']]
     tables['coordinates'] = sensitivity(v).dropna(how='all')
     return MeansReport(v, direction, tables)
+
+# %% ../../nbs/analysis/47_means.ipynb #6daaba27
+_MEANS = '''
+{%- from 'blocks' import table %}
+{% macro fig(k) %}{% if k in figs %}<div class="fig">{{ figs[k]|safe }}</div>{% endif %}{% endmacro %}
+<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>From means alone: {{ what }}</title><style>{% include 'style' %}</style><script>{{ plotly|safe }}</script></head><body><main>
+<p class="soft">Published means · {{ what }}</p><h1>{{ along }}</h1>
+<p>{{ about }}. One mean a persona, without the answers behind it: every number has noise in it, and intervals are over roles like these.</p>
+{% for k,df in tables.items() %}<section><h2>{{ k[0]|upper }}{{ k[1:] }}</h2>{{ table(df) }}{{ fig(k) }}</section>
+{% endfor %}
+<section><h2>The space of the roles</h2>{{ fig('variance') }}{{ fig('pca') }}{{ fig('similarity') }}</section>
+<section><h2>What these means cannot say</h2>{{ table(cannot) }}</section>
+<footer><p>Every number is in {{ table_file }}. Made by persona_vectors.</p></footer></main></body></html>
+'''
+
+def _figures(r):
+    "Name to figure"
+    v,d = r.vectors,r.direction
+    title,how = ('Personas along the assistant axis','each on the axis without it') if d is None else ('Personas along the direction',d.orientation)
+    ranking = plot_ranking({'from means': r.tables['ranking'].assign(se=np.nan)}, v, title, how)
+    return dict(ranking=ranking, variance=plot_variance(v), similarity=plot_cosine(v)) | (dict(pca=plot_pca(v)) if len(v.roles)>2 else {})
+
+def _said(r):
+    "What the vectors are and along what they are ranked, in words"
+    v,d = r.vectors,r.direction
+    return dict(what=v.model + ('' if v.layer is None else f', layer {v.layer}'),
+        along='Personas along the assistant axis' if d is None else f'Personas along a direction: {d.orientation}',
+        about=f"{len(v.roles)} roles beside {', '.join(v.neutral)}" + (f"; read from {v.meta['read from']}" if 'read from' in v.meta else ''))
+
+# %% ../../nbs/analysis/47_means.ipynb #f821b2a9
+def save_means_page(r:MeansReport, path):
+    "Write the report to `path`, one .html file, and its table beside it"
+    from plotly.offline import get_plotlyjs
+    path,how = Path(path),dict(full_html=False, include_plotlyjs=False, config=dict(displaylogo=False))
+    figs = {k: f.to_html(div_id=f'fig-{k}', **how) for k,f in _figures(r).items()}
+    page = templates(means=_MEANS, style=STYLE).get_template('means').render(figs=figs, plotly=get_plotlyjs(), tables=r.tables, **_said(r),
+        cannot=pd.DataFrame({'because': r.cannot}).rename_axis('not said'), table_file=path.with_suffix('.csv').name)
+    with atomic_write(path) as f: f.write(page)
+    with atomic_write(path.with_suffix('.csv')) as f: r.table.to_csv(f, index=False)
 
 # %% ../../nbs/analysis/47_means.ipynb #b1a555c5
 def _pair(a, b):

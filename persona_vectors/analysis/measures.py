@@ -163,7 +163,7 @@ def _shared_components(a, b, k):
     "Role means 'role d' of two models over the shared roles, and their `k` first components, signs agreeing with each one's axis"
     rs = [p for p in a.split()[1] if p in b.roles]
     if len(rs)<5: raise ValueError(f"{len(rs)} roles are in both models: components are compared over at least 5")
-    xs = [v.only(rs).stacked().double().numpy() for v in (a,b)]
+    xs = [np.stack([v[p].double().numpy() for p in rs]) for v in (a,b)]          # the same role in the same row, whatever the order of the files
     axes = [assistant_axis(v.only([*v.split()[0], *rs])).vector.double().numpy() for v in (a,b)]
     return xs,[_towards(_components(x), u)[:k] for x,u in zip(xs, axes)]
 
@@ -334,7 +334,8 @@ def _scored(v, scores, column):
     qs = [q for q in v.questions if q in y and y.loc[who,q].notna().all()]
     if min(len(who), len(qs))<4:
         raise ValueError(f"{len(who)} personas and {len(qs)} questions have vectors and scores: give at least four of each")
-    return v.only(questions=qs).grid().x,y.loc[who,qs].values
+    g = v.only(questions=qs).grid()
+    return g.x,y.loc[g.personas,g.questions].values
 
 # %% ../../nbs/analysis/42_measures.ipynb #02e74db9
 def predicts(

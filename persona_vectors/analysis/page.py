@@ -177,7 +177,7 @@ _BLOCKS = '''
 '''
 
 # %% ../../nbs/analysis/40_page.ipynb #96c83a54
-def _templates(**pieces):
+def templates(**pieces):
     "A Jinja environment with the macros and `pieces`"
     env = Environment(loader=DictLoader(dict(blocks=_BLOCKS, **pieces)), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     env.globals |= dict(rows=_rows, num=num, span=span)
@@ -294,7 +294,7 @@ a relation: where the roles differ mainly in one dimension, random directions ar
 '''
 
 # %% ../../nbs/analysis/40_page.ipynb #a6498333
-_STYLE = '''
+STYLE = '''
 :root{--ink:#1a1a1a;--soft:#555;--line:#ddd;--for:#1f8559;--against:#b3261e;--open:#6b6b6b}
 *{box-sizing:border-box} body{margin:0;font:16px/1.5 Helvetica,Arial,sans-serif;color:var(--ink);background:#fff}
 main{max-width:56rem;margin:0 auto;padding:1.5rem 1.25rem 4rem} h1{font-size:1.7rem;line-height:1.25;margin:.2rem 0 .3rem}
@@ -339,7 +339,7 @@ may be how the answers are written. ρ: rank correlation with the order of the r
 def _render(e, figs, plotly, table_file):
     "The page as HTML"
     axis = e.direction is None
-    return _templates(page=_PAGE, style=_STYLE).get_template('page').render(
+    return templates(page=_PAGE, style=STYLE).get_template('page').render(
         e=e, t=e.tables, figs=figs, plotly=plotly, table_file=table_file, nav=[], heads=_HEADS, compared=['measured','rho','low','high'],
         axis=axis, this='axis' if axis else 'direction', like='questions like these', roles=len(e.vectors.roles),
         questions=len(e.vectors.questions), reliability=_reliabilities(e), made=_made_from(e), two_way=two_way(e), kept=_selection_table(e),

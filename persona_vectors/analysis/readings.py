@@ -53,12 +53,14 @@ def along(
     "Position of every answer along a direction; centred, so that a move of the whole model is not seen: see `shift`"
     v.split()
     g,o,at = _two_grids(v, other)
-    u,parts = None if direction is None else unit_along(direction, v),((s, g.centre(o.part(s)[at])) for s in g.parts())
+    u = None if direction is None else unit_along(direction, v)
     empty = [empty_cells(z) for z in (v,other) if z is not None]
     empty = {p: k for p in g.personas if (k := [q for q in g.questions if any(q in o.get(p, []) for o in empty)])}
     filled = filled_cells(empty, g.personas, g.questions)
-    if u is None: y = cross_fitted(((g.part(s), x) for s,x in parts), g.ns, g.rs, filled, splits, np.random.default_rng(seed))
-    else: y = sum(x@u[s] for s,x in parts)
+    def measured(s): return g.centre(o.part(s)[at] if other is not None else g.part(s))
+    def both(s): return (x := g.part(s)),g.centre(x) if other is None else measured(s)
+    if u is None: y = cross_fitted(map(both, g.parts()), g.ns, g.rs, filled, splits, np.random.default_rng(seed))
+    else: y = sum(measured(s)@u[s] for s in g.parts())
     y = pd.DataFrame(y, index=g.personas, columns=g.questions)
     if empty: y.attrs['empty'] = empty
     return y

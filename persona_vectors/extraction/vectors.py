@@ -15,7 +15,8 @@ from io import BytesIO
 from pathlib import Path
 from fastcore.basics import patch
 from jaxtyping import Float
-from ..config import atomic_write, check_file, check_kind, data_dir, file_kind
+from ..config import atomic_write, check_file, check_kind, data_dir, file_kind, log
+from ..models import EMBEDDED, same_model
 from ..personas import NEUTRAL, category_of
 import numpy as np, torch
 from torch import Tensor
@@ -175,7 +176,9 @@ class Grid:
     def x(self): return self.part(slice(None))                   # float64, 'persona question d_model'; NaN where there is no answer
     @property
     def shape(self): return (*self.n.shape,self.means.shape[-1])
-    def centre(self, x): return x - x[self.rs].mean(0)           # from the roles' mean in each question; NaN where a role has no answer
+    def centre(self, x): # From the roles' mean in each question; NaN where a role has no answer
+        s = slice(self.rs[0], self.rs[-1]+1) if self.rs else slice(0)
+        return x - x[s if len(self.rs)==s.stop-(s.start or 0) else self.rs].mean(0)          # a slice is not copied
     @property
     def centred(self): return self.centre(self.x)
     def __repr__(self):
@@ -183,10 +186,13 @@ class Grid:
         return f"Grid: {p} personas × {q} questions × {d}, {(self.n>0).sum()} of {p*q} cells filled"
 
 # %% ../../nbs/extraction/20_vectors.ipynb #7c7b1c0c
+def _float64(x): # Contiguous before it is converted, which takes half the time
+    return np.ascontiguousarray((x.float() if x.dtype==torch.bfloat16 else x).numpy()).astype(np.float64)
+
 @patch
 def part(self:Grid, s:slice)->np.ndarray:
     "Some of the coordinates of `x`: 'persona question coordinate'"
-    rows,k = self.means[:,s].double().numpy(),np.bincount(self.at, minlength=self.n.size)
+    rows,k = _float64(self.means[:,s]),np.bincount(self.at, minlength=self.n.size)
     if len(rows)==len(k) and (np.diff(self.at)==1).all(): return rows.reshape(*self.n.shape, -1)       # one answer in every cell, in order
     x = np.zeros((len(k),rows.shape[1]))
     if k.max()>1: np.add.at(x, self.at, rows)
@@ -351,6 +357,8 @@ def folder_vectors(
     at=None # Function of what was found to a dict of layer to row; None: row i is what block i wrote
 )->PersonaVectors:
     "The role vectors in a folder of assistant-axis, at all layers"
+    if (Path(folder)/'run.json').is_file():
+        raise ValueError("a folder of parts: `persona-vectors merge` makes one file of it; `persona-vectors report` reads it as it is")
     files,beside,sure = _role_paths(Path(folder))
     for p in files: check_file(p)
     found = [(p.name, *role_of(p, load_pt(p))) for p in files]
@@ -478,6 +486,28 @@ def taken_for(v, path)->str:
     who = f"neutral: {', '.join(v.neutral)}" if v.neutral else 'no neutral persona'
     at = f"layers {layers_said(v.layers)} of {v.meta['num_layers']}, {v.means.shape[-1]} wide"
     return f"{path}: {v.meta['read from']}; {who}; {at}; one mean a persona, no answers"
+
+# %% ../../nbs/extraction/20_vectors.ipynb #3dd4bad6
+def _said(v, path): return 'read from' in v.meta and 'num_layers' in v.meta and log.info(taken_for(v, path))
+
+def read_vectors(path)->PersonaVectors:
+    "The vectors in `path`; of another project's, the log says in one line what they were taken for"
+    v = load_vectors(path)
+    _said(v, path)
+    return v
+
+def vectors_of(source, path=None)->PersonaVectors:
+    "The vectors in `path`, of the model `source`; ValueError if they are of another. Without a path, those that come with the package"
+    if not path and not same_model(source.label, EMBEDDED):
+        raise ValueError(f"there are no vectors of {source.label}: make a file with `persona-vectors extract` and name it with --vectors")
+    v = load_vectors(path) if path else shipped_vectors()
+    if not same_model(v.meta.get('model', source.label), source.label): raise ValueError(f"{path} has vectors of {v.model}, and the model is {source.label}")
+    deep,wide = v.meta.get('num_layers', source.num_layers),v.means.shape[-1]
+    if (deep,wide)!=(source.num_layers, source.width):
+        raise ValueError(f"{path} is of a model of {deep} blocks, {wide} wide, and {source.label} has {source.num_layers}, {source.width} wide")
+    v.meta.setdefault('model', source.label)                     # whoever named both says so; depth and width fit
+    _said(v, path)
+    return v
 
 # %% ../../nbs/extraction/20_vectors.ipynb #0c963a4f
 @patch

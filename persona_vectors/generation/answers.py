@@ -16,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from fastcore.basics import patch
 from fastcore.meta import delegates
-from ..config import PersonaVectorConfig, content_hash, slug, spoken_name, log
+from ..config import PersonaVectorConfig, content_hash, log, only_one, slug, spoken_name, unless_empty
 from .endpoint import Filtered, Refusals, answer_api, api_key, ask, error_text, longest, refuses_system, withheld
 from .local import load_local
 from ..models import ModelSource, default_dtype, empty_cache, find_device, find_model, out_of_memory, quiet
@@ -178,20 +178,14 @@ def messages(self:Generation, r)->tuple:
 @contextmanager
 def locked(self:Generation):
     "Hold the lock for these settings in this folder; RuntimeError if another process has it"
-    from filelock import FileLock, Timeout
-    self.lock.parent.mkdir(parents=True, exist_ok=True)
-    try: lock = FileLock(self.lock, timeout=0).acquire()
-    except Timeout:
-        raise RuntimeError(f"another process is answering with these settings in {self.lock.parent}: "
-                           "wait for it to end, or give another folder with --out") from None
-    with lock:
+    busy = f"another process is answering with these settings in {self.lock.parent}: wait for it to end, or give another folder with --out"
+    with unless_empty(self.lock.parent), only_one(self.lock, busy):
         self.look()   # another process may have added answers
         self.journal.open()
         try: yield
         finally:
             self.journal.close()
             if not self.journal.size: self.journal.path.unlink(missing_ok=True)   # nothing was answered
-            if os.name!='nt': self.lock.unlink(missing_ok=True)   # Windows does not delete an open file
 
 # %% ../../nbs/generation/12_answers.ipynb #0ebcf3f3
 def tally(r:Response)->Counter:

@@ -472,15 +472,22 @@ def judge_responses(
     return Judging(config, responses, rubric, api, out).run(batch_size)
 
 # %% ../../nbs/generation/13_judging.ipynb #b2bac4ee
-def _places(responses)->dict:
-    "(persona, prompt, number of the question) to the answer's number in `responses`; ValueError if two have the same"
+def _places(responses, wanted)->dict:
+    "(persona, prompt, number of the question) to the answer's number in `responses`, of the answers that are `wanted`; ValueError if two have the same"
     order,out = {q: i for i,q in enumerate(responses.questions)},{}
     for i,r in enumerate(responses.rows):
         key = (r.persona, r.prompt, order[r.question] if r.question_id is None else r.question_id)
-        if key in out: raise ValueError(f"persona {r.persona!r} has several answers under prompt {r.prompt} to {r.question!r}, "
-            "and a score file has a place for one: take one sample")
+        if not wanted(key, r): continue
+        if key in out: raise ValueError(_two_in_one(responses.rows[out[key]], r))
         out[key] = i
     return out
+
+def _two_in_one(a, b):
+    "Why the answers `a` and `b` cannot have their scores in one file"
+    said = f"persona {b.persona!r} has two answers under prompt {b.prompt} to {b.question!r}"
+    if a.question==b.question: return said+", and a score file has a place for one: take one sample"
+    return (f"persona {b.persona!r} was asked two questions with the number {b.question_id}, {a.question!r} and {b.question!r}, "
+            "and a score file has a place for one")
 
 def read_scores(folder)->dict: # (persona, prompt, number of the question) to score
     "The scores in the files of a folder; ValueError names one that holds something else"
@@ -496,16 +503,17 @@ def read_scores(folder)->dict: # (persona, prompt, number of the question) to sc
     return out
 
 # %% ../../nbs/generation/13_judging.ipynb #3e925432
-def scored(responses:Responses, folder)->Responses:
-    "`responses` with the scores in the files of `folder`, for the rubric 'role'; saved in a file beside them"
-    name,scores,at = 'role',read_scores(folder),_places(responses)
+def scored(responses:Responses, folder, out=None)->Responses:
+    "`responses` with the scores in the files of `folder`, for the rubric 'role'; saved in a file in the folder `out` (None: beside them)"
+    name,scores = 'role',read_scores(folder)
+    at = _places(responses, lambda key,_: key in scores)
     found = {at[k]: o for k,o in scores.items() if k in at}
     if not found: raise ValueError(f"{folder}: none of its {len(scores)} scores is of these answers: name the folder that belongs to them")
     rows = [replace(r, scores={**(r.scores or {}), name: found[i]}) if i in found else r for i,r in enumerate(responses.rows)]
     by = dict(scores=Path(folder).name, hash=content_hash(sorted([*k, o] for k,o in scores.items())))
     rs = Responses(rows, {**responses.meta, 'judges': {**responses.meta.get('judges', {}), name: by}})
-    stem,at = (responses.path.stem,responses.path.parent) if responses.path else (responses.hash(),Path('data/responses'))
-    rs.path = at/f"{stem}.{name}-{by['hash'][:8]}.json"
+    stem,beside = (responses.path.stem,responses.path.parent) if responses.path else (responses.hash(),'data/responses')
+    rs.path = Path(out or beside)/f"{stem}.{name}-{by['hash'][:8]}.json"
     rs.save(rs.path)
     bare = Counter(r.persona for i,r in enumerate(rows) if i not in found)
     log.info(f"{len(found):,} of {len(rows):,} answers have a score from {folder}"
@@ -516,9 +524,8 @@ def scored(responses:Responses, folder)->Responses:
 def save_scores(responses:Responses, folder)->list[Path]:
     "Write the scores for 'role' as such files, each the nearest whole number; ValueError if there are none"
     by,name = {},'role'
-    for (p,i,q),at in _places(responses).items():
-        score = (responses.rows[at].scores or {}).get(name)
-        if score is not None: by.setdefault(p, {})[f'pos_p{i}_q{q}'] = int(score+.5)
+    for (p,i,q),at in _places(responses, lambda _,r: (r.scores or {}).get(name) is not None).items():
+        by.setdefault(p, {})[f'pos_p{i}_q{q}'] = int(responses.rows[at].scores[name]+.5)
     if not by: raise ValueError(f"no answer has a score for {name!r}: judge them first, with `persona-vectors judge`")
     if odd := [p for p in by if re.search(r'[/\\\0]', p)]: raise ValueError(f"persona {odd[0]!r} cannot be the name of a file: rename it")
     for p,scores in by.items():

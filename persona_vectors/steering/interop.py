@@ -413,6 +413,8 @@ def load_direction(
     if not path.is_file(): raise ValueError(f"direction {str(text)!r} is neither a file nor two of the personas {', '.join(map(repr, v or []))}")
     d = from_file(path, v, model, layer, format=format, orientation=orientation)
     if layer not in (None, d.layer): raise ValueError(f"{path} is a direction of layer {d.layer}, not {layer}")
+    if v is not None and d.layer is not None and d.layer>v.meta.get('num_layers', d.layer):
+        raise ValueError(f"{path} is a direction of layer {d.layer}, and the vectors are of a model of {v.meta['num_layers']} blocks: it is of another model")
     if v is not None and len(d.vector)!=v.means.shape[-1]:
         raise ValueError(f"{path} is a direction {len(d.vector)} wide, and the vectors are {v.means.shape[-1]} wide: it is of another model")
     if not d.vector.isfinite().all() or not d.vector.any(): raise ValueError(f"{path}: the vector is zero, or not finite, so it has no direction")

@@ -8,17 +8,19 @@ __all__ = ['read_turns']
 # %% ../../nbs/steering/57_transcripts.ipynb #264a4615
 import json, os
 from array import array
+from contextlib import nullcontext
+from functools import partial
 from html import escape
 from pathlib import Path
 from fastcore.basics import patch
 from ..analysis.figures import LINE_COLOURS, styled
-from ..config import PersonaVectorConfig, atomic_write, content_hash, log
+from ..config import PersonaVectorConfig, atomic_write, content_hash, log, only_one, unless_empty
 from ..conversations import SUFFIXES, LeftOut, unread
 from ..extraction.vectors import Direction
 from ..prompts import CHAT_ROLES
 from ..responses import open_parquet
 from . import monitoring
-from .monitoring import Calibration, count_conversations, each_reading
+from .monitoring import Calibration, check_readable, count_conversations, each_reading
 import numpy as np, pandas as pd
 import plotly.graph_objects as go
 
@@ -150,7 +152,8 @@ FORMAT = 'persona_vectors.turns/1'
 def check_out(out):
     "ValueError if the turns cannot be written to `out`"
     if out.suffix not in ('.parquet','.csv'): raise ValueError(f"{out}: give a name that ends in .parquet or .csv")
-    if out.exists(): raise ValueError(f"{out} is there already: give another name, or delete it")
+    for p in (out, *[Path(f'{out}.json')]*(out.suffix=='.csv')):
+        if p.exists(): raise ValueError(f"{p} is there already: give another name, or delete it")
     if out.suffix=='.csv': return
     from importlib.util import find_spec
     if not find_spec('pyarrow'): raise ImportError(
@@ -179,15 +182,16 @@ def save(self:Turns, path):
         with atomic_write(path, 'wb') as f, ParquetWriter(f, s := _schema(about)) as w:
             for df in _parts(self): w.write_table(pa.Table.from_pandas(df, s, preserve_index=False))
     else:
-        with atomic_write(f'{path}.json') as f: json.dump(about, f, ensure_ascii=False, indent=1)
-        with atomic_write(path) as f:
+        with atomic_write(path) as f, atomic_write(f'{path}.json') as g:       # the second is there first
+            json.dump(about, g, ensure_ascii=False, indent=1)
             for i,df in enumerate(_parts(self)): df.to_csv(f, index=False, header=not i)
 
 # %% ../../nbs/steering/57_transcripts.ipynb #75d26440
 def _stored(path):
     "The table in the file `path`, and what made it"
     if path.suffix=='.csv':
-        about,empty = json.loads(Path(f'{path}.json').read_text(encoding='utf-8')),dict.fromkeys(('message','tokens','projection','z','left_out','layer'), [''])
+        if not (beside := Path(f'{path}.json')).is_file(): raise FileNotFoundError(f"{path}: what made it is in {beside.name}, which is not beside it")
+        about,empty = json.loads(beside.read_text(encoding='utf-8')),dict.fromkeys(('message','tokens','projection','z','left_out','layer'), [''])
         return pd.read_csv(path, dtype=dict(conversation=str), keep_default_na=False, na_values=empty), about
     with open_parquet(path) as f: return f.read().to_pandas(), json.loads(f.schema_arrow.metadata[b'persona_vectors'])
 
@@ -199,7 +203,8 @@ def _of_rows(g, k):
 
 def load_turns(path)->Turns:
     "The `Turns` that `Turns.save` has written to `path`, without readings"
-    df,about = _stored(Path(path))
+    path = Path(path)
+    df,about = _stored(path.with_suffix('') if path.name.endswith('.csv.json') else path)
     c = about['calibration']
     c = c and Calibration(pd.DataFrame(c['table']).set_index(['direction','of']), c['source'])
     t = Turns(about['directions'], c, {k: o for k,o in about.items() if k not in ('calibration','source')}, about['source'])
@@ -214,22 +219,28 @@ def _stamp(path):
     return [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in files]
 
 class _Partial:
-    "The file in which the turns of a run are kept until it ends"
+    "The file in which the turns of a run are kept until it ends; ValueError if it is of another run"
     def __init__(self, path, turns, what):
-        self.path,self.head = Path(path),json.dumps(what, sort_keys=True).encode()+b'\n'
+        self.path,head = Path(path),json.dumps(what, sort_keys=True).encode()+b'\n'
         raw = self.path.read_bytes() if self.path.exists() else b''
-        if raw and not raw.startswith(b'{"about": '): raise ValueError(f"{self.path} is no file of turns: delete it, or give another name")
-        done = raw[:raw.rfind(b'\n')+1] if raw.startswith(self.head) else self.head
-        if raw and done==self.head: log.info(f'{self.path.name} is of another run: starting anew')
-        for i,*o in map(json.loads, done.splitlines()[1:]):
-            if i==len(turns): turns.add(*o)                          # two runs at a time write the same twice
+        if raw and not raw.startswith(head): raise ValueError(f'{self.path} {_other(raw, what)}')
+        done = raw[:raw.rfind(b'\n')+1] or head                       # the last line may be torn
+        for o in done.splitlines()[1:]: turns.add(*json.loads(o))
         if raw!=done:
             with atomic_write(self.path, 'wb') as f: f.write(done)
         self.f = open(self.path, 'ab')
-    def add(self, i, name, turns):
-        self.f.write(json.dumps([i, name, turns], ensure_ascii=False).encode('utf-8', 'replace')+b'\n')
+    def add(self, name, turns):
+        self.f.write(json.dumps([name, turns], ensure_ascii=False).encode('utf-8', 'replace')+b'\n')
         self.f.flush()
     def close(self): self.f.close()
+
+def _other(raw, what)->str:
+    "What the file that begins with `raw` is, where it is not of the run `what`"
+    try: had = json.loads(raw.partition(b'\n')[0])
+    except ValueError: had = None
+    if not isinstance(had, dict) or set(had)!=set(what): return 'is no file of turns: delete it, or give another name'
+    differ = [k for k,o in json.loads(json.dumps(what)).items() if had[k]!=o]
+    return f"is of a run that was stopped, with another {', '.join(differ)}: let that one end, delete the file, or give another name"
 
 # %% ../../nbs/steering/57_transcripts.ipynb #4693d004
 def _started(m, path, what, out):
@@ -237,7 +248,7 @@ def _started(m, path, what, out):
     turns = Turns(m.directions, m.calibration, m.about, Path(path).absolute().name)
     if not out: return turns,None
     usual = content_hash(m.calibration.table.values.tolist()) if m.calibration else None
-    kept = _Partial(f'{out}.partial', turns, dict(about=m.about, usual=usual, of=_stamp(path), **what))
+    kept = _Partial(f'{out}.partial', turns, dict(reader=m.about, calibration=usual, input=_stamp(path), **what))
     if len(turns): log.info(f'{len(turns):,} conversations were read before: going on from {kept.path.name}')
     return turns,kept
 
@@ -247,7 +258,7 @@ def _fill(turns, found, kept, bar):
         o = str(r) if isinstance(r, ValueError) else turns_of(r) or 'no message of it has a text'
         if not isinstance(o, str) and len(turns.readings)<FEW: turns.readings.append(r)
         turns.add(name, o)
-        if kept: kept.add(len(turns)-1, name, o)
+        if kept: kept.add(name, o)
         bar.update()
 
 # %% ../../nbs/steering/57_transcripts.ipynb #b85924f2
@@ -266,14 +277,16 @@ def read_turns(
     os.environ.setdefault('ONEDNN_PRIMITIVE_CACHE_CAPACITY', '64')   # oneDNN keeps a kernel for every length of a batch, 1,024 by default
     if out: check_out(out := Path(out))
     n = count_conversations(path, id, limit)
-    m = monitoring._monitor(config, vectors, calibration, layer, direction)
-    turns,kept = _started(m, path, dict(id=id, limit=limit, first=first), out)
-    with tqdm(total=n, initial=len(turns), unit=' conversations', desc='Reading', disable=not progress) as bar:
-        try: _fill(turns, each_reading(path, m, id, limit, first, len(turns)), kept, bar)
-        finally:
-            if kept: kept.close()
-    if out and turns.left.n<n: turns.save(out)
-    if kept: kept.path.unlink()
+    busy = f"another process is reading for {out}: wait for it to end, or give another name"
+    with unless_empty(out.parent) if out else nullcontext(), only_one(out.with_name(f'.{out.name}.lock'), busy) if out else nullcontext():
+        m = monitoring._monitor(config, vectors, calibration, layer, direction, partial(check_readable, path, id=id, limit=limit, first=first))
+        turns,kept = _started(m, path, dict(id=id, limit=limit, turns=first), out)
+        with tqdm(total=n, initial=len(turns), unit=' conversations', desc='Reading', disable=not progress) as bar:
+            try: _fill(turns, each_reading(path, m, id, limit, first, len(turns)), kept, bar)
+            finally:
+                if kept: kept.close()
+        if out and turns.left.n<n: turns.save(out)
+        if kept: kept.path.unlink()
     if turns.left.n==n: raise ValueError(unread(path, turns.left, n))
     return turns
 
