@@ -7,13 +7,14 @@ __all__ = ['Run', 'run']
 
 # %% ../nbs/90_pipeline.ipynb #55cccd64
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from .config import PersonaVectorConfig, data_dir, log
 from .models import EMBEDDED
-from .personas import EVAL_QUESTIONS, NEUTRAL, PERSONAS, load_personas, load_questions
+from .personas import EVAL_QUESTIONS, NEUTRAL, PERSONAS, load_extra, load_personas, load_questions
 
 # %% ../nbs/90_pipeline.ipynb #01d4a07a
-def _neutral_of(personas, questions, span)->list:
+def neutral_of(personas, questions, span)->list:
     "The neutral personas; ValueError where a ranking and its controls cannot be made"
     neutral = [p for p in personas if p in NEUTRAL]
     roles,any_number = len(personas)-len(neutral),'`generate` and `extract` take any number'
@@ -67,13 +68,13 @@ class Run:
     files:list       # Paths written or used
 
 # %% ../nbs/90_pipeline.ipynb #26defd0d
-def _answers(config, personas, questions, out, path, api, fresh, vllm):
+def _answers(config, personas, questions, extra, out, path, api, fresh, vllm):
     "`Responses` from `path`, else generated, with those that are there reused"
     from persona_vectors.generation.answers import generate_responses
     from persona_vectors.generation.vllm_engine import generate_with_vllm
     from persona_vectors.responses import load_responses
     if path: return load_responses(path)
-    what = dict(out=out/'data/responses', reuse=[] if fresh else [data_dir()/'responses'])
+    what = dict(out=out/'data/responses', extra=extra, reuse=[] if fresh else [data_dir()/'responses'])
     if vllm is None: return generate_responses(config, personas, questions, api=api, **what)
     return generate_with_vllm(config, personas, questions, engine_args=vllm, **what)
 
@@ -81,24 +82,25 @@ def _answers(config, personas, questions, out, path, api, fresh, vllm):
 def run(
     config:PersonaVectorConfig=None, # Default: the embedded model
     personas=PERSONAS, # As `load_personas` takes them
-    questions=EVAL_QUESTIONS, # As `load_questions` takes them
+    questions=EVAL_QUESTIONS, # As `load_questions` takes them; None: those of `extra` alone
     layer=None, # An index or a fraction; None: the configuration's fraction
     out='.', # Folder of data/ and images/
     responses=None, # Path of a responses file; None: generate what is not there yet
     api:bool=False, # Answers from the endpoint instead of a model on this machine
     fresh:bool=False, # Do not reuse the answers that come with the package
     vllm:dict=None, # Let a vLLM in this environment answer: further arguments of its engine, {} for none
+    extra=None, # Without `questions`: those of each persona, as `load_extra` takes them; one without any is asked all
     **rule # Which answers are read, as `select` takes it: min_score, max_score, min_answers, keep, strict
 )->Run:
     "Generate or load, extract or load, rank, draw"
     from persona_vectors.extraction.extractor import ActivationExtractor, Extraction, cached_vectors, read_together
     from persona_vectors.selection import select
     config,out = config or PersonaVectorConfig(model_name=EMBEDDED),Path(out)
-    personas,questions = load_personas(personas),load_questions(questions)
-    neutral,ex = _neutral_of(personas, questions, config.span),ActivationExtractor(config)
+    personas,questions = load_personas(personas),None if questions is None else load_questions(questions)
+    neutral,ex = neutral_of(personas, questions or list(dict.fromkeys(chain(*load_extra(extra or {}).values()))), config.span),ActivationExtractor(config)
     k = ex.one_layer(layer)
-    selection = select(_answers(config, personas, questions, out, responses, api, fresh, vllm), personas, questions, **rule)
-    _neutral_of(selection.prompts, selection.questions, config.span)     # some may be left out
+    selection = select(_answers(config, personas, questions, extra, out, responses, api, fresh, vllm), personas, questions, **rule)
+    neutral = neutral_of(selection.prompts, selection.questions, config.span)     # some may be left out
     what,folder = [(sorted({0,k}), None), ([k], neutral[0])],out/'data/persona_vectors'
     read_together([Extraction(ex, selection, *o) for o in what], folder)
     (both,path),(bare,bare_path) = [cached_vectors(ex, selection, layers, folder, under) for layers,under in what]

@@ -73,12 +73,18 @@ def _compared(e):
 _ALL_TEXTS = 'the texts, all together'
 
 # %% ../../nbs/analysis/39_report.ipynb #c0851dec
+def _axis_p(e):
+    "Two-sided p of the axis, by the interval of its squared length"
+    from scipy.stats import t
+    s = axis_strength(e.vectors, n=e.n, seed=e.seed)
+    return float(2*t.sf(max(0, s.value/s.se), len(e.vectors.questions)-1)) if s.se>0 else float(s.value<=0)
+
 def _order_along(e):
     "The order of the roles; along the axis, with the interval of its reliability along the true one"
     o = order_of(e.positions.loc[e.vectors.roles], e.n, e.seed)
     if e.direction is not None: return o
     i = order_reliability(e.vectors)
-    return replace(o, low=i.low, high=i.high)
+    return replace(o, low=i.low, high=i.high, p=max(o.p, _axis_p(e)) if e.incomplete else o.p)
 
 # %% ../../nbs/analysis/39_report.ipynb #d93009e5
 @dataclass(eq=False)
@@ -281,7 +287,8 @@ def _order(e):
     return _found('order', 'Does it order the roles the same way in other questions?', answer,
         f'Reliability of the order {num(max(0, o.reliability))} ({span(max(0, o.low), o.high)}), {p_said(o.p)}.'
         + ' These answers cannot tell how reliable it is.'*unknown,
-        'p ≤ 0.05 by permutation within questions, and a reliability of at least 0.5; partly without that', yes='for', no='against')
+        'p ≤ 0.05 by permutation within questions (where cells are empty, of the axis as well), and a reliability of at least 0.5; '
+        'partly without that', yes='for', no='against')
 
 # %% ../../nbs/analysis/39_report.ipynb #980b628f
 def _pool(v, given):

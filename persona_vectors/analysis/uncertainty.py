@@ -97,6 +97,14 @@ def isometric_coordinates(x): # 'persona question d'
     return (u*np.sqrt(lam.clip(0))).reshape(p, q, -1)
 
 # %% ../../nbs/analysis/32_uncertainty.ipynb #08f33e5a
+def _by_question(g, centre='roles'):
+    "A function that returns some coordinates at a time of the answers of a `Grid`, 'question persona d' each, from the roles' mean or another origin"
+    def centred(x): return g.centre(x) if centre=='roles' else x-x.mean(0) if centre else x
+    def turned(x): return np.ascontiguousarray(x.transpose(1,0,2))
+    if len(ss := g.parts())>1: return lambda: (turned(centred(g.part(s))) for s in ss)      # too large, so made each time
+    y = [turned(isometric_coordinates(centred(g.x)))]
+    return lambda: y
+
 class Gram:
     "Inner products 'resample persona persona' of the personas: `inner` across different questions, `same` within a question"
     def __init__(self,
@@ -107,12 +115,7 @@ class Gram:
         if v.neutral: v.split()
         g = balanced(v).grid()
         _several(len(g.questions))
-        self.personas,self.questions,self.ns,self.rs = g.personas,g.questions,g.ns,g.rs
-        def centred(x): return g.centre(x) if centre=='roles' else x-x.mean(0) if centre else x
-        def turned(x): return np.ascontiguousarray(x.transpose(1,0,2))             # question persona d
-        ss = g.parts()
-        self.y = y = turned(isometric_coordinates(centred(g.x))) if len(ss)==1 else None # None: too large, so made in parts, each time
-        self.parts = lambda: [y] if len(ss)==1 else (turned(centred(g.part(s))) for s in ss)     # without `self`: a cycle would keep the answers in memory
+        self.personas,self.questions,self.ns,self.rs,self.parts = g.personas,g.questions,g.ns,g.rs,_by_question(g, centre)
         self.square = sum(y@y.transpose(0,2,1) for y in self.parts())              # question persona persona
         self._weigh(np.ones((1,len(g.questions))))
 
@@ -345,20 +348,36 @@ def axis_strength(
     return Interval(float(value), float(low), float(high), level, _in_words(g, ('questions',)), float(se))
 
 # %% ../../nbs/analysis/32_uncertainty.ipynb #fb326f60
-@patch
-def _projections(self:Gram,
+def _trios(y, ns, rs): # '… persona d', from the roles' mean
+    "Inner products '… persona 3 3' of a persona, the neutrals' mean and the roles' mean"
+    means = np.stack([y[...,ns,:].mean(-2),y[...,rs,:].mean(-2)], -2)
+    out = np.empty((*y.shape[:-1],3,3))
+    out[...,0,0] = np.einsum('...d,...d->...', y, y)
+    out[...,0,1:] = out[...,1:,0] = y@np.swapaxes(means, -1, -2)
+    out[...,1:,1:] = (means@np.swapaxes(means, -1, -2))[...,None,:,:]
+    return out
+
+def _resampled_trios(g, w, block=4_000_000): # A `Grid` without empty cells; 'resample question'
+    "`_trios` of means over questions, 'resample persona 3 3': across different questions, and within a question"
+    square = sums = 0
+    for y in _by_question(g)():
+        q,p,d = y.shape
+        square = square+_trios(y, g.ns, g.rs)
+        step = max(1, block//(p*d))
+        sums = sums+np.concatenate([_trios((w[i:i+step]@y.reshape(q,-1)).reshape(-1,p,d), g.ns, g.rs) for i in range(0, len(w), step)])
+    n,n2 = (o.sum(1)[:,None,None,None] for o in (w,w**2))
+    return (sums-np.tensordot(w**2, square, 1))/(n**2-n2),np.tensordot(w, square, 1)/n
+
+def _places(inner, same, ns, rs, questions,
     leave_out=True # Each persona on the axis without it; False: all on the same axis
 )->tuple: # Three arrays 'resample persona'
     "Inner product of each persona with its axis, that axis's squared length, and its squared length with the noise of half the questions"
-    at,ax = np.eye(len(self.personas)),np.tile(self.axis[0], (len(self.personas),1))
-    at[:,self.rs] -= 1/len(self.rs)
-    if leave_out:
-        for i,side in ((i,o) for o in (self.ns,self.rs) for i in o if len(o)>1):
-            ax[i,side] = (1 if side is self.ns else -1)/(len(side)-1)
-            ax[i,i] = 0
-    def product(a, g): return np.einsum('pi,nij,pj->np', a, g, ax, optimize=True)
-    inner,length,noisy = product(at, self.inner),product(ax, self.inner),product(ax, self.same)
-    return inner,length,length+(noisy-length)*2/len(self.questions)
+    place,axes = (np.tile(o, (inner.shape[1],1)) for o in ([1.,0,-1],[0.,1,-1]))       # as weights of a trio
+    for side,mean in ((ns,1),(rs,2)):
+        if leave_out and (k := len(side))>1: axes[side,0],axes[side,mean] = -axes[side,mean]/(k-1),axes[side,mean]*k/(k-1)
+    def product(a, m): return np.einsum('pi,npij,pj->np', a, m, axes, optimize=True)
+    length,noisy = product(axes, inner),product(axes, same)
+    return product(place, inner),length,length+(noisy-length)*2/questions
 
 # %% ../../nbs/analysis/32_uncertainty.ipynb #69e965aa
 def rank_intervals(
@@ -369,15 +388,17 @@ def rank_intervals(
     leave_out:bool=True # Each persona on the axis without it, as `rank_personas` does; False: all on the same axis
 )->pd.DataFrame: # Indexed by persona, highest first: category, projection, se, low, high; attrs: over, corrected, cosine
     "Ranking along the assistant axis with intervals over questions, corrected for the noise in the axis if there is an axis"
-    def shown(g):
-        inner,_,noisy = g._projections(leave_out)
-        return np.column_stack([inner/np.sqrt(np.maximum(noisy, 1e-12*abs(g.same).max())), g.squared_axis])
-    value,reps,g = replicates(v, shown, n, ('questions',), seed)
-    low,high,se = bootstrap_interval(value, reps, g, ('questions',), level)
-    _,length,noisy = g._projections(leave_out)
-    real = low[-1]>0 and (length>0).all()                                # low[-1] is of the squared axis
+    v.split()
+    g = balanced(v).grid()
+    _several(k := len(g.questions))
+    _enough(g, n, ('questions',))
+    across,within = _resampled_trios(g, np.vstack([np.ones(k), bootstrap_weights(k, n, [seed,0])]))      # the first row: as they are
+    inner,length,noisy = _places(across, within, g.ns, g.rs, k, leave_out)
+    shown,axis = inner/np.sqrt(np.maximum(noisy, 1e-12*abs(within).max())),across[:,0]@[0,1,-1]@[0,1,-1]
+    low,high,se = bootstrap_interval(shown[0], shown[1:], g, ('questions',), level)
+    real = bootstrap_interval(axis[0], axis[1:], g, ('questions',), level)[0]>0 and (length[0]>0).all()
     cosine = np.sqrt(length[0]/noisy[0]) if real else np.ones(len(g.personas))
-    df = pd.DataFrame({k: o[:-1]/cosine for k,o in dict(projection=value, se=se, low=low, high=high).items()}, index=g.personas)
+    df = pd.DataFrame({k: o/cosine for k,o in dict(projection=shown[0], se=se, low=low, high=high).items()}, index=g.personas)
     df.insert(0, 'category', [category_of(p) for p in g.personas])
     df.attrs = dict(over=_in_words(g, ('questions',)), corrected=bool(real), cosine=float(cosine.mean()), level=level)
     return df.sort_values('projection', ascending=False).rename_axis('persona')

@@ -15,7 +15,7 @@ from .blocks import load_blocks
 from .engine import Means, read
 from ..models import default_dtype, find_device, find_model, load_causal, same_model
 from ..personas import PERSONAS, as_prompts
-from ..prompts import context_length, get_format, preview, rendered_system, tokenize, unanswered
+from ..prompts import check_arguments, context_length, default_template, get_format, preview, rendered_system, tokenize, unanswered
 from ..responses import Response
 from ..selection import Selection, Unanswered, select
 from .planning import Plan, free_memory, n_bytes, plan_reading
@@ -193,11 +193,12 @@ def cache_key(self:ActivationExtractor,
 )->dict:
     "All that decides the content of an extraction"
     c,answers = self.config,selection.hash()
+    asked = [] if answers else sorted({(r.persona,r.question) for r in selection.responses.rows})
     return dict(rules=RULES, model=self.source.label, fingerprint=self.source.fingerprint, prompt_format=c.prompt_format, layers=layers,
         span=c.span, dtype=self.dtype, read_under=read_under, personas=content_hash(selection.prompts), responses=answers,
         **{k: o for k,o in dict(blocks=c.blocks, read_text=read_text, chat_template_kwargs=c.chat_template_kwargs,
                              adapter=self.source.adapter_hash, quantize=self.source.quantize).items() if o},
-        **({} if answers else dict(questions=content_hash(selection.questions))))
+        **({} if answers else dict(questions=content_hash(asked if len(asked)<len(selection.prompts)*len(selection.questions) else selection.questions))))
 
 # %% ../../nbs/extraction/27_extractor.ipynb #55aa5604
 @patch
@@ -234,11 +235,29 @@ def _selected(extractor, responses, personas, questions, rule):
     return Unanswered(personas, questions)
 
 # %% ../../nbs/extraction/27_extractor.ipynb #de6c3b5a
+def _takes(extractor, args):
+    "Whether the extractor reads through a chat template that has the arguments `args`"
+    if extractor.config.prompt_format!='chat': return False
+    try: return bool(check_arguments(default_template(extractor.tokenizer), args))
+    except ValueError: return False
+
+def made_with(meta:dict)->dict:
+    "The arguments of the chat template that answers were made with, by the `meta` of their file"
+    st = meta.get('settings', {})
+    return st.get('chat_template_kwargs') or (st.get('extra_body') or {}).get('chat_template_kwargs') or {}
+
+@patch
+def as_made(self:ActivationExtractor, meta:dict)->ActivationExtractor:
+    "An extractor that reads answers with the template arguments they were made with, where this one has none; the log says so"
+    args = made_with(meta)
+    if self.config.chat_template_kwargs or not _takes(self, args): return self
+    log.info(f"{self.source.label} reads the answers with the template arguments that they were made with: {args}")
+    return ActivationExtractor(replace(self.config, chat_template_kwargs=args))
+
 def _check_arguments(extractor, selection):
-    "Warn if the model's own answers were made with other arguments of its chat template than they are read with"
-    st = getattr(selection.responses, 'meta', {}).get('settings', {})
-    made,read = st.get('chat_template_kwargs') or (st.get('extra_body') or {}).get('chat_template_kwargs') or {},extractor.config.chat_template_kwargs or {}
-    if made!=read and same_model(st.get('model', ''), extractor.source.label):
+    "Warn if answers are read with other arguments of the chat template than they were made with"
+    st,made,read = selection.meta.get('settings', {}),made_with(selection.meta),extractor.config.chat_template_kwargs or {}
+    if made!=read and (_takes(extractor, made) or same_model(st.get('model', ''), extractor.source.label)):
         log.warning(f"the answers were made with the template arguments {made or 'none'}, and are read with {read or 'none'}")
 
 # %% ../../nbs/extraction/27_extractor.ipynb #db8de29f
@@ -315,7 +334,9 @@ def cached_vectors(
     "The vectors from their file if its cache key is the same, else extracted and saved"
     want = extractor.cache_key(selection, layers, read_under, read_text)
     path = vectors_file(folder, want)
-    if path.exists() and all((v := load_vectors(path)).meta.get(k)==o for k,o in want.items()): return v,path
+    if path.exists() and all((v := load_vectors(path)).meta.get(k)==o for k,o in want.items()):
+        _check_arguments(extractor, selection)
+        return v,path
     log.info(f"extracting {path.name}: {_differs(want, path)}")
     partial = path.with_suffix('.partial')
     v = extract_persona_vectors(extractor, responses=selection, layer=layers, read_under=read_under, read_text=read_text, partial=partial)

@@ -9,18 +9,19 @@ __all__ = ['Monitor', 'plot_drift', 'monitor_file']
 from collections import deque
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from html import escape
 from importlib.metadata import version
 from itertools import islice
 from fastcore.basics import patch
 from ..analysis.axis import assistant_axis
 from ..analysis.figures import LINE_COLOURS, styled
-from ..config import PersonaVectorConfig, content_hash, log, resolve_layers
+from ..config import PersonaVectorConfig, content_hash, log
 from ..conversations import FORM, LeftOut, conversation_of, each_conversation, unread
 from ..extraction.blocks import decoder_of, find_blocks, residual_hooks
-from ..extraction.engine import default_batch_tokens, each_batch, packs
+from ..extraction.engine import default_batch_tokens, each_batch, keeping_memory, packs
 from ..extraction.extractor import ActivationExtractor
-from ..extraction.vectors import Direction, at_given, load_vectors, need_layer, shipped_vectors, taken_for
+from ..extraction.vectors import Direction, at_given, need_layer, vectors_of
 from ..generation.local import LocalModel
 from ..extraction.packing import forward
 from ..models import EMBEDDED, batch_key, same_model
@@ -29,6 +30,14 @@ from ..prompts import as_messages, context_length, conversation_tokens, get_form
 from ..responses import load_responses, shipped_responses
 import numpy as np, pandas as pd, torch
 import plotly.graph_objects as go
+
+# %% ../../nbs/steering/53_monitoring.ipynb #dcddb44e
+def check_fit(directions, n, d):
+    "ValueError if one of the `directions`, by name, is not of a model of `n` blocks of width `d`"
+    for k,o in directions.items():
+        need_layer(o)
+        if not (0<=o.layer<=n and len(o.vector)==d): raise ValueError(
+            f"direction {k!r} is of layer {o.layer} and width {len(o.vector)}, and this model has {n} blocks of width {d}: give a direction of this model")
 
 # %% ../../nbs/steering/53_monitoring.ipynb #450d6cff
 class Monitor:
@@ -44,13 +53,8 @@ class Monitor:
             raise TypeError(f"{type(model).__name__} is not a transformers model: of a LocalModel, pass its .model and .tokenizer")
         self.model,self.tokenizer,self.format,self.blocks = model,tokenizer,get_format(prompt_format, tokenizer),blocks
         self.directions = {'projection': directions} if isinstance(directions, Direction) else dict(directions)
-        self.units,self.calibration,self.about = {k: o.unit.float() for k,o in self.directions.items()},None,{}
-        n,d = len(find_blocks(model, blocks)),model.config.get_text_config().hidden_size
-        for k,o in self.directions.items():
-            need_layer(o)
-            if 0<=o.layer<=n and len(o.vector)==d: continue
-            raise ValueError(f"direction {k!r} is of layer {o.layer} and width {len(o.vector)}, and this model has {n} blocks of "
-                             f"width {d}: give a direction of this model")
+        self.units,self.calibration,self.about,self.batch_tokens = {k: o.unit.float() for k,o in self.directions.items()},None,{},None
+        check_fit(self.directions, len(find_blocks(model, blocks)), model.config.get_text_config().hidden_size)
 
 # %% ../../nbs/steering/53_monitoring.ipynb #94b4aa03
 @patch
@@ -86,6 +90,8 @@ class Calibration:
     def __repr__(self): return f"{self.source}\n{self.table.round(3)}"
 
 # %% ../../nbs/steering/53_monitoring.ipynb #3f16d24f
+FEW_ANSWERS = 'calibration needs at least 3 answers that differ'
+
 def calibration_from(
     by_answer:dict, # Direction to a list with an array of the projections of every answer's tokens
     source:str # What the answers are
@@ -94,7 +100,7 @@ def calibration_from(
     parts = {(k,'tokens'): np.concatenate(xs).astype(float) for k,xs in by_answer.items()}
     parts |= {(k,'turns'): np.array([x.mean() for x in xs], float) for k,xs in by_answer.items()}
     if any(len(o)<3 or o.std()==0 for o in parts.values()):
-        raise ValueError(f"{source}: calibration needs at least 3 answers that differ")
+        raise ValueError(f"{source}: {FEW_ANSWERS}")
     t = pd.DataFrame({k: dict(mean=parts[k].mean(), sd=parts[k].std(ddof=1), n=len(parts[k])) for d in by_answer for k in ((d,'tokens'), (d,'turns'))}).T
     return Calibration(t.astype(dict(n=int)).rename_axis(['direction','of']), source)
 
@@ -160,21 +166,20 @@ def read(self:Monitor,
     return self._reading(msgs, t, spans, self.project(t.ids))
 
 # %% ../../nbs/steering/53_monitoring.ipynb #5260d7d7
-@patch
-def _tokenised(self:Monitor, o):
-    "(messages, tokens, spans) of the conversation `o`, or the ValueError that says why there are none"
+def tokenised(o, tokens_of):
+    "(messages, tokens, spans) of the conversation `o` by the function `tokens_of`, or the ValueError that says why there are none"
     if isinstance(o, ValueError): return o
     try:
         msgs = as_messages(o)
-        return msgs, *self._tokens_of(msgs)
+        return msgs, *tokens_of(msgs)
     except ValueError as e: return e
 
 @patch
 def _windows(self:Monitor, conversations, most):
     "Yield lists of tokenised conversations with about `most` tokens in each"
     some,n = [],0
-    for o in map(self._tokenised, conversations):
-        some.append(o)
+    for o in conversations:
+        some.append(o := tokenised(o, self._tokens_of))
         n += 0 if isinstance(o, ValueError) else len(o[1])
         if n>=most or len(some)>=1024: yield some; some,n = [],0
     if some: yield some
@@ -183,30 +188,31 @@ def _windows(self:Monitor, conversations, most):
 @patch
 def project_many(self:Monitor,
     seqs:list, # `Tokens` of each conversation
-    batch_tokens:int=None # Most tokens in a batch; None: what suits the device
+    batch_tokens:int=None # Most tokens in a batch; None: the monitor's, else what suits the device
 )->list: # Of each an array 'token direction', or a ValueError if it does not fit into memory
     "The projections of every token of several conversations, in batches"
-    out,todo,budget = [None]*len(seqs),list(range(len(seqs))),batch_tokens or default_batch_tokens(self.model.device)
+    out,todo,budget = [None]*len(seqs),list(range(len(seqs))),batch_tokens or self.batch_tokens or default_batch_tokens(self.model.device)
     model = decoder_of(self.model)                                                       # without the head
     def one(batch):
         with self.watching() as seen: forward(model, batch)
         return seen[0].numpy()
-    while todo:
-        try:
-            for b,x in each_batch(seqs, one, budget, packs(model, self.blocks), todo, batch_key(model)):
-                for i,where in zip(b.index, b.where): out[i] = np.concatenate([x[a:e] for a,e in where])
-        except MemoryError as e: out[e.sequence] = ValueError(str(e).partition(': ')[2])
-        todo = [i for i in todo if out[i] is None]
+    with keeping_memory():
+        while todo:
+            try:
+                for b,x in each_batch(seqs, one, budget, packs(model, self.blocks), todo, batch_key(model)):
+                    for i,where in zip(b.index, b.where): out[i] = np.concatenate([x[a:e] for a,e in where])
+            except MemoryError as e: out[e.sequence] = ValueError(str(e).partition(': ')[2])
+            todo = [i for i in todo if out[i] is None]
     return out
 
 # %% ../../nbs/steering/53_monitoring.ipynb #b6a2693e
 @patch
 def read_many(self:Monitor,
     conversations, # Conversations, as `as_messages` takes them; a ValueError in place of one is handed on
-    batch_tokens:int=None # Most tokens in a batch; None: what suits the device
+    batch_tokens:int=None # Most tokens in a batch; None: the monitor's, else what suits the device
 ): # Yields of each in turn its `Reading`, or the ValueError that says why there is none
     "Read many conversations, several in one forward pass"
-    for some in self._windows(conversations, 8*(batch_tokens or default_batch_tokens(self.model.device))):
+    for some in self._windows(conversations, 8*(batch_tokens or self.batch_tokens or default_batch_tokens(self.model.device))):
         xs = iter(self.project_many([o[1] for o in some if not isinstance(o, ValueError)], batch_tokens))
         for o in some:
             x = o if isinstance(o, ValueError) else next(xs)
@@ -347,28 +353,28 @@ def plot_drift(
 # %% ../../nbs/steering/53_monitoring.ipynb #8c8e053a
 def _axes(ex, vectors, layer):
     "The assistant axis of the file `vectors` at each layer, by name"
-    if vectors is None and not same_model(ex.source.label, EMBEDDED):
-        raise ValueError(f"there is no vectors file for {ex.source.label}: name one with --vectors (make it with `persona-vectors extract`)")
-    v = load_vectors(vectors) if vectors else shipped_vectors()
-    if not same_model(v.meta.get('model', ex.source.label), ex.source.label):
-        raise ValueError(f"{vectors} has vectors of {v.model}, and the model is {ex.source.label}: give a file made with this model")
-    if 'read from' in v.meta and 'num_layers' in v.meta: log.info(taken_for(v, vectors))
-    deep,wide = v.meta.get('num_layers', ex.num_layers),v.means.shape[-1]
-    if (deep,wide)!=(ex.num_layers, ex.source.width):
-        raise ValueError(f"{vectors} is of a model of {deep} blocks, {wide} wide, and {ex.source.label} has {ex.num_layers}, {ex.source.width} wide")
-    ks = resolve_layers(layer, ex.num_layers, ex.config.layer_fraction)
+    v,ks = vectors_of(ex.source, vectors),ex.layers(layer)
     if None in v.layers:
         if layer is None or len(ks)>1: raise ValueError(f"{vectors} does not record its layer: say the one with --layer")
         v = at_given(v, ks[0], vectors)
     return {f'axis, layer {k}': assistant_axis(v.at(k)) for k in ks}
 
 # %% ../../nbs/steering/53_monitoring.ipynb #d4d85a5d
+def tokens_of(ex):
+    "A function from messages to their tokens and spans, as the extractor `ex` reads them; no model is loaded for it"
+    limit = context_length(ex.model_config)
+    return lambda msgs: conversation_tokens(ex.tokenizer, ex.format, msgs, limit)
+
 def _usual(path, ex):
     "The neutral answers in `path`; without it the default answers shipped for the embedded model, or none"
     if not path and not same_model(ex.source.label, EMBEDDED): return []
     rows = load_responses(path).rows if path else [r for r in shipped_responses().rows if r.persona=='default']
     found = [replace(r, system=r.system or '') for r in rows if r.persona in NEUTRAL and not r.blank]
     if not found: raise ValueError(f"{path} has no answer of a neutral persona ({', '.join(NEUTRAL)}) to calibrate on: give another file")
+    if len(found)<3: raise ValueError(f"{path}: {FEW_ANSWERS}, and it has {len(found)} of a neutral persona")
+    for r in found if path else ():
+        if isinstance(e := tokenised(conversation_of(r), tokens_of(ex)), ValueError):
+            raise ValueError(f"{path}: the answer of {r.persona!r} to {r.question!r} cannot be read ({e}): leave it out")
     return found
 
 # %% ../../nbs/steering/53_monitoring.ipynb #2dbfb083
@@ -380,14 +386,17 @@ def _reader(ex, ds):
         directions={k: dict(model=o.model, layer=o.layer, orientation=o.orientation, vector=content_hash(o.vector.tolist())) for k,o in ds.items()},
         versions={o: version(o) for o in ('persona-vectors-lab', 'torch', 'transformers')})
 
-def _monitor(config, vectors, calibration, layer, direction):
-    "A calibrated `Monitor` along the axes of a vectors file, or along `direction`"
+def _monitor(config, vectors, calibration, layer, direction, check):
+    "A calibrated `Monitor` along the axes of a vectors file, or along `direction`; what is wrong, by `check(extractor)` too, is said before loading"
     ex = ActivationExtractor(config)
     ds = {'direction': direction} if direction else _axes(ex, vectors, layer)
-    log.info(f"loading {ex.source.label} up to layer {max(o.layer for o in ds.values())}, and comparing its reading with transformers' own")
+    check_fit(ds, ex.num_layers, ex.source.width)
+    usual,top = _usual(calibration, ex),max(o.layer for o in ds.values())
+    check(ex)
+    log.info(f"loading {ex.source.label} up to layer {top}, and comparing its reading with transformers' own")
     ex.probe_reading(None, sorted({o.layer for o in ds.values()}))
-    m,usual = Monitor(ex.blocks(max(o.layer for o in ds.values())), ex.tokenizer, ds, ex.format, config.blocks),_usual(calibration, ex)
-    m.about = _reader(ex, ds)
+    m = Monitor(ex.blocks(top), ex.tokenizer, ds, ex.format, config.blocks)
+    m.about,m.batch_tokens = _reader(ex, ds),config.batch_tokens
     if not usual: return m
     source = f"{len(usual)} answers of {', '.join(dict.fromkeys(r.persona for r in usual))}"
     log.info(f'calibrating on {source}')
@@ -406,6 +415,14 @@ def count_conversations(path, id=None, limit=None)->int:
         if isinstance(o, ValueError): left.add(name, o)
     if left.n==n: raise ValueError(f'{unread(path, left, n)}: {FORM}')
     return n
+
+def check_readable(path, ex, id=None, limit=None, first=None):
+    "ValueError if none of the conversations in `path` can be read by the extractor `ex`, with its template and within its context"
+    n,left,of = 0,LeftOut(),tokens_of(ex)
+    for n,(name,o) in enumerate(_taken(path, id, limit, first, 0), 1):
+        if not isinstance(o := tokenised(o, of), ValueError): return
+        left.add(name, o)
+    raise ValueError(unread(path, left, n))
 
 def each_reading(path, monitor, id=None, limit=None, first=None, skip=0):
     "Yield (name, `Reading` or the ValueError that says why there is none) of each conversation in a file, for the arguments of `_taken`"
@@ -427,7 +444,7 @@ def monitor_file(
 )->list: # A `Reading` of each conversation that can be read
     "Read the conversations in a file along the assistant axis, or along `direction`; those that cannot be read are named in the log"
     n = count_conversations(path)
-    found = list(each_reading(path, _monitor(config, vectors, calibration, layer, direction)))
+    found = list(each_reading(path, _monitor(config, vectors, calibration, layer, direction, partial(check_readable, path))))
     left = LeftOut((name, r) for name,r in found if isinstance(r, ValueError))
     if left.n==n: raise ValueError(unread(path, left, n))
     if left.n: log.warning(f'left out: {unread(path, left, n)}')
