@@ -191,7 +191,7 @@ OPERATIONS = {'products': ('aten::mm','aten::addmm'),
                             'aten::_flash_attention_forward','aten::_efficient_attention_forward')}
 
 def where_time_goes(f)->dict:
-    "Shares of the time of `f()`, of the GPU's where there is one: products of the blocks, attention, the rest (norms, gates, rotary embeddings, copies); launches"
+    "Shares of the time of `f()` (a GPU's, where there is one): products of the blocks, attention, the rest (norms, gates, rotary embeddings); launches"
     on_gpu = torch.cuda.is_available() and torch.version.cuda
     f()
     with profile(activities=[ProfilerActivity.CPU]+[ProfilerActivity.CUDA]*bool(on_gpu)) as p: f()
