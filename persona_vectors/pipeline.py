@@ -93,7 +93,7 @@ def run(
     **rule # Which answers are read, as `select` takes it: min_score, max_score, min_answers, keep, strict
 )->Run:
     "Generate or load, extract or load, rank, draw"
-    from persona_vectors.extraction.extractor import ActivationExtractor, cached_vectors
+    from persona_vectors.extraction.extractor import ActivationExtractor, Extraction, cached_vectors, read_together
     from persona_vectors.selection import select
     config,out = config or PersonaVectorConfig(model_name=EMBEDDED),Path(out)
     personas,questions = load_personas(personas),None if questions is None else load_questions(questions)
@@ -101,8 +101,9 @@ def run(
     k = ex.one_layer(layer)
     selection = select(_answers(config, personas, questions, extra, out, responses, api, fresh, vllm), personas, questions, **rule)
     neutral = neutral_of(selection.prompts, selection.questions, config.span)     # some may be left out
-    def read(layers, under=None): return cached_vectors(ex, selection, layers, out/'data/persona_vectors', under)
-    (both,path),(bare,bare_path) = read(sorted({0,k})),read([k], neutral[0])
+    what,folder = [(sorted({0,k}), None), ([k], neutral[0])],out/'data/persona_vectors'
+    read_together([Extraction(ex, selection, *o) for o in what], folder)
+    (both,path),(bare,bare_path) = [cached_vectors(ex, selection, layers, folder, under) for layers,under in what]
     v = both.at(k)
     v.save(path.with_suffix('.pt'))
     rankings = rank_with_controls(v, both.at(0), bare, selection.responses)

@@ -6,10 +6,11 @@
 __all__ = ['make_references', 'verify', 'Benchmark', 'bench', 'bench_shape']
 
 # %% ../nbs/91_verification.ipynb #4a32ba3c
-import json, os, platform, re, time
+import json, os, platform, re, time, warnings
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from datetime import date
+from functools import partial
 from pathlib import Path
 from statistics import median
 from fastcore.basics import patch
@@ -17,6 +18,7 @@ from .config import PersonaVectorConfig, atomic_write, data_dir, resolve_layers,
 from .extraction.blocks import cut_auto, find_blocks, load_blocks
 from .extraction.engine import default_batch_tokens, read
 from .extraction.extractor import ActivationExtractor, extract_persona_vectors
+from .extraction.packing import batches
 from .extraction.planning import active_weights, matmul_rate, plan_reading
 from .extraction.streaming import read_streamed
 from .extraction.vectors import PersonaVectors, Row, load_vectors
@@ -26,6 +28,8 @@ from .responses import load_responses, shipped_responses
 from .selection import select
 import torch
 from torch import nn
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
 
 # %% ../nbs/91_verification.ipynb #15534aed
 def agreement(v:PersonaVectors, ref:PersonaVectors)->dict:
@@ -138,6 +142,7 @@ class Benchmark:
     seconds:dict             # Contestant to seconds of each round
     limit:list=field(default_factory=list) # Seconds of the bare matrix products, in each round
     apart:dict=field(default_factory=dict) # Contestant to relative difference of its means from the first one's
+    profile:dict=field(default_factory=dict) # Where the time of reading goes, as shares; on a GPU launches a block and batch, and waits a batch
 
 # %% ../nbs/91_verification.ipynb #b9d57ca0
 @patch
@@ -168,6 +173,7 @@ def table(self:Benchmark):
         rows[k] = dict(seconds=median(s), tokens_a_second=round(n/median(s)))
         rows[k] |= {f'times {o}': self.ratio(o, k) for o in self.seconds if o.startswith('plain')}
         if self.limit and k=='read': rows[k]['share of limit'] = self.ratio('limit', k)
+        if k=='read': rows[k] |= self.profile
         if k in self.apart: rows[k]['apart'] = self.apart[k]
     return pd.DataFrame(rows).T
 
@@ -179,6 +185,40 @@ def save(self:Benchmark, folder)->Path:
     with atomic_write(p) as f: json.dump(asdict(self), f, indent=1)
     return p
 
+# %% ../nbs/91_verification.ipynb #6a8fd61d
+OPERATIONS = {'products': ('aten::mm','aten::addmm'),
+              'attention': ('aten::bmm','aten::baddbmm','aten::_softmax','aten::cat','aten::_scaled_dot_product_flash_attention_for_cpu',
+                            'aten::_flash_attention_forward','aten::_efficient_attention_forward')}
+
+def where_time_goes(f)->dict:
+    "Shares of the time of `f()` (a GPU's, where there is one): products of the blocks, attention, the rest (norms, gates, rotary embeddings); launches"
+    on_gpu = torch.cuda.is_available() and torch.version.cuda
+    f()
+    with profile(activities=[ProfilerActivity.CPU]+[ProfilerActivity.CUDA]*bool(on_gpu)) as p: f()
+    ops = [e for e in p.key_averages() if e.device_type==DeviceType.CPU]                   # kernels stand beside the operations that launched them
+    own = {e.key: e.self_device_time_total if on_gpu else e.self_cpu_time_total for e in ops}
+    out = {k: sum(own.get(o, 0) for o in some)/sum(own.values()) for k,some in OPERATIONS.items()}
+    launched = dict(launches=sum(e.count for e in ops if 'LaunchKernel' in e.key)) if on_gpu else {}
+    return out | {'the rest': 1-sum(out.values())} | launched
+
+def waits_in(f)->list:
+    "The lines of code at which the host waits for a GPU while `f()` runs, once for each time"
+    if not (torch.cuda.is_available() and torch.version.cuda): return []
+    torch.cuda.set_sync_debug_mode('warn')
+    try:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter('always')
+            f()
+    finally: torch.cuda.set_sync_debug_mode('default')
+    return [f'{Path(o.filename).name}:{o.lineno}' for o in said if 'synchroniz' in str(o.message)]
+
+# %% ../nbs/91_verification.ipynb #e21f32ca
+def profile_of(read, model, seqs, layer)->dict: # As `Benchmark.profile` has it
+    "Where the time of `read()`, which reads `seqs` up to `layer`, goes"
+    out,n = where_time_goes(read),len(batches(seqs, default_batch_tokens(model.device)))
+    if 'launches' not in out: return out
+    return out | dict(launches=out['launches']/n/layer, waits=len(waits_in(read))/n)
+
 # %% ../nbs/91_verification.ipynb #812eba30
 def compare_times(contestants, seqs, model, what, rounds)->Benchmark:
     "The `Benchmark` of `contestants` on `seqs`, with the limit for `model` in each round"
@@ -189,7 +229,8 @@ def compare_times(contestants, seqs, model, what, rounds)->Benchmark:
     want = next(iter(made.values()))
     comparable = {k: v.squeeze(1) for k,v in made.items() if k!='last layer' and v.squeeze(1).shape==want.shape}
     apart = {k: ((v-want).norm()/want.norm()).item() for k,v in comparable.items()}
-    return Benchmark(dict(**what, answers=len(seqs), tokens=p.tokens, distinct=p.distinct, flop=p.flop, **machine()), seconds, limit, apart)
+    profile = profile_of(partial(contestants['read'], seqs[:18]), model, seqs[:18], what['layer'])
+    return Benchmark(dict(**what, answers=len(seqs), tokens=p.tokens, distinct=p.distinct, flop=p.flop, **machine()), seconds, limit, apart, profile)
 
 # %% ../nbs/91_verification.ipynb #2f24c23a
 def shipped_conversations(ex, every:int=1)->list:

@@ -3,20 +3,23 @@
     with pretend('cuda', devices=2, memory=80e9) as gpu: ...     # or 'mps'. The numbers are those of the CPU
     gpu.syncs, gpu.launches, gpu.peak                            # what a real GPU would have had to do, and where the host would have waited
 
-It fails where a GPU would: devices are mixed; `.numpy()` of what is there; a generator of another device; float64 on MPS; a stream reads what another
-may still be writing, or memory is freed that another may still be using; the memory is full. It cannot see what kernels make of numbers, or their speed.
+It fails where a GPU would: devices are mixed; `.numpy()` of what is there; a generator of another device; float64 on MPS; an operation that torch has
+no kernel for on the device; a stream reads what another may still be writing, or memory is freed that another may still be using; the memory is full.
+It cannot see what kernels make of numbers, or their speed.
 
 Two modes of torch do it. `Calls` sees every call from Python: it names the device that a tensor is asked for, and makes what is wanted on `cuda` on the
 CPU. `Ops` sees every operation behind it, and compares devices. Where a tensor is stands on its storage, which all its views and parameters share.
 `tests/test_devices.py` runs the package's functions on such devices, and with planted faults, which must be found. Written for torch 2.13.
 """
-import sys, threading, weakref
+import re, sys, threading, weakref
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from functools import lru_cache
+from pathlib import Path
 from types import SimpleNamespace as Obj
 from unittest.mock import patch
-import torch, torch.nn.attention.bias, torch.nn.attention.varlen
+import torch, torch.nn.attention.bias, torch.nn.attention.varlen, torchgen
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -122,6 +125,17 @@ WAITS = {aten._local_scalar_dense.default, aten.nonzero.default, aten.masked_sel
 BARE = {aten.empty_like.default, aten.new_empty.default, aten.new_empty_strided.default} # neither read nor written
 ANY = {aten.set_.source_Tensor, aten.set_.source_Storage_storage_offset}                 # another memory, wherever it is
 
+@lru_cache
+def lacking(kind)->set:
+    "The operations that torch has kernels for, but none on `kind`, by its own table of them"
+    text = (Path(torchgen.__file__).parent/'packaged/ATen/native/native_functions.yaml').read_text()
+    parts = {o[:o.index('(')]: o for o in text.split('\n- func: ')[1:]}
+    def there(o):
+        if m := re.search('structured_delegate: (\\S+)', o): return there(parts[m[1]])
+        m = re.search('^  dispatch:\n((?:    .*\n)+)', o, re.M)
+        return not m or 'ufunc_inner_loop' in o or bool(re.search(f'\\b{kind.upper()}\\b.*:|Composite', m[1]))
+    return {k for k,o in parts.items() if not there(o) and not re.search('_for_cpu|mkldnn', k)}      # these two stand for others
+
 def common(func, args, ts):
     "The one device of an operation's tensors; indices, and single numbers, may be on the CPU beside it"
     if func in INDEX: ts = [args[0], *args[2:3], *(i for i in args[1] if i is not None and where(i)!=CPU)]
@@ -139,6 +153,7 @@ class Ops(TorchDispatchMode):
             if func is aten.copy_.default and where(args[0])!=where(args[1]): return self.across(func, args, kwargs)
             d,work = common(func, args, ts),not (func.is_view or func in BARE)
             s = g.current(d) if g.has(d) else None
+            if s and str(func)[5:].removesuffix('.default') in lacking(g.kind): raise WrongPlace(f'torch has no kernel for {func} on {g.kind}')
             for t in ts if work else (): g.use(t, s, func)
             if s and work: g.launches += 1; s.n += 1
             if s and (func in WAITS or func in INDEX and any(i is not None and (i.dtype==torch.bool or where(i)==CPU) for i in args[1])):

@@ -1,8 +1,8 @@
 """All that a GPU has to show, in ten minutes, the table last: python tools/on_gpu.py [--steps verify,attention,...] [--minutes 10]
 Needs a CUDA device and the embedded model in the cache (or the network). Writes data/benchmarks/on-gpu-DEVICE-DATE.json.
 `--rehearse` runs the same steps with tiny shapes on a pretended device (tests/pretend.py), to see that nothing in them fails."""
-import argparse, json, sys, tempfile, time, traceback, warnings
-from contextlib import contextmanager, nullcontext
+import argparse, json, sys, tempfile, time, traceback
+from contextlib import nullcontext
 from pathlib import Path
 root = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(root), str(root/'tests')]
@@ -31,18 +31,6 @@ class Run:
         from persona_vectors import ActivationExtractor, PersonaVectorConfig
         from persona_vectors.verification import shipped_conversations
         return shipped_conversations(ActivationExtractor(PersonaVectorConfig(model_name='smollm2-135m-instruct')), 12 if self.small else 1)[:8 if self.small else None]
-
-@contextmanager
-def waits(out):
-    "Lines of the package where the host waited for the GPU"
-    if not hasattr(torch.cuda, 'set_sync_debug_mode') or not torch.version.cuda: yield; return
-    torch.cuda.set_sync_debug_mode('warn')
-    try:
-        with warnings.catch_warnings(record=True) as said:
-            warnings.simplefilter('always')
-            yield
-    finally: torch.cuda.set_sync_debug_mode('default')
-    out += [f'{Path(o.filename).name}:{o.lineno}' for o in said if 'synchroniz' in str(o.message)]
 
 def verify(r):
     "The tracked answers by the fast path, against the reference vectors"
@@ -79,7 +67,7 @@ def attention(r):
 def speed(r):
     "Reading against the seed's algorithm at three shapes with random weights: share of the matrix rate, waits, where the time goes"
     from persona_vectors.extraction.engine import read
-    from persona_vectors.verification import bench_shape, random_model
+    from persona_vectors.verification import bench_shape, random_model, waits_in
     from persona_vectors.extraction.blocks import cut_auto
     for name,cfg,layer in (('0.1B',SMOL,20), ('8B',LLAMA,21), ('27B',GEMMA,40)):
         src,k = r.shape(cfg),2 if r.small else layer
@@ -88,20 +76,12 @@ def speed(r):
         r.note('speed', f'{name}: tokens a second', t.loc['read','tokens_a_second'])
         r.note('speed', f'{name}: share of the measured matrix rate', t.loc['read','share of limit'])
         r.note('speed', f'{name}: times as fast as one answer at a time through the whole model', t.loc['read','times plain, bfloat16'])
-        m,seqs,at = random_model(cut_auto(src.text_config(), k), src.text_config(), 'bfloat16', 'cuda'),r.seqs(),[]
-        read(m, seqs[:3], [k], progress=False)
-        with waits(at): read(m, seqs, [k], progress=False)
-        r.note('speed', f'{name}: waits in one reading', len(at), ', '.join(sorted(set(at)))[:200])
-        if name=='27B' and not r.small: profile(r, lambda: read(m, seqs[:128], [k], progress=False))
+        for what,o in b.profile.items(): r.note('speed', f'{name}: {what}', o, 'a block and batch' if what=='launches' else 'a batch' if what=='waits' else 'of the time')
+        m,seqs = random_model(cut_auto(src.text_config(), k), src.text_config(), 'bfloat16', 'cuda'),r.seqs()
+        at = waits_in(lambda: read(m, seqs, [k], progress=False))
+        r.note('speed', f'{name}: lines that wait', len(at), ', '.join(sorted(set(at)))[:200])
         del m
         torch.cuda.empty_cache()
-
-def profile(r, f):
-    from torch.profiler import ProfilerActivity, profile
-    with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as p: f()
-    rows = sorted(p.key_averages(), key=lambda o: -o.self_device_time_total)[:8]
-    total = sum(o.self_device_time_total for o in p.key_averages())
-    for o in rows: r.note('profile', o.key[:60], 100*o.self_device_time_total/total, f'% of the GPU, {o.count} launches')
 
 def generation(r):
     "Local generation, 52 prompts at a time"

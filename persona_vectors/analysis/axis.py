@@ -7,6 +7,8 @@ __all__ = ['centred', 'cosine_matrix', 'assistant_axis', 'project', 'held_out', 
            'tfidf_vectors', 'compare_rankings']
 
 # %% ../../nbs/analysis/30_axis.ipynb #9507f70b
+import math, re
+from collections import Counter
 from dataclasses import dataclass
 from ..personas import category_of
 from ..responses import Responses
@@ -178,15 +180,14 @@ def role_pca(
     v:PersonaVectors, # At one layer
     over:str='roles' # Whose vectors it is fitted to: 'roles', or 'all' personas, as some published numbers are
 )->RolePCA:
-    "PCA of the vectors (scikit-learn), signs agreeing with the assistant axis; scores are from the mean of those it is fitted to"
-    from sklearn.decomposition import PCA
+    "PCA of the vectors, signs agreeing with the assistant axis; scores are from the mean of those it is fitted to"
     if over not in ('roles','all'): raise ValueError(f"over={over!r}: give 'roles' or 'all'")
     x,a,who = centred(v),assistant_axis(v).unit.double().numpy(),v.roles if over=='roles' else list(v)
-    n = min(len(who)-1, x.shape[1])
-    pca = PCA(n, svd_solver='full').fit(x.loc[who].values)
-    comps = pca.components_*np.where(pca.components_@a<0, -1, 1)[:,None]
-    scores = pd.DataFrame((x.values-pca.mean_)@comps.T, index=x.index, columns=[f'PC{i+1}' for i in range(n)])
-    return RolePCA(scores, pca.explained_variance_ratio_, comps, comps@a)
+    n,y = min(len(who)-1, x.shape[1]),x.loc[who].values
+    _,s,comps = np.linalg.svd(y-y.mean(0), full_matrices=False)
+    comps = comps[:n]*np.where(comps[:n]@a<0, -1, 1)[:,None]
+    scores = pd.DataFrame((x.values-y.mean(0))@comps.T, index=x.index, columns=[f'PC{i+1}' for i in range(n)])
+    return RolePCA(scores, s[:n]**2/(s**2).sum(), comps, comps@a)
 
 # %% ../../nbs/analysis/30_axis.ipynb #75d15d5f
 def text_vectors(responses, x, name)->PersonaVectors:
@@ -195,21 +196,33 @@ def text_vectors(responses, x, name)->PersonaVectors:
     return PersonaVectors(torch.tensor(x, dtype=torch.float32)[:,None], rows, [None], {'model': name})
 
 # %% ../../nbs/analysis/30_axis.ipynb #06571c9c
+def tfidf(texts:list)->np.ndarray: # 'text word', rows of length 1
+    "TF-IDF of the words of two letters or more that are in at least two texts, of log-scaled counts; ValueError if there is none"
+    counts = [Counter(re.findall(r'\b\w\w+\b', t.lower())) for t in texts]
+    within = Counter(w for c in counts for w in c)
+    at = {w: i for i,w in enumerate(sorted(w for w,n in within.items() if n>1))}
+    if not at: raise ValueError("no word is in two of the texts")
+    x = np.zeros((len(texts), len(at)))
+    for row,c in zip(x, counts):
+        for w,n in c.items():
+            if w in at: row[at[w]] = 1+math.log(n)
+    x *= np.log((1+len(texts))/(1+np.array([within[w] for w in at])))+1
+    norm = np.linalg.norm(x, axis=1, keepdims=True)
+    return x/np.where(norm>0, norm, 1)
+
+# %% ../../nbs/analysis/30_axis.ipynb #e0ca1f7e
 def tfidf_vectors(
     responses:Responses
 )->PersonaVectors: # One layer, None; one coordinate for each word
-    "TF-IDF of the answers as persona vectors (scikit-learn; log-scaled counts, words in at least two answers)"
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    x = TfidfVectorizer(sublinear_tf=True, min_df=2).fit_transform([r.text for r in responses.rows])
-    return text_vectors(responses, x.toarray(), 'TF-IDF')
+    "TF-IDF of the answers as persona vectors (log-scaled counts, words in at least two answers)"
+    return text_vectors(responses, tfidf([r.text for r in responses.rows]), 'TF-IDF')
 
 # %% ../../nbs/analysis/30_axis.ipynb #f5b44c07
 def compare_rankings(
     rankings:dict # Name to ranking from `rank_personas`; the first gives the order
 )->tuple[pd.DataFrame,pd.Series]: # Persona × ranking; Spearman correlation of each ranking with the first
     "Each persona's rank in every ranking, and the agreement of every ranking with the first"
-    from scipy.stats import spearmanr
     first = next(iter(rankings.values()))
     ranks = pd.DataFrame({k: r.projection.rank(ascending=False).astype(int) for k,r in rankings.items()}).loc[first.index]
-    rho = pd.Series({k: spearmanr(first.projection, r.projection.loc[first.index]).statistic for k,r in rankings.items()})
+    rho = pd.Series({k: first.projection.rank().corr(r.projection.loc[first.index].rank()) for k,r in rankings.items()})
     return ranks,rho

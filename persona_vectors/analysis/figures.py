@@ -7,6 +7,7 @@ __all__ = ['plot_cosine', 'plot_variance', 'plot_pca', 'plot_ranking', 'plot_nul
            'plot_cross_cosine', 'plot_joint', 'plot_agreement', 'save_html', 'save_figure']
 
 # %% ../../nbs/analysis/37_figures.ipynb #14584aa5
+from functools import cache
 from html import escape
 from pathlib import Path
 from textwrap import wrap
@@ -211,20 +212,26 @@ def _clash(a, b):
     through = _through(a[1], b[0]) | _through(b[1], a[0]).T
     return (1000*_touch(a[0], b[0]) + 250*through + 60*_cross(a[1], b[1])).sum(1)
 
-def _cost(i, chosen, opts):
+def _beside(opts):
+    "Function of a name and the number of its place: what each place of every name costs beside it, by name; computed once"
+    every,ends = [np.concatenate([o[n] for o in opts.values()]) for n in range(2)] if opts else [],np.cumsum([len(o[2]) for o in opts.values()])[:-1]
+    @cache
+    def beside(j, k): return dict(zip(opts, np.split(_clash(every, [o[[k]] for o in opts[j][:2]]), ends)))
+    return beside
+
+def _cost(i, chosen, opts, beside):
     "What each place of name `i` costs beside the `chosen` places of the others"
-    rest = [j for j in chosen if j!=i]
-    return opts[i][2] + (_clash(opts[i], [np.stack([opts[j][o][chosen[j]] for j in rest]) for o in range(2)]) if rest else 0)
+    return opts[i][2] + sum(beside(j, k)[i] for j,k in chosen.items() if j!=i)
 
 # %% ../../nbs/analysis/37_figures.ipynb #6c65e90c
-def _settle(chosen, opts, order):
+def _settle(chosen, opts, order, beside):
     "`chosen` once each name has its cheapest place, and the total cost"
     for _ in range(20):
         before,chosen = chosen,dict(chosen)
-        for i in order: chosen[i] = int(_cost(i, chosen, opts).argmin())
+        for i in order: chosen[i] = int(_cost(i, chosen, opts, beside).argmin())
         if chosen==before: break
     own = sum(opts[i][2][k] for i,k in chosen.items())
-    return chosen, (own + sum(_cost(i, chosen, opts)[k] for i,k in chosen.items()))/2
+    return chosen, (own + sum(_cost(i, chosen, opts, beside)[k] for i,k in chosen.items()))/2
 
 # %% ../../nbs/analysis/37_figures.ipynb #05e1e98b
 def place_labels(
@@ -239,11 +246,12 @@ def place_labels(
     near = (np.linalg.norm(points[:,None]-points, axis=-1)<60).sum(1)
     named = [i for i in np.argsort(-near, kind='stable') if sizes[i] is not None]
     opts = {i: o for i in named if len((o := _options(i, points, np.array(sizes[i]), area, blocks, r))[0])}
-    chosen,total = _settle({}, opts, list(opts))
-    for i in sorted(opts, key=lambda i: -_cost(i, chosen, opts)[chosen[i]])[:8]:
-        trial,t = _settle(chosen | {i: int(opts[i][2].argmin())}, opts, [j for j in opts if j!=i]+[i])
+    beside = _beside(opts)
+    chosen,total = _settle({}, opts, list(opts), beside)
+    for i in sorted(opts, key=lambda i: -_cost(i, chosen, opts, beside)[chosen[i]])[:8]:
+        trial,t = _settle(chosen | {i: int(opts[i][2].argmin())}, opts, [j for j in opts if j!=i]+[i], beside)
         if t<total: chosen,total = trial,t
-    while worst := max(((c,i) for i,k in chosen.items() if (c := _cost(i, chosen, opts)[k])>=1000), default=None): del chosen[worst[1]]
+    while worst := max(((c,i) for i,k in chosen.items() if (c := _cost(i, chosen, opts, beside)[k])>=1000), default=None): del chosen[worst[1]]
     return [opts[i][1][chosen[i]][2:] if i in chosen else None for i in range(len(points))]
 
 # %% ../../nbs/analysis/37_figures.ipynb #4379daf4

@@ -8,8 +8,8 @@ __all__ = ['log_likelihood_ratio', 'likelihoods_by_prompt', 'identification', 'l
 # %% ../../nbs/analysis/35_likelihood.ipynb #ca023db8
 from functools import partial
 from jaxtyping import Float
-from ..extraction.blocks import find_blocks, forward_as
-from ..extraction.engine import default_batch_tokens, each_batch, keeping_memory
+from ..extraction.blocks import find_blocks, forward_as, residual_hooks
+from ..extraction.engine import Means, default_batch_tokens, each_batch, keeping_memory, read, read_batch, span_means
 from ..extraction.extractor import ActivationExtractor, prompt_of
 from ..models import batch_key
 from ..selection import select
@@ -65,11 +65,11 @@ def _logprobs(z, ids):
     return z.float().log_softmax(-1).gather(-1, ids[:,None])[:,0]
 
 # %% ../../nbs/analysis/35_likelihood.ipynb #199f48b9
-def _batch_logprobs(model, seqs, batch):
-    "The log-probability of each token in the span of each sequence of `batch`: float32, on the CPU, in the order of its index"
-    out,some = decoder_output(model, batch),[seqs[i] for i in batch.index]
-    h = out.last_hidden_state.flatten(0, 1)
-    before = [r for s,runs in zip(some, batch.where) for r in slice_segments(runs, s.start-1, s.end-1)]   # one position earlier
+def _batch_logprobs(model, seqs, batch, only=None):
+    "The log-probability of each token in the span of each sequence of `batch`, or of `only` these: float32, on the CPU, in the order of its index"
+    out,there = decoder_output(model, batch),[(seqs[i],runs) for i,runs in zip(batch.index, batch.where) if only is None or i in only]
+    h,some = out.last_hidden_state.flatten(0, 1),[s for s,_ in there]
+    before = [r for s,runs in there for r in slice_segments(runs, s.start-1, s.end-1)]   # one position earlier
     at = torch.cat([torch.arange(a, b) for a,b in before])
     ids = torch.cat([torch.tensor(s.ids[s.start:s.end]) for s in some])
     n = max(1, MAX_LOGITS.get(h.device.type, 1<<28)//model.config.vocab_size)
@@ -100,6 +100,15 @@ def token_logprobs(
     return [got[i] for i in range(len(seqs))]
 
 # %% ../../nbs/analysis/35_likelihood.ipynb #5940e66d
+def _conversations(extractor, rows, unders):
+    "The conversations of `rows` under each prompt, one under after the other, and the number of tokens of each answer"
+    if extractor.config.span!='answer': raise ValueError(f"the likelihood of an answer is that of its own tokens: span='answer', not {extractor.config.span!r}")
+    seqs = [s for u in unders for s in extractor.conversations(rows, u)]
+    n = np.array([s.end-s.start for s in seqs]).reshape(len(unders), len(rows)).T
+    if (differs := (n!=n[:,:1]).any(1)).any():
+        raise ValueError(f'{rows[differs.argmax()]}: its tokens are not the same under every prompt, so its likelihoods cannot be compared')
+    return seqs,n[:,0]
+
 def log_likelihoods(
     extractor:ActivationExtractor,
     rows:list, # Each with its system prompt, as a selection has them
@@ -107,18 +116,48 @@ def log_likelihoods(
     progress:bool=True # Show a bar
 )->tuple[np.ndarray,np.ndarray]: # Sum of the log-probabilities, 'answer under'; number of tokens of each answer
     "Log-likelihood of each answer under each prompt"
-    c = extractor.config
-    if c.span!='answer': raise ValueError(f"the likelihood of an answer is that of its own tokens: span='answer', not {c.span!r}")
-    seqs = [s for u in unders for s in extractor.conversations(rows, u)]
-    first = {}
+    c,(seqs,n),first = extractor.config,_conversations(extractor, rows, unders),{}
     for s in seqs: first.setdefault(tuple(s.ids), s)
     check_head(extractor.causal)
     lp = dict(zip(first, token_logprobs(extractor.causal, list(first.values()), c.batch_tokens, progress, c.blocks)))
-    def table(xs): return np.array(xs).reshape(len(unders), len(rows)).T
-    n = table([s.end-s.start for s in seqs])
-    if (differs := (n!=n[:,:1]).any(1)).any():
-        raise ValueError(f'{rows[differs.argmax()]}: its tokens are not the same under every prompt, so its likelihoods cannot be compared')
-    return table([lp[tuple(s.ids)].double().sum().item() for s in seqs]), n[:,0]
+    return np.array([lp[tuple(s.ids)].double().sum().item() for s in seqs]).reshape(len(unders), len(rows)).T, n
+
+# %% ../../nbs/analysis/35_likelihood.ipynb #5d8ba203
+class Scoring:
+    "Means of the residual stream, and on the way the likelihoods of the answers `rows` under each of the prompts `unders`"
+    def __init__(self, extractor, rows, unders):
+        self.extractor,self.rows,self.unders = extractor,rows,unders
+        self.seqs,self.n = _conversations(extractor, rows, unders)
+    @property
+    def table(self): return _ratios(self.rows, self.total, self.n) # as `log_likelihood_ratio` gives it, where there are two prompts
+    def means(self, seqs, layers, progress=True, file=None, what=None):
+        "As the extractor's; sets `total`, as `log_likelihoods` gives it"
+        e,at = self.extractor,{(*s.ids, s.start, s.end): i for i,s in enumerate(seqs)}
+        every = list(seqs)
+        for s in self.seqs:
+            if at.setdefault((*s.ids, s.start, s.end), len(every))==len(every): every.append(s)
+        scored = [at[*s.ids, s.start, s.end] for s in self.seqs]
+        check_head(e.causal)
+        e.probe_reading(every, layers)
+        kept = Means(every, [*layers, 'log-likelihood'], e.model_config.hidden_size, file, what)
+        step = partial(_means_and_sum, e.causal, every, layers, {*scored}, e.config.blocks)
+        if kept.todo: read(e.causal.get_decoder(), every, layers, e.config.batch_tokens, progress, kept, e.config.blocks, step)
+        self.total = kept.values[scored,-1,:2].double().sum(-1).numpy().reshape(len(self.unders), len(self.rows)).T
+        return kept.values[:len(seqs),:-1]
+
+# %% ../../nbs/analysis/35_likelihood.ipynb #6051a84f
+def _means_and_sum(model, seqs, layers, scored, blocks, batch): # 'sequence layer+1 d_model'
+    "The means of the sequences of `batch`; last a row that begins with the sum of the log-probabilities of those in `scored`, as two numbers"
+    decoder,got = model.get_decoder(),{}
+    if scored.isdisjoint(batch.index): means = read_batch(decoder, batch, layers, blocks)
+    else:
+        with residual_hooks(decoder, layers, lambda k,h: got.update({k: span_means(h.flatten(0, 1), batch).cpu()}), blocks):
+            lps = iter(_batch_logprobs(model, seqs, batch, scored))
+        means = torch.stack([got[k] for k in layers], 1)
+    sums = torch.tensor([next(lps).double().sum().item() if i in scored else 0. for i in batch.index], dtype=torch.float64)
+    last = torch.zeros(len(means), 1, means.shape[-1])
+    last[:,0,0],last[:,0,1] = sums,sums-sums.float()
+    return torch.cat([means.float().cpu(), last], 1)
 
 # %% ../../nbs/analysis/35_likelihood.ipynb #60683adc
 def log_likelihood_ratio(
@@ -131,9 +170,11 @@ def log_likelihood_ratio(
 )->pd.DataFrame: # A row an answer: persona, question, prompt, sample, n_tokens; own, default (that is, `against`), difference in nats a token
     "How much more probable its own persona makes each answer than `against` does"
     s = select(responses, personas, questions)
-    total,n = log_likelihoods(extractor, s.responses.rows, [None, prompt_of(against, s.prompts)], progress)
+    return _ratios(s.responses.rows, *log_likelihoods(extractor, s.responses.rows, [None, prompt_of(against, s.prompts)], progress))
+
+def _ratios(rows, total, n): # Sums of log-probabilities, 'answer 2', and numbers of tokens, from `log_likelihoods`
     own,other = (total/n[:,None]).T
-    return _addresses(s.responses.rows).assign(n_tokens=n, own=own, default=other, difference=own-other)
+    return _addresses(rows).assign(n_tokens=n, own=own, default=other, difference=own-other)
 
 # %% ../../nbs/analysis/35_likelihood.ipynb #6c977c3a
 def _addresses(rows): return pd.DataFrame([{k: getattr(r, k) for k in ('persona','question','prompt','sample')} for r in rows])

@@ -11,9 +11,9 @@ from functools import cached_property
 from pathlib import Path
 from fastcore.basics import patch
 from ..config import atomic_write, content_hash, slug
-from ..personas import category_of
+from ..personas import NEUTRAL, category_of
 from ..selection import Selection, Unanswered, select
-from ..extraction.extractor import ActivationExtractor, cached_vectors
+from ..extraction.extractor import ActivationExtractor, Extraction, cached_vectors, prompt_of, read_together
 from ..extraction.vectors import Direction, PersonaVectors, Row
 from ..responses import Responses
 from .grids import Rescaled, balanced, empty_cells, filled_cells, fitted, half_moves, plain_bias
@@ -23,7 +23,7 @@ from .uncertainty import rank_intervals, reliability, variance_components
 from .controls import against_nulls, matched_length, pseudo_defaults, random_directions, text_baselines
 from .controls import first_tokens, last_prompt_token, prompt_baselines, untrained_twin
 from .coordinates import massive_activations, sensitivity, separation, transform, zeroed
-from .likelihood import extreme_answers, log_likelihood_ratio, logit_lens
+from .likelihood import Scoring, extreme_answers, log_likelihood_ratio, logit_lens
 from .layers import choose_layer, layer_sweep
 from .readings import KINDS, SAME_ORDER, along, compare_orders, compare_readings, contributions
 from .readings import cronbach_alpha, gaps, kind_of, made_as, order_of, pooled, predicted_from, prompt_part, rank_p
@@ -976,30 +976,51 @@ def model(self:Report):
     return m.get('model', 'model not recorded') + where
 
 # %% ../../nbs/analysis/39_report.ipynb #2916ba4d
-def _held(read, e, layer, texts, under=()):
-    "The readings of the extractor `e` that hold something constant: one of these prompts, one of these texts, or no text at all"
-    return {**{f'read under {p!r}': read(e, [layer], p) for p in under},
-            **{f"every prompt over {p}'s answers": read(e, [layer], None, p) for p in texts},
-            'the last prompt token': read(last_prompt_token(e), [layer])}
+def _held(e, selection, layer, texts, under=())->dict: # Name to `Extraction`
+    "What the extractor `e` reads with something held constant: one of these prompts, one of these texts, or no text at all"
+    return {**{f'read under {p!r}': Extraction(e, selection, [layer], p) for p in under},
+            **{f"every prompt over {p}'s answers": Extraction(e, selection, [layer], None, p) for p in texts},
+            'the last prompt token': Extraction(last_prompt_token(e), Unanswered(selection.prompts, selection.questions), [layer])}
+
+def _from_files(readings:dict, folder, means=None)->dict: # Name to `PersonaVectors`
+    "The vectors of each `Extraction`; those that are in no file are read together"
+    read_together(list(readings.values()), folder, means)
+    return {k: cached_vectors(o.extractor, o.selection, o.layers, folder, o.read_under, o.read_text)[0] for k,o in readings.items()}
 
 # %% ../../nbs/analysis/39_report.ipynb #f0d08672
-def _read_again(read, extractor, both, v, under):
+def _read_again(extractor, selection, both, v, under, folder):
     "The readings that say what the order comes with"
     k,default,twin = v.layer,v.neutral[0],untrained_twin(extractor)
     far = under or rank_personas(v).projection.loc[v.roles].idxmin()
     texts = [p for p in (default,far) if p in v]                                 # a persona that is built in may have no answers
-    return {'layer 0': both.at(0), **_held(read, extractor, k, texts, (default,far)), 'an untrained twin': read(twin, [k]),
-            **{f'an untrained twin, {n}': o for n,o in _held(read, twin, k, [default]).items()}, **prompt_baselines(v.meta['prompts'])}
+    own = _from_files(_held(extractor, selection, k, texts, (default,far)), folder)
+    by_twin = {f'an untrained twin, {n}': o for n,o in _held(twin, selection, k, [default]).items()}
+    random = _from_files({'an untrained twin': Extraction(twin, selection, [k]), **by_twin}, folder)
+    return {'layer 0': both.at(0), **own, **random, **prompt_baselines(v.meta['prompts'])}
 
 # %% ../../nbs/analysis/39_report.ipynb #85de0c6b
-def _likelihoods(extractor, selection, default, folder):
-    "How much more probable each answer is under its own persona's prompt than under `default`, from a file if it is there"
+def _likelihood_file(extractor, selection, default, folder):
     what = extractor.cache_key(selection, [extractor.num_layers])
-    path = folder/f"{slug(what['model'])}-{content_hash([what, default])[:8]}.csv"
+    return folder/f"{slug(what['model'])}-{content_hash([what, default])[:8]}.csv"
+
+def _likelihoods(path, table):
+    "How much more probable each answer is under its own persona's prompt, from the file `path`, or from the function `table`, once"
     if not path.exists():
-        df = log_likelihood_ratio(extractor, selection, against=default)
+        df = table()
         with atomic_write(path) as f: f.write(df.to_csv(index=False))
     return pd.read_csv(path)
+
+# %% ../../nbs/analysis/39_report.ipynb #20d3a1c5
+def _read_first(extractor, selection, own, k, default, first, data, likely):
+    "The vectors of the `Extraction` `own`; with all that comes out of the same pass in files, likelihoods too if `likely`"
+    some = _held(extractor, selection, k, (), [default] if default else ()) | dict(own=own)
+    if own.extractor.config.span.startswith('answer'): some['first'] = Extraction(first_tokens(extractor, first), selection, [k])
+    path = default and _likelihood_file(extractor, selection, default, data/'adherence')
+    fits = default and likely and not extractor.plan(own.seqs, [*own.layers, extractor.num_layers], False).stream
+    both = Scoring(extractor, selection.responses.rows, [None, prompt_of(default, selection.prompts)]) if fits and not path.exists() else None
+    got = _from_files(some, data/'persona_vectors', both and both.means)
+    if both: _likelihoods(path, lambda: both.table)
+    return got['own'],got.get('first')
 
 # %% ../../nbs/analysis/39_report.ipynb #645108ec
 def _in_words(extractor, v, direction, responses):
@@ -1036,22 +1057,21 @@ def gather(
     if span=='prompt_last': raise ValueError("span='prompt_last': a report is about answers, and has the last prompt token among its readings: leave it out")
     if sweep and (quick or span!='answer'): raise ValueError("sweep takes the likelihoods of whole answers: leave quick and span out")
     if under not in (None, *selection.prompts): raise ValueError(f"under={under!r} is none of the personas: {', '.join(selection.prompts)}")
-    asked = Unanswered(selection.prompts, selection.questions)
-    def read(e, layers, *held):
-        which = asked if e.config.span=='prompt_last' else selection
-        return cached_vectors(e, which, layers, data/'persona_vectors', *held)[0]
-    layers = list(range(extractor.num_layers+1)) if sweep else sorted({0,k})
-    every = both = cached_vectors(extractor, whole or selection, layers, data/'persona_vectors')[0]
+    layers,default = list(range(extractor.num_layers+1)) if sweep else sorted({0,k}),next((p for p in selection.prompts if p in (neutral or NEUTRAL)), None)
+    own,likely = Extraction(extractor, whole or selection, layers),not quick and span=='answer'
+    every,start = _read_first(extractor, selection, own, k, default, first, data, likely)
+    both = every
     if whole: both = kept_rows(every, selection, extractor.provenance(selection, layers))
     if neutral: every,both = (o.as_neutral(neutral) for o in (every, both))
     v = both.at(k)
     v.split()
     d = direction(v) if callable(direction) else direction
     texts = selection.responses if isinstance(responses, Selection) else responses
-    got = dict(v=v, direction=d, responses=texts, readings=_read_again(read, extractor, both, v, under),
-               variants={f'first {first} tokens': read(first_tokens(extractor, first), [k])} if span.startswith('answer') else {})
+    got = dict(v=v, direction=d, responses=texts, readings=_read_again(extractor, selection, both, v, under, data/'persona_vectors'),
+               variants={f'first {first} tokens': start} if start else {})
     if whole: got['whole'] = every.at(k)
-    if quick or span!='answer': return got
-    got['adherence'] = _likelihoods(extractor, selection, v.neutral[0], data/'adherence')
+    if not likely: return got
+    path = _likelihood_file(extractor, selection, v.neutral[0], data/'adherence')
+    got['adherence'] = _likelihoods(path, lambda: log_likelihood_ratio(extractor, selection, against=v.neutral[0]))
     if sweep: got['sweep'] = _over_layers(both, got['adherence'], k)
     return got | dict(extras=_in_words(extractor, v, d, selection.responses))

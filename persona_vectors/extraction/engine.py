@@ -7,13 +7,13 @@ __all__ = ['read']
 
 # %% ../../nbs/extraction/23_engine.ipynb #bffbbdd6
 import ctypes, json, os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from fastcore.basics import patch
 from jaxtyping import Float
 from ..config import log
-from .blocks import check_blocks, residual_hooks
+from .blocks import check_blocks, find_blocks, residual_hooks
 from .packing import batches, block_outputs, can_pack, drop_masks, forward
 from ..models import batch_key, empty_cache, out_of_memory
 import numpy as np, torch
@@ -25,9 +25,9 @@ def span_means(
     batch # The `Batch`
 )->Float[Tensor, 'sequence d_model']: # float32
     "Mean of `h` over each sequence's span, in float32"
-    if h.device.type=='cpu': return torch.stack([torch.cat([h[a:b] for a,b in s]).float().mean(0) for s in batch.spans])
+    if h.device.type!='cuda': return torch.stack([torch.cat([h[a:b] for a,b in s]).float().mean(0) for s in batch.spans])
     o = batch.on(h.device)
-    return torch.segment_reduce(h[o.span].float(), 'mean', lengths=o.counts, axis=0, unsafe=True)      # its checks would wait
+    return torch.segment_reduce(h[o.span].float(), 'mean', lengths=o.counts, axis=0, unsafe=True)      # its checks would wait; Apple's GPUs do not have it
 
 # %% ../../nbs/extraction/23_engine.ipynb #7131663d
 class Means:
@@ -135,7 +135,7 @@ def _halve(batch, seqs)->int:
     if len(batch.index)==1:
         i = batch.index[0]
         raise attach_index(i, MemoryError(f"{sequence_name(seqs, i)}: its {len(seqs[i])} tokens do not fit into memory by themselves: "
-                                          "try --stream, another device, or leave it out"))
+                                          "try another device, --stream if it is not streamed yet, or leave it out"))
     log.warning(f"out of memory with {len(batch):,} tokens in a batch: going on with {len(batch)//2:,}")
     return len(batch)//2
 
@@ -172,11 +172,16 @@ def each_batch(
     for bs,got in each_chunk(seqs, lambda bs: [f(b) for b in bs], batch_tokens, packed, only, key, len(seqs), shrunk): yield from zip(bs, got)
 
 # %% ../../nbs/extraction/23_engine.ipynb #b682b319
+class Enough(Exception): "The highest layer was there"
+
 def read_batch(model, batch, layers, blocks=None)->Float[Tensor, 'sequence layer d_model']:
-    "The means of the sequences of `batch`, in the order of `batch.index`"
-    got = {}
-    def keep(k, h): got[k] = span_means(h.flatten(0, 1), batch)
-    with residual_hooks(model, layers, keep, blocks): forward(model, batch)
+    "The means of the sequences of `batch`, in the order of `batch.index`; what is above the highest layer is not computed"
+    got,top = {},max(layers)
+    ends = top<len(find_blocks(model, blocks))
+    def keep(k, h):
+        got[k] = span_means(h.flatten(0, 1), batch)
+        if ends and k==top: raise Enough
+    with suppress(Enough), residual_hooks(model, layers, keep, blocks): forward(model, batch)
     return torch.stack([got[k].to(model.device) for k in layers], 1)
 
 # %% ../../nbs/extraction/23_engine.ipynb #9239ad66
@@ -201,15 +206,17 @@ def read(
     batch_tokens:int=None, # Most tokens in a batch; None: what suits the device
     progress:bool=True, # Show a bar
     means:Means=None, # Where to store them, perhaps partly filled; None: anew
-    blocks:str=None # As `find_blocks` takes it
+    blocks:str=None, # As `find_blocks` takes it
+    step=None # Function of a batch that returns the means of its sequences; None: `read_batch`
 )->Float[Tensor, 'sequence layer d_model']: # float32, on the CPU
     "The residual stream at `layers`, averaged over each sequence's span; FloatingPointError and MemoryError name the sequence"
     means = means or Means(seqs, layers, model.config.hidden_size)
     check_blocks(model, blocks)
     budget,packed = batch_tokens or getattr(model, 'fits', None) or default_batch_tokens(model.device),packs(model, blocks)
+    step = step or partial(read_batch, model, layers=layers, blocks=blocks)
     def shrunk(n): model.fits = n                                # the next reading begins with it
     with reading_bar(means, progress) as bar, keeping_memory():
-        for b,got in each_batch(seqs, partial(read_batch, model, layers=layers, blocks=blocks), budget, packed, means.todo, batch_key(model), shrunk):
+        for b,got in each_batch(seqs, step, budget, packed, means.todo, batch_key(model), shrunk):
             means.add(b.index, got)
             bar.update(sum(len(seqs[i]) for i in b.index))
     return means.values

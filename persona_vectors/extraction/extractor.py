@@ -6,7 +6,7 @@
 __all__ = ['ActivationExtractor', 'extract_persona_vectors', 'cached_vectors']
 
 # %% ../../nbs/extraction/27_extractor.ipynb #9f8a7e3e
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from fastcore.basics import patch
@@ -36,7 +36,9 @@ class ActivationExtractor:
     @cached_property
     def format(self): return get_format(self.config.prompt_format, self.tokenizer, self.config.chat_template_kwargs)
     @cached_property
-    def causal(self): return load_causal(self.source, self.dtype, self.placed_on) # the whole model with its head, in memory
+    def causal(self): # the whole model with its head, in memory
+        self._blocks = None                                                      # it has them too
+        return load_causal(self.source, self.dtype, self.placed_on)
     @property
     def num_layers(self): return self.source.num_layers
     @property
@@ -65,7 +67,8 @@ def one_layer(self:ActivationExtractor, layer=None)->int:
 # %% ../../nbs/extraction/27_extractor.ipynb #fd8d04ff
 @patch
 def blocks(self:ActivationExtractor, k:int):
-    "The model up to block `k`, loaded if it is not there yet"
+    "The model up to block `k` or beyond, loaded if it is not there yet"
+    if 'causal' in vars(self): return self.causal.get_decoder()
     if not self._blocks or self._blocks[0]<k:
         self._blocks = None                                                      # its memory is needed
         self._blocks = k,load_blocks(self.source, k, self.dtype, self.placed_on, self.config.blocks)
@@ -119,7 +122,7 @@ def plan(self:ActivationExtractor,
     measure:bool=True # Measure the speed of the device, to estimate the time
 )->Plan:
     "What reading `seqs` will load, hold and compute; loads nothing"
-    c,here = self.config,self._blocks and self._blocks[0]>=max(layers)
+    c,here = self.config,'causal' in vars(self) or self._blocks and self._blocks[0]>=max(layers)
     held = 0 if here or not self._blocks else n_bytes(self._blocks[1])                       # which is dropped before others are loaded
     def on(where, stream):
         return plan_reading(self.source.text_config(), layers, seqs, self.dtype, self.device, stream, c.batch_tokens, c.blocks, self.source.label,
@@ -257,6 +260,31 @@ def _check_arguments(extractor, selection):
     if made!=read and (_takes(extractor, made) or same_model(st.get('model', ''), extractor.source.label)):
         log.warning(f"the answers were made with the template arguments {made or 'none'}, and are read with {read or 'none'}")
 
+# %% ../../nbs/extraction/27_extractor.ipynb #db8de29f
+@dataclass
+class Extraction:
+    "What is read of which answers, and what takes the place of every persona's own"
+    extractor:ActivationExtractor; selection:Selection; layers:list; read_under:str=None; read_text:str=None
+    @property
+    def what(self): return self.selection,self.layers,self.read_under,self.read_text
+    @property
+    def key(self): return self.extractor.cache_key(*self.what)
+    @cached_property
+    def rows(self): return _rows(self.extractor, self.selection, self.read_under, self.read_text)
+    @property
+    def decides(self): return dict(self.key, order=content_hash([r.key for r in self.rows]))
+    @cached_property
+    def about(self): return self.extractor.provenance(*self.what)
+    @cached_property
+    def seqs(self): return self.extractor.conversations(self.rows, prompt_of(self.read_under, self.selection.prompts))
+
+@patch
+def vectors(self:Extraction, means)->PersonaVectors:
+    "The vectors with the `means` of `seqs`"
+    probed = {'probe': o for (ks,_),o in self.extractor.probed.items() if {*ks}>={*self.layers}}
+    rows = [Row(r.persona, r.question, r.prompt, r.sample, t.end-t.start) for r,t in zip(self.rows, self.seqs)]
+    return PersonaVectors(means, rows, self.layers, self.about|probed)
+
 # %% ../../nbs/extraction/27_extractor.ipynb #b5b050ca
 def extract_persona_vectors(
     extractor:ActivationExtractor,
@@ -273,12 +301,9 @@ def extract_persona_vectors(
     "One vector a persona: the mean residual stream over its answers' tokens. ValueError names an answer that cannot be used"
     selection,layers = _selected(extractor, responses, personas, questions, rule),extractor.layers(layer)
     _check_arguments(extractor, selection)
-    rows,about = _rows(extractor, selection, read_under, read_text),extractor.provenance(selection, layers, read_under, read_text)
-    seqs = extractor.conversations(rows, prompt_of(read_under, selection.prompts))
-    key = dict(extractor.cache_key(selection, layers, read_under, read_text), order=content_hash([r.key for r in rows]))
-    means = extractor.means(seqs, layers, progress, partial, key)
-    about |= {'probe': o for (ks,_),o in extractor.probed.items() if list(ks)==layers}
-    return PersonaVectors(means, [Row(r.persona, r.question, r.prompt, r.sample, t.end-t.start) for r,t in zip(rows, seqs)], layers, about)
+    o = Extraction(extractor, selection, layers, read_under, read_text)
+    o.about                                                                      # an error in it shows before anything is read
+    return o.vectors(extractor.means(o.seqs, layers, progress, partial, o.decides))
 
 # %% ../../nbs/extraction/27_extractor.ipynb #47976591
 def vectors_file(folder, key:dict)->Path:
@@ -318,3 +343,21 @@ def cached_vectors(
     v.save(path)
     partial.unlink(missing_ok=True)   # the same run beside this one may have ended before
     return v,path
+
+# %% ../../nbs/extraction/27_extractor.ipynb #30f1e807
+def read_together(
+    readings:list, # `Extraction`s by the same weights
+    folder, # Where vectors files are
+    means=None # Function of (`Tokens`, layers, progress, a file of partial means, what decides them); None: `means` of the extractor
+):
+    "Make the vectors files that are not there yet, in one pass through the model"
+    every,ex = {vectors_file(folder, o.key): o for o in readings},readings[0].extractor
+    left = {p: o for p,o in every.items() if not p.exists()}
+    if not left and means is None: return
+    layers,keys = sorted({k for o in readings for k in o.layers}),[o.decides for o in left.values()]
+    distinct = {(*s.ids, s.start, s.end): s for o in left.values() for s in o.seqs}
+    partial,at = Path(folder)/f"{slug(ex.source.label)}-{content_hash(keys)[:8]}.partial",{o: i for i,o in enumerate(distinct)}
+    if left: log.info(f"extracting {', '.join(p.name for p in left)}"); _check_arguments(ex, readings[0].selection)
+    got = (means or ex.means)(list(distinct.values()), layers, True, partial, dict(together=keys))
+    for p,o in left.items(): o.vectors(got[[at[*s.ids, s.start, s.end] for s in o.seqs]][:,[layers.index(k) for k in o.layers]]).save(p)
+    partial.unlink(missing_ok=True)

@@ -251,6 +251,73 @@ def _one_by_one(batch, q, k, v, scale, window, softcap, sinks):
         out[a:b] = causal_attention(q[:,a:b], ks, vs, scale, window, softcap, sinks)
     return out
 
+# %% ../../nbs/extraction/22_packing.ipynb #d948605f
+TOGETHER = 1<<22 # Scores of a head that are computed at once
+
+def grouped(sizes:list, most:int)->list:
+    "Lists of indices of `sizes`, (queries, keys) of each sequence; padded, a list has at most `most` scores, or is one sequence"
+    out,n = [],0
+    for i in sorted(range(len(sizes)), key=lambda i: sizes[i][1]):
+        n = max(n, sizes[i][0])
+        if out and (len(out[-1])+1)*n*sizes[i][1]<=most: out[-1].append(i)
+        else: out.append([i]); n = sizes[i][0]
+    return out
+
+# %% ../../nbs/extraction/22_packing.ipynb #35c77ab5
+@dataclass
+class Together:
+    "Sequences that attend at once, padded on the left"
+    queries:Tensor # Where they are in the row, 'sequence query'
+    keys:Tensor    # 'sequence key'
+    first:Tensor   # The first key that is no padding, 'sequence'
+    masks:dict = field(default_factory=dict)
+
+@patch
+def mask(self:Together, window, dtype):
+    "The mask to add to scores, 'sequence query key', made once"
+    if (window,dtype) not in self.masks:
+        (_,n),(_,m) = self.queries.shape,self.keys.shape
+        i,j = torch.arange(m-n, m, device=self.first.device)[:,None],torch.arange(m, device=self.first.device)
+        seen = (j<=i) & (j>=self.first[:,None,None]) if window is None else (j<=i) & (j>i-window) & (j>=self.first[:,None,None])
+        self.masks[window,dtype] = torch.zeros(seen.shape, device=seen.device, dtype=dtype).masked_fill(~(seen | (j==i)), -math.inf)
+    return self.masks[window,dtype]
+
+# %% ../../nbs/extraction/22_packing.ipynb #dabf1dc1
+def _left(rows, device): # Lists of numbers, padded with 0
+    n = max(map(len, rows))
+    return sent(torch.stack([F.pad(torch.tensor(o), (n-len(o), 0)) for o in rows]), device)
+
+@patch
+def together(self:Batch, device)->tuple: # List of `Together`; of each token of the row, its place in their outputs, end to end
+    "How the sequences of this batch attend in a few products, made once"
+    if (device,'together') not in self.there:
+        seqs = [(range(a, b), [t for x,y in self.where[i] for t in range(x, y)]) for i,a,b in own_tokens(self.where)]
+        groups,order,n = [],torch.empty(len(self), dtype=torch.long),0
+        for g in grouped([tuple(map(len, o)) for o in seqs], TOGETHER):
+            (qs,ks),long = zip(*(seqs[i] for i in g)),max(len(seqs[i][0]) for i in g)
+            for q in qs: order[q.start:q.stop] = torch.arange(n+long-len(q), n := n+long)
+            most = max(map(len, ks))
+            groups.append(Together(_left(qs, device), _left(ks, device), sent(torch.tensor([most-len(o) for o in ks]), device)))
+        self.there[device,'together'] = groups,sent(order, device)
+    return self.there[device,'together']
+
+# %% ../../nbs/extraction/22_packing.ipynb #cebfa099
+def _padded(g, q, k, v, scale, window, softcap, sinks):
+    "Attention of the sequences `g`, with all scores: 'sequence*query head d_value'"
+    h,hk,(s,n) = len(q),len(k),g.queries.shape
+    qs,(ks,vs) = q[:,g.queries].unflatten(0, (hk,h//hk)),(x[:,None,g.keys] for x in (k,v))                    # key_head group sequence token d
+    z = qs@ks.transpose(-1, -2)
+    z = (z*scale if softcap is None else (z*(scale/softcap)).tanh()*softcap) + g.mask(window, q.dtype)
+    if sinks is not None: z = torch.cat([z, sinks.to(z.dtype).view(hk, -1, 1, 1, 1).expand(*z.shape[:-1], 1)], -1)
+    return (z.softmax(-1)[...,:ks.shape[-2]]@vs).permute(2, 3, 0, 1, 4).reshape(s*n, h, v.shape[-1])
+
+def _few_products(batch, q, k, v, scale, window, softcap, sinks):
+    "What `_one_by_one` returns, for many sequences at a time"
+    groups,order = batch.together(q.device)
+    def alone(g): return causal_attention(q[:,g.queries[0]], k[:,g.keys[0]], v[:,g.keys[0]], scale, window, softcap, sinks)
+    got = [alone(g) if len(g.queries)==1 else _padded(g, q, k, v, scale, window, softcap, sinks) for g in groups]
+    return torch.cat(got)[order]
+
 # %% ../../nbs/extraction/22_packing.ipynb #93a60bb2
 def _varlen(q, v):
     "torch's attention over sequences of any lengths, if there is one for such heads; else None"
@@ -262,14 +329,12 @@ def _varlen(q, v):
 
 def _at_once(batch, q, k, v, scale, window, softcap, sinks):
     "What `_one_by_one` returns, without a step for which the host would wait"
-    o,f = batch.on(q.device),_varlen(q, v) if softcap is None and sinks is None else None
-    if f:
-        most = max(b-a for a,b,_,_ in o.own),max(d-c for _,_,c,d in o.own)
-        return f(q.transpose(0, 1), *(x.transpose(0, 1)[o.context] for x in (k,v)), *o.starts, *most, scale=scale,
-                 window_size=(-1 if window is None else window-1, 0), enable_gqa=len(q)>len(k))
-    k,v,out = k[:,o.context],v[:,o.context],q.new_empty(q.shape[1], len(q), v.shape[-1])
-    for a,b,c,d in o.own: out[a:b] = causal_attention(q[:,a:b], k[:,c:d], v[:,c:d], scale, window, softcap, sinks)
-    return out
+    f = _varlen(q, v) if softcap is None and sinks is None else None
+    if not f: return _few_products(batch, q, k, v, scale, window, softcap, sinks)
+    o = batch.on(q.device)
+    most = max(b-a for a,b,_,_ in o.own),max(d-c for _,_,c,d in o.own)
+    return f(q.transpose(0, 1), *(x.transpose(0, 1)[o.context] for x in (k,v)), *o.starts, *most, scale=scale,
+             window_size=(-1 if window is None else window-1, 0), enable_gqa=len(q)>len(k))
 
 # %% ../../nbs/extraction/22_packing.ipynb #074c6441
 def _kernels():

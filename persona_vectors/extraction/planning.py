@@ -46,6 +46,11 @@ def _attention_width(cfg):
     heads = getattr(cfg, 'num_attention_heads', 1)
     return heads*(getattr(cfg, 'head_dim', None) or cfg.hidden_size//heads)
 
+def _rope_width(cfg):
+    "Numbers in the rotary tables of a token: cosine and sine, for each kind of layer"
+    heads = getattr(cfg, 'num_attention_heads', 0)
+    return 2*len({*(getattr(cfg, 'layer_types', None) or ['all'])})*(getattr(cfg, 'head_dim', None) or cfg.hidden_size//heads) if heads else 0
+
 # %% ../../nbs/extraction/25_planning.ipynb #21c1e80a
 def _container_free(group):
     "Free bytes under the limit of the cgroup in the folder `group`; infinite without a limit"
@@ -100,6 +105,7 @@ class Plan:
     stream:bool=False # Block by block, else all at once
     place:str='device' # Where hidden states wait if streamed: 'device', 'memory', 'file'
     chunks:int=1     # Number of chunks that the conversations are streamed in
+    aside:int=0      # Rotary tables of all tokens, which stay on the device while hidden states wait
     @property
     def k(self): return max(self.layers)
     @property
@@ -136,13 +142,15 @@ def place_states(self:Plan,
     n = max(1, math.ceil(self.distinct/batch_tokens))                                        # batches
     if self.seconds: self.chunks = min(n, max(1, int(min(self.seconds/CHUNK_SECONDS, self.seconds*FILE_RATE/self.weights))))
     rest = .9*self.free - self.batch - 2*self.block - self.embedding
-    if self.device!='cpu' and self.seconds and self.states/self.chunks>rest>0:                # reading the weights again is cheaper than moving all states
-        more = math.ceil(self.states/rest)
+    there = self.states+self.aside
+    if self.device!='cpu' and self.seconds and there/self.chunks>rest>0:                      # reading the weights again is cheaper than moving all states
+        more = math.ceil(there/rest)
         if more<=min(n, self.seconds*FILE_RATE/self.weights): self.chunks = more
+    if rest>0: self.chunks = max(self.chunks, min(n, math.ceil(self.aside/rest)))
     spare = rest if self.device=='cpu' else .9*free_memory()-2*self.block
     room = .9*shutil.disk_usage(tempfile.gettempdir()).free if room is None else room
     chunk = self.states/self.chunks
-    self.place = 'device' if chunk<rest else 'memory' if chunk<spare else 'file'
+    self.place = 'device' if there/self.chunks<rest else 'memory' if chunk<spare else 'file'
     if self.place=='file': self.chunks = max(self.chunks, math.ceil(n/max(1, room//(batch_tokens*width))))
     return self
 
@@ -192,6 +200,7 @@ def plan_reading(
              embedding=outside, block=max(each) if k else 0, weights=outside+sum(each)*(k>0),
              batch=min(tokens, budget)*(8*d+4*inner)*size, free=free_memory(device) if free is None else free,
              flop=2*distinct*active_weights(model, found)*(k>0) + 4*k*_attention_width(model.config)*context)
+    p.aside = distinct*size*_rope_width(model.config)
     if measure: p.rate = _rate_here(inner, d, model.dtype, device, budget)
     p.stream = (p.weights+p.batch > .9*p.free) if stream is None else stream
     return p.place_states(room, budget, d*size) if p.stream else p
@@ -257,7 +266,7 @@ def _times(p, times, budget):
     "Plan `p` for `times` as many conversations, in batches of `budget` tokens"
     def more(n): return round(n*times)
     tokens = more(p.tokens)
-    return replace(p, tokens=tokens, distinct=more(p.distinct), flop=more(p.flop), states=more(p.states),
+    return replace(p, tokens=tokens, distinct=more(p.distinct), flop=more(p.flop), states=more(p.states), aside=more(p.aside),
                    batch=p.batch*min(tokens, budget)//min(p.tokens, budget))
 
 # %% ../../nbs/extraction/25_planning.ipynb #e0ee7848

@@ -9,6 +9,7 @@ __all__ = []
 from itertools import chain, cycle, islice
 from ..config import log
 from .blocks import find_blocks, keep_blocks, residual_hooks, skeleton, tied_weights
+from .engine import Enough
 from ..gguf import check_against_metadata
 from ..models import ModelSource, attention_windows, changing_ropes
 from ..pretokenizers import HARD, splitting_fault
@@ -48,8 +49,6 @@ def ordinary(
     return model
 
 # %% ../../nbs/extraction/24_probe.ipynb #bd9adba6
-class _Enough(Exception): pass
-
 def ordinary_means(
     model:nn.Module, # From `ordinary`
     seqs:list, # `Tokens`
@@ -60,12 +59,12 @@ def ordinary_means(
     out = torch.empty(len(seqs), len(layers), model.config.get_text_config().hidden_size)
     def keep(i, k, h):
         out[i,layers.index(k)] = h[0,seqs[i].start:seqs[i].end].float().mean(0).cpu()
-        if k==layers[-1]: raise _Enough
+        if k==layers[-1]: raise Enough
     for i in sorted(range(len(seqs)), key=lambda i: len(seqs[i])):   # the longest last, as dynamic NTK keeps its frequencies
         ids = torch.tensor([seqs[i].ids], device=model.device)
         with torch.no_grad(), residual_hooks(model.get_decoder(), layers, lambda k,h: keep(i, k, h), blocks):
             try: model(input_ids=ids, use_cache=False)
-            except _Enough: pass
+            except Enough: pass
     return out
 
 # %% ../../nbs/extraction/24_probe.ipynb #060c502d

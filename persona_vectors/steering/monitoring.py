@@ -18,7 +18,7 @@ from ..analysis.axis import assistant_axis
 from ..analysis.figures import LINE_COLOURS, styled
 from ..config import PersonaVectorConfig, content_hash, log
 from ..conversations import FORM, LeftOut, conversation_of, each_conversation, unread
-from ..extraction.blocks import find_blocks, residual_hooks
+from ..extraction.blocks import decoder_of, find_blocks, residual_hooks
 from ..extraction.engine import default_batch_tokens, each_batch, keeping_memory, packs
 from ..extraction.extractor import ActivationExtractor
 from ..extraction.vectors import Direction, at_given, need_layer, vectors_of
@@ -64,7 +64,9 @@ def watching(self:Monitor):
     seen,by,layers = [],{},sorted({o.layer for o in self.directions.values()})
     def see(k, h):
         for name,o in self.directions.items():
-            if o.layer==k: by[name] = h.flatten(0, 1).float()@self.units[name].to(h.device)
+            if o.layer==k:
+                u = self.units[name] = self.units[name].to(h.device)                     # moved there once
+                by[name] = h.flatten(0, 1).float()@u
         if k==layers[-1]: seen.append(torch.stack([by[name].to(h.device) for name in self.directions], -1).cpu())
     with residual_hooks(self.model, layers, see, self.blocks): yield seen
 
@@ -72,7 +74,7 @@ def watching(self:Monitor):
 @patch
 def project(self:Monitor, ids)->np.ndarray: # 'token direction'
     "The projections of every token, in one forward pass"
-    with torch.no_grad(), self.watching() as seen: self.model(torch.tensor([ids], device=self.model.device), use_cache=False)
+    with torch.no_grad(), self.watching() as seen: decoder_of(self.model)(torch.tensor([ids], device=self.model.device), use_cache=False)
     return seen[0].numpy()
 
 # %% ../../nbs/steering/53_monitoring.ipynb #8ff6a8ab
@@ -190,13 +192,14 @@ def project_many(self:Monitor,
 )->list: # Of each an array 'token direction', or a ValueError if it does not fit into memory
     "The projections of every token of several conversations, in batches"
     out,todo,budget = [None]*len(seqs),list(range(len(seqs))),batch_tokens or self.batch_tokens or default_batch_tokens(self.model.device)
+    model = decoder_of(self.model)                                                       # without the head
     def one(batch):
-        with self.watching() as seen: forward(self.model, batch)
+        with self.watching() as seen: forward(model, batch)
         return seen[0].numpy()
     with keeping_memory():
         while todo:
             try:
-                for b,x in each_batch(seqs, one, budget, packs(self.model, self.blocks), todo, batch_key(self.model)):
+                for b,x in each_batch(seqs, one, budget, packs(model, self.blocks), todo, batch_key(model)):
                     for i,where in zip(b.index, b.where): out[i] = np.concatenate([x[a:e] for a,e in where])
             except MemoryError as e: out[e.sequence] = ValueError(str(e).partition(': ')[2])
             todo = [i for i in todo if out[i] is None]
