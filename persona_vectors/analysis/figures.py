@@ -361,7 +361,8 @@ def _bars(g, first):
 def _headings(rankings):
     "Heading of each column: the ranking's name and, below, what the bars are or its rank correlation with the first"
     rho = compare_rankings(rankings)[1]
-    bars = '95 % interval' if 'low' in next(iter(rankings.values())) else '± 2 se'
+    first = next(iter(rankings.values()))
+    bars = '95 % interval' if 'low' in first else '± 2 se' if first.se.notna().any() else ''        # means alone have no se
     below = [bars, *(f'ρ = {o:.2f}'.replace('-', '−') for o in rho.iloc[1:])]
     return ['<br>'.join(wrap(_safe(o), 17)) + f'<br><span style="color:#555">{b}</span>' for o,b in zip(rankings, below)]
 

@@ -348,7 +348,7 @@ def plot_drift(
     fig.update_xaxes(title='message', zeroline=False, tickvals=list(t.index) if len(t)<30 else None)
     fig.update_yaxes(title='z' if c else 'projection')
     about = '; '.join(f'{k}: {o}' for k,o in r.about.items()) + (f' · z against the turns of {c.source}' if c else '')
-    return styled(fig, 'Drift over turns', escape(about, quote=False), (620,300))
+    return styled(fig, 'Drift over turns', escape(about, quote=False), (580,300))
 
 # %% ../../nbs/steering/53_monitoring.ipynb #8c8e053a
 def _axes(ex, vectors, layer):

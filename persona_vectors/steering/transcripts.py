@@ -317,4 +317,4 @@ def plot(self:Turns,
     fig.update_xaxes(title='answer in its conversation', dtick=1 if len(q)<15 else None).update_yaxes(title='projection' if self.calibration is None else 'z')
     about = f"{k}; {self.source}: {q.n.iloc[0]:,} conversations, {q.n.iloc[-1]:,} with {q.index[-1]} answers or more"
     usual = f' · z against the answers of {self.calibration.source}' if self.calibration else ''
-    return styled(fig, 'Answers over many conversations', escape(about+usual, quote=False), (620,300))
+    return styled(fig, 'Answers over many conversations', escape(about+usual, quote=False), (580,300))
