@@ -13,7 +13,6 @@ from functools import lru_cache
 from pathlib import Path
 from fastcore.basics import patch
 from .config import cache_dir, log, odd_file, only_one, slug, unless_empty
-from .gguf import convert_gguf, gguf_parts
 from .pretokenizers import splitting_fault
 
 # %% ../nbs/07_models.ipynb #08b475eb
@@ -277,6 +276,7 @@ def _converted(name, stem, fp, get):
     return ModelSource(name, str(path), fp)
 
 def _convert(name, path, get):
+    from persona_vectors.gguf import convert_gguf                # takes NumPy, which a command's help does without
     print(f"{name}: fetching and converting the weights, once, to {path}", file=sys.stderr)
     with _whole_folder(path) as tmp, tempfile.TemporaryDirectory(dir=path.parent, prefix='.fetched.') as d:
         try:
@@ -331,6 +331,7 @@ def _folder(name, p, token=None):
 
 # %% ../nbs/07_models.ipynb #68be867b
 def _gguf(name, p):
+    from persona_vectors.gguf import gguf_parts
     if not p.is_file(): raise ValueError(f"model {name!r}: there is no such GGUF file: check the path")
     if odd := odd_file(p): raise ValueError(f"model {name!r}: the file is {odd}")
     with open(p, 'rb') as f:

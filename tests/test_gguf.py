@@ -424,7 +424,7 @@ def test_one_at_a_time(tmp_path, monkeypatch):
         if not at_once[-1]: busy.release()
         if not works[0]: raise ValueError('it is odd')
         (dest/'config.json').write_text('{}')
-    monkeypatch.setattr('persona_vectors.models.convert_gguf', convert)
+    monkeypatch.setattr('persona_vectors.gguf.convert_gguf', convert)
     def ask():
         try: return find_model(str(tmp_path/'x.gguf')).path
         except ValueError as e: return str(e)
