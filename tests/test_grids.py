@@ -1,5 +1,5 @@
 "Complete grids give the numbers they always gave, incomplete ones go through every analysis, and what cannot be fitted is refused in one line"
-import numpy as np, pandas as pd, pytest
+import numpy as np, pandas as pd, pytest, torch
 from persona_vectors.analysis import axis, comparison, controls, coordinates, figures, layers, likelihood, measures, readings, report, uncertainty, wording
 from persona_vectors.analysis.simulation import as_judged, planted
 from persona_vectors.extraction.vectors import PersonaVectors
@@ -73,7 +73,7 @@ ANALYSES = dict(
     extreme_answers=lambda: likelihood.extreme_answers(V, axis.assistant_axis, TEXTS), meaning_and_wording=lambda: wording.meaning_and_wording(WORDED, n=20),
     shift=lambda: measures.shift(V, V, A), projection_agreement=lambda: comparison.projection_agreement(PAIR, 20),
     structure_agreement=lambda: comparison.structure_agreement(PAIR, 20), cka=lambda: comparison.cka_agreement(PAIR, 20), procrustes=lambda: comparison.procrustes_agreement(PAIR, 20),
-    cross_cosine=lambda: comparison.cross_cosine(V, V), joint_pca=lambda: comparison.joint_pca(dict(a=V, b=V)), compare=lambda: comparison.compare(PAIR, n=20))
+    cross_cosine=lambda: comparison.cross_cosine(V, V), joint_pca=lambda: comparison.joint_pca(PAIR), compare=lambda: comparison.compare(PAIR, n=20))
 
 def has_numbers(o):
     "Whether there are finite numbers in what an analysis returns"
@@ -85,6 +85,38 @@ def has_numbers(o):
 
 @pytest.mark.parametrize('name', ANALYSES)
 def test_incomplete_grids_go_through(name): assert has_numbers(ANALYSES[name]())
+
+RAW = {'project','variance_components','d_study','matched_length','massive','transform','sensitivity','persona_space'} # of answers with their questions' effects
+
+def of_centred(o):
+    "All numbers in what an analysis returns, without signs: a component's is arbitrary where it is at right angles to the axis"
+    if isinstance(o, dict): return [x for v in o.values() for x in of_centred(v)]
+    if isinstance(o, pd.DataFrame): o = o.select_dtypes('number')
+    if isinstance(o, (bool,int,float,np.number)): return [abs(float(o))]
+    if isinstance(o, (pd.DataFrame,pd.Series,np.ndarray)): o = np.ravel(np.array(o, object)).tolist()
+    if isinstance(o, (list,tuple)): return [x for v in o for x in of_centred(v)]
+    return of_centred({k: v for k,v in vars(o).items() if isinstance(v, (int,float,np.number,np.ndarray))}) if hasattr(o, '__dict__') else []
+
+def louder(v):
+    "Two questions move all personas alike"
+    w,rng = PersonaVectors(v.means.clone(), v.rows, v.layers, v.meta),np.random.default_rng(1)
+    for q,size in zip(v.questions, (10,-20)):
+        w.means[[i for i,r in enumerate(v.rows) if r.question==q]] += torch.tensor(size*rng.normal(size=v.means.shape[-1]), dtype=torch.float32)
+    return w
+
+@pytest.mark.parametrize('name', sorted(set(ANALYSES)-RAW))
+def test_a_question_that_moves_all_alike_changes_nothing(name, monkeypatch):
+    before = np.array(of_centred(ANALYSES[name]()))
+    for k,o in dict(V=louder(V), PAIR={k: louder(v) for k,v in PAIR.items()}, WORDED=louder(WORDED)).items(): monkeypatch.setitem(globals(), k, o)
+    monkeypatch.setitem(globals(), 'A', axis.assistant_axis(globals()['V']))
+    after = np.array(of_centred(ANALYSES[name]()))
+    assert np.allclose(before, after, rtol=2e-3, atol=2e-3*np.nanmax(abs(before), initial=0), equal_nan=True)
+
+@pytest.mark.parametrize('name', ['transform','massive'])
+def test_a_question_is_seen_in_raw_answers(name, monkeypatch): # the control
+    before = np.array(of_centred(ANALYSES[name]()))
+    monkeypatch.setitem(globals(), 'V', louder(V))
+    assert not np.allclose(before, of_centred(ANALYSES[name]()), rtol=.1)
 
 def test_what_takes_complete_questions_says_so():
     v = as_judged(planted(wordings=2, d=8, seed=1)[0], rate=.3, seed=1)

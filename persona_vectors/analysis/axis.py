@@ -10,6 +10,7 @@ __all__ = ['centred', 'cosine_matrix', 'assistant_axis', 'project', 'held_out', 
 import math, re
 from collections import Counter
 from dataclasses import dataclass
+from ..config import log
 from ..personas import category_of
 from ..responses import Responses
 from .grids import balanced, empty_cells, filled_cells, fits, fitted, half_moves
@@ -88,12 +89,15 @@ def _halves(filled, splits, rng): # 'persona question'; gives 'half question': 1
     q = filled.shape[1]
     if q<2: raise ValueError("one question cannot be split in halves: a cross-fitted ranking needs at least two questions. "
         "Of means only, project(v, assistant_axis(v)) gives places on an axis made from the same means")
-    out = np.zeros((2*splits,q))
+    out,torn = np.zeros((2*splits,q)),0
     for i in range(splits):
         for _ in range(100):
             order = rng.permutation(q)
             if filled.all() or all(fits(filled[:,order[k::2]]) for k in (0,1)): break
+        else: torn += 1
         out[2*i,order[::2]] = out[2*i+1,order[1::2]] = 1
+    if torn: log.warning(f"in {torn} of {splits} halvings of the questions some persona has no answer in one half, or none that connects it: "
+                         "there the fit to all questions stands in for it")
     return out
 
 # %% ../../nbs/analysis/30_axis.ipynb #1a27b804

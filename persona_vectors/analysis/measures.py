@@ -13,7 +13,7 @@ from .controls import random_directions
 from .readings import unit_along
 from .uncertainty import half_width, jackknife, jackknife_se, p_value, permute_roles
 from ..extraction.vectors import Direction, PersonaVectors
-from .grids import balanced, empty_cells, filled_cells, on_shared_cells, question_parts
+from .grids import balanced, empty_cells, filled_cells, fitted, on_shared_cells, question_parts
 import numpy as np, pandas as pd
 
 # %% ../../nbs/analysis/42_measures.ipynb #981f29b3
@@ -163,7 +163,7 @@ def _shared_components(a, b, k):
     "Role means 'role d' of two models over the shared roles, and their `k` first components, signs agreeing with each one's axis"
     rs = [p for p in a.split()[1] if p in b.roles]
     if len(rs)<5: raise ValueError(f"{len(rs)} roles are in both models: components are compared over at least 5")
-    xs = [np.stack([v[p].double().numpy() for p in rs]) for v in (a,b)]          # the same role in the same row, whatever the order of the files
+    xs = [fitted(v)[[v.personas.index(p) for p in rs]] for v in (a,b)]           # the same role in the same row, whatever the order of the files
     axes = [assistant_axis(v.only([*v.split()[0], *rs])).vector.double().numpy() for v in (a,b)]
     return xs,[_towards(_components(x), u)[:k] for x,u in zip(xs, axes)]
 

@@ -683,7 +683,7 @@ def _steering_clause(e):
 _SAME_AXIS = .9
 
 def _by_choice(t):
-    "Does the axis depend on which answers were kept: answer, the choice that decides it, and what it shows (alone, moved or '')"
+    "Does the axis depend on which answers were kept: answer, the choice that decides it, and what it shows (alone, moved, further or '')"
     t = t.drop('kept, plain means', errors='ignore').dropna(subset='length')
     if not {'all answers','kept'}<=set(t.index): return 'not tested','',''
     whole,kept,choices = t.loc['all answers'],t.loc['kept'],t.drop('all answers')
@@ -691,7 +691,8 @@ def _by_choice(t):
     moved = choices[(choices.cosine_high<_SAME_AXIS) | (choices.rho_high<SAME_ORDER)]
     if len(moved): return 'yes',moved.cosine.idxmin(),'moved'
     same = (choices.cosine_low>=_SAME_AXIS) & (choices.rho_low>=SAME_ORDER) & (choices.length_low>0)
-    return ('no' if same.all() else 'unclear'),choices.rho_low.idxmin(),''
+    further = kept.get('times_low', 0)>1 or kept.get('times_high', 2)<1                      # as long, too
+    return ('no' if same.all() and not further else 'unclear'),choices.rho_low.idxmin(),'further'*bool(same.all() and further)
 
 # %% ../../nbs/analysis/39_report.ipynb #da5d517c
 def _few(t):
@@ -720,7 +721,7 @@ def _selected(e):
     "Does the axis depend on which answers were kept?"
     q,t = 'Does the axis depend on which answers were kept?',e.selection
     rule = ('yes if an axis is seen only among the kept answers, or if at some threshold or weight the cosine with the axis of all answers lies '
-            f'below {_SAME_AXIS} or the correlation of the roles’ places below {SAME_ORDER} (intervals); no if both lie above in all')
+            f'below {_SAME_AXIS} or the correlation of the roles’ places below {SAME_ORDER} (intervals); no if both lie above in all, and the axis of the kept answers is as long as that of all')
     if t is None: return _found('selection', q, 'not tested', 'Answers are missing, and nothing says what the missing ones would have shown.', rule)
     e.tables['selection'],(answer,which,shows) = t,_by_choice(t)
     t.attrs['shows'] = shows
@@ -775,11 +776,13 @@ def _chosen(e, f):
                f'{len(e.vectors.questions)} questions. A fit of persona + question makes up for which questions a persona has left, '
                'not for which of its answers.')
     if 'selection' in e.tables and f['selection'].answer!='not tested':
-        yield (f'{f["selection"].because} {_DEPENDS[f["selection"].answer]} What is left is a selected set: '
+        yield (f'{f["selection"].because} {_DEPENDS[e.tables["selection"].attrs["shows"] or f["selection"].answer]} What is left is a selected set: '
                'what is seen in it need not hold of all that the model says.')
 
 _DEPENDS = dict(yes='The axis depends on which answers are kept.', no='It is the same whichever are kept.',
-                unclear='It is unclear whether it depends on which are kept.')
+                unclear='It is unclear whether it depends on which are kept.',
+                further='Direction and order are the same whichever are kept; how far the personas lie apart is not.')
+_DEPENDS |= dict.fromkeys(('alone','moved'), _DEPENDS['yes'])
 
 # %% ../../nbs/analysis/39_report.ipynb #0ada6e1c
 def _sources(e, f):
