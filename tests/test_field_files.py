@@ -129,6 +129,7 @@ def test_encodings(run, d):
         found.append(([r.key for r in rs.rows], rs.prompts()))
     assert found[0]==found[1]==found[2] and found[0][1]=={'pirate': ['You sail à Brest.'], 'default': ['']} and found[0][0][0][2]=='Où?'
 
+gaps = ['{user name}', '{user-name}', '{{city}}', '{{model_name}}', '{ topic }', '{0}', '{}', '${city}']
 wrong = [ # options; what the one line says. The first three were silent: descriptions as prompts, JSON lines as questions, a gap sent as written
     ('--personas role_list.json', 'its 3 texts describe roles'),
     ('--questions lines.txt', 'it holds JSON lines, and each line of a .txt file would be asked as it stands; rename it to .jsonl'),
@@ -142,13 +143,15 @@ wrong = [ # options; what the one line says. The first three were silent: descri
     ('--personas half.json', "entry 2 of its instruction is {'neg': 'b'}"),
     ('--questions answers.jsonl', "question 1 comes with 'conversation', so this is a file of answers"),
     ('--questions roles/default.json', 'this role file has no questions'),
-    ('--limit 0', '--limit 0: give a whole number above 0')]
+    ('--limit 0', '--limit 0: give a whole number above 0'),
+    *[(f'--personas gaps/{i}.json', f"persona 'me' has {o} in it, which nothing fills in") for i,o in enumerate(gaps)]]
 
 @pytest.mark.parametrize('options,why', wrong)
 def test_wrong(options, why, run, d):
     write(d/'lines.txt', (d/'extraction_questions.jsonl').read_text())
     write(d/'lines.json', (d/'extraction_questions.jsonl').read_text())
     write(d/'gap.yaml', 'me: You speak of {topic}.\ndefault: ""\n')
+    for i,o in enumerate(gaps): write(d/f'gaps/{i}.json', dict(me=f'You speak of {o}.'))
     write(d/'half.json', dict(instruction=[dict(pos='a'), dict(neg='b')]))
     write(d/'answers.jsonl', json.dumps(dict(question='Why?', system_prompt='', prompt_index=0, conversation=[]))+'\n')
     (d/'empty').mkdir()
@@ -156,6 +159,14 @@ def test_wrong(options, why, run, d):
     before = files(d)
     one_line(run('generate', *options.split(), *small), why)
     assert files(d)==before
+
+def test_no_gaps(run, d):
+    "LaTeX, JSON and sets are sent as they are written, and the model's name is filled in with spaces around it too"
+    kept = [r'Write \frac{a_{i}}{b^{2}} and \textbf{so}.', 'Answer as {"a": {"b": 1}, "c": {}}.', 'The set is {1, 2, 3}.']
+    write(d/'kept.json', dict(me=[*kept, 'You are { model_name }.']))
+    assert answers(run('generate', '--personas', 'kept.json', '--limit', 1, *small), d).prompts()['me']==[*kept, 'You are Tiny-2B.']
+    write(d/'word.json', dict(me='Sit in a{city}.'))
+    one_line(run('generate', '--personas', 'word.json', *small), "has {city} in it")
 
 def test_wrong_scores(run, d):
     "A folder without scores, scores of other answers, a rubric for nobody"
