@@ -77,6 +77,29 @@ def test_scores(run, d):
     r = run('extract', scored.path, '--min-score', 3, '--min-answers', 1, '--layer', 1)
     assert r.returncode==0 and any('20 of 24 answers are read' in o for o in said(r)), r.stderr
 
+def test_scores_of_a_limit(run, d):
+    "Without numbers, scores of more questions than were asked could land on others; with numbers each finds its own"
+    asked = [f'Why {i}?' for i in range(6)]
+    write(d/'q.txt', '\n'.join(asked))
+    write(d/'q.jsonl', ''.join(json.dumps(dict(question=q, id=i))+'\n' for i,q in enumerate(asked)))
+    write(d/'scores/bard.json', {f'pos_p0_q{q}': q%4 for q in range(6)})
+    def made(o, *more): return run('generate', '--personas', 'default,bard', '--questions', o, *more, *small).stdout.splitlines()[-1]
+    few = made('q.txt', '--limit', 2)
+    before = files(d)
+    one_line(run('judge', few, '--scores', 'scores'), 'scores of question 5, and these answers are to 2 questions without numbers')
+    assert files(d)==before
+    rs = answers(run('judge', made('q.jsonl', '--limit', 2), '--scores', 'scores'), d)
+    assert {r.question: r.scores['role'] for r in rs.rows if r.scores}=={'Why 0?': 0, 'Why 3?': 3}
+    assert {r.question: r.scores['role'] for r in answers(run('judge', made('q.txt'), '--scores', 'scores'), d).rows if r.scores}=={q: i%4 for i,q in enumerate(asked)}
+
+@pytest.mark.parametrize('scale', ['from 1 to 5', 'on a scale of 0 to 10', '0-100'])
+def test_another_scale(scale, run, d):
+    rs = run('generate', '--personas', 'roles/', '--questions', 'extraction_questions.jsonl', '--limit', 1, *small).stdout.splitlines()[-1]
+    write(d/'roles/ghost.json', role('ghost', ['Be a ghost.'], ['Why?']) | dict(eval_prompt=f'Rate {{answer}} {scale}.'))
+    before = files(d)
+    one_line(run('judge', rs, '--rubric', 'roles/'), 'ghost.json: its eval_prompt asks for a number from')
+    assert files(d)==before
+
 def test_scores_of_own_questions(run, d):
     "Each role numbers its own questions from 0; the default, asked all of them, has two with one number, and no score"
     rs = run('generate', '--personas', 'roles/', *small).stdout.splitlines()[-1]
