@@ -430,9 +430,18 @@ def _check_described(data, where):
     raise ValueError(f"{where}: its {len(texts)} texts describe roles ({reprlib.repr(texts[0])}) and are no prompts; "
                      "name the folder of role files, or write prompts, as 'You are …'")
 
-# %% ../nbs/02_personas.ipynb #b3fbc316
-_gap = re.compile(r'(?<![\\\w}$^_{])\{([A-Za-z_]\w*)\}(?!\})') # A word in braces that stands for something
+# %% ../nbs/02_personas.ipynb #1d37dbb5
+_named = re.compile(r'(?<![{$])\{ *model_name *\}(?!\})')
+_set = r'\s*(?:\w|-?\d+)(?: *, *(?:\w|-?\d+|\.\.\.|…))+\s*\}'
+_gap = re.compile(r"(?:\$|(?<!\{))\{+(?!" + _set + r""")(?=\s*\}|[^{}]*\w)((?:[^{}\\"'`“”:;\n]|(?<=\w)'(?=\w)){0,60})\}+""")
+_tex = re.compile(r'\\[{}]|\\(?:[A-Za-z]+\*?|[^\w\s])(?:\[[^][]*\])*(?:\{[^{}]*\})+|[_^]\{[^{}]*\}|"\s*:\s*\{\s*\}') # LaTeX, and the {} of JSON
 
+def _gaps(text):
+    "The groups in braces in `text` that stand for something, short and of words or numbers; LaTeX, JSON, code and sets are none"
+    while (rest := _tex.sub(r'\\ ', text))!=text: text = rest                                # from the inside out
+    return [m[0] for m in _gap.finditer(text)]
+
+# %% ../nbs/02_personas.ipynb #b3fbc316
 class RoleFile:
     "A role of the Assistant Axis or a trait of Chen et al.: `prompts` of each persona, `questions` (may be empty), `rubric` (None: it has none)"
     def __init__(self, path, data=None):
@@ -448,8 +457,8 @@ class RoleFile:
         qs = d.get('questions') or []
         self.questions = _check_questions([dict(question=q, id=i) if isinstance(q, str) else q for i,q in enumerate(qs)], path) if qs else []
         self.rubric = d.get('eval_prompt') or None
-        if odd := [o for o in _gap.findall(str(self.rubric)) if o not in ('question','answer')]:
-            raise ValueError(f"{path}: its eval_prompt has {{{odd[0]}}} in it, which nothing fills in; {{question}} and {{answer}} are filled in")
+        if odd := [o for o in _gaps(str(self.rubric)) if o not in ('{question}','{answer}')]:
+            raise ValueError(f"{path}: its eval_prompt has {odd[0]} in it, which nothing fills in; {{question}} and {{answer}} are filled in")
         if not isinstance(self.rubric, (str,type(None))): raise ValueError(f"{path}: its eval_prompt is {reprlib.repr(self.rubric)}; give text in quotes")
 
 # %% ../nbs/02_personas.ipynb #8c4cfd48
@@ -467,10 +476,10 @@ def _fill(prompts, model_name, who):
     if isinstance(prompts, (list,tuple)):
         return [_fill(p, model_name, f'{who}, prompt {i}') if isinstance(p, str) else p for i,p in enumerate(prompts, 1)]
     if not isinstance(prompts, str): return prompts
-    text = prompts.replace('{model_name}', model_name) if model_name else prompts
-    if not (m := _gap.search(text)): return text
-    if m[1]=='model_name': raise ValueError(f"{who} has {{model_name}} in it; say the name with --model-name, or load_personas(…, model_name=…)")
-    raise ValueError(f"{who} has {m[0]} in it, which nothing fills in; write out what is meant")
+    text = _named.sub(lambda _: model_name, prompts) if model_name else prompts
+    if not (gaps := _gaps(text)): return text
+    if _named.fullmatch(gaps[0]): raise ValueError(f"{who} has {{model_name}} in it; say the name with --model-name, or load_personas(…, model_name=…)")
+    raise ValueError(f"{who} has {gaps[0]} in it, which nothing fills in; write out what is meant")
 
 # %% ../nbs/02_personas.ipynb #bc119a4b
 class Personas(dict):
@@ -493,7 +502,7 @@ def _from_roles(files, src, model_name):
     filled = {(f"{f.path}: persona {p!r}", p): ss for f in used for p,ss in f.prompts.items()}
     prompts = {p: _check_prompts(who, _fill(ss, model_name, who)) for (who,p),ss in filled.items()}
     kinds = [k for t,k in enumerate(('role files of the Assistant Axis','trait files of Chen et al.')) if any(f.trait==t for f in used)]
-    gaps = any('{model_name}' in s for f in used for ss in f.prompts.values() for s in ss)
+    gaps = any(_named.search(s) for f in used for ss in f.prompts.values() for s in ss)
     aside = ', '.join(f.path.name for f in files if f.evaluation)
     return Personas(prompts, f"{src} ({' and '.join(kinds)})",
                     {p: f.questions for f in used if f.questions for p in f.prompts},

@@ -77,6 +77,29 @@ def test_scores(run, d):
     r = run('extract', scored.path, '--min-score', 3, '--min-answers', 1, '--layer', 1)
     assert r.returncode==0 and any('20 of 24 answers are read' in o for o in said(r)), r.stderr
 
+def test_scores_of_a_limit(run, d):
+    "Without numbers, scores of more questions than were asked could land on others; with numbers each finds its own"
+    asked = [f'Why {i}?' for i in range(6)]
+    write(d/'q.txt', '\n'.join(asked))
+    write(d/'q.jsonl', ''.join(json.dumps(dict(question=q, id=i))+'\n' for i,q in enumerate(asked)))
+    write(d/'scores/bard.json', {f'pos_p0_q{q}': q%4 for q in range(6)})
+    def made(o, *more): return run('generate', '--personas', 'default,bard', '--questions', o, *more, *small).stdout.splitlines()[-1]
+    few = made('q.txt', '--limit', 2)
+    before = files(d)
+    one_line(run('judge', few, '--scores', 'scores'), 'scores of question 5, and these answers are to 2 questions without numbers')
+    assert files(d)==before
+    rs = answers(run('judge', made('q.jsonl', '--limit', 2), '--scores', 'scores'), d)
+    assert {r.question: r.scores['role'] for r in rs.rows if r.scores}=={'Why 0?': 0, 'Why 3?': 3}
+    assert {r.question: r.scores['role'] for r in answers(run('judge', made('q.txt'), '--scores', 'scores'), d).rows if r.scores}=={q: i%4 for i,q in enumerate(asked)}
+
+@pytest.mark.parametrize('scale', ['from 1 to 5', 'on a scale of 0 to 10', '0-100'])
+def test_another_scale(scale, run, d):
+    rs = run('generate', '--personas', 'roles/', '--questions', 'extraction_questions.jsonl', '--limit', 1, *small).stdout.splitlines()[-1]
+    write(d/'roles/ghost.json', role('ghost', ['Be a ghost.'], ['Why?']) | dict(eval_prompt=f'Rate {{answer}} {scale}.'))
+    before = files(d)
+    one_line(run('judge', rs, '--rubric', 'roles/'), 'ghost.json: its eval_prompt asks for a number from')
+    assert files(d)==before
+
 def test_scores_of_own_questions(run, d):
     "Each role numbers its own questions from 0; the default, asked all of them, has two with one number, and no score"
     rs = run('generate', '--personas', 'roles/', *small).stdout.splitlines()[-1]
@@ -129,6 +152,7 @@ def test_encodings(run, d):
         found.append(([r.key for r in rs.rows], rs.prompts()))
     assert found[0]==found[1]==found[2] and found[0][1]=={'pirate': ['You sail à Brest.'], 'default': ['']} and found[0][0][0][2]=='Où?'
 
+gaps = ['{user name}', '{user-name}', '{{city}}', '{{model_name}}', '{ topic }', '{0}', '{}', '${city}']
 wrong = [ # options; what the one line says. The first three were silent: descriptions as prompts, JSON lines as questions, a gap sent as written
     ('--personas role_list.json', 'its 3 texts describe roles'),
     ('--questions lines.txt', 'it holds JSON lines, and each line of a .txt file would be asked as it stands; rename it to .jsonl'),
@@ -142,13 +166,15 @@ wrong = [ # options; what the one line says. The first three were silent: descri
     ('--personas half.json', "entry 2 of its instruction is {'neg': 'b'}"),
     ('--questions answers.jsonl', "question 1 comes with 'conversation', so this is a file of answers"),
     ('--questions roles/default.json', 'this role file has no questions'),
-    ('--limit 0', '--limit 0: give a whole number above 0')]
+    ('--limit 0', '--limit 0: give a whole number above 0'),
+    *[(f'--personas gaps/{i}.json', f"persona 'me' has {o} in it, which nothing fills in") for i,o in enumerate(gaps)]]
 
 @pytest.mark.parametrize('options,why', wrong)
 def test_wrong(options, why, run, d):
     write(d/'lines.txt', (d/'extraction_questions.jsonl').read_text())
     write(d/'lines.json', (d/'extraction_questions.jsonl').read_text())
     write(d/'gap.yaml', 'me: You speak of {topic}.\ndefault: ""\n')
+    for i,o in enumerate(gaps): write(d/f'gaps/{i}.json', dict(me=f'You speak of {o}.'))
     write(d/'half.json', dict(instruction=[dict(pos='a'), dict(neg='b')]))
     write(d/'answers.jsonl', json.dumps(dict(question='Why?', system_prompt='', prompt_index=0, conversation=[]))+'\n')
     (d/'empty').mkdir()
@@ -156,6 +182,14 @@ def test_wrong(options, why, run, d):
     before = files(d)
     one_line(run('generate', *options.split(), *small), why)
     assert files(d)==before
+
+def test_no_gaps(run, d):
+    "LaTeX, JSON and sets are sent as they are written, and the model's name is filled in with spaces around it too"
+    kept = [r'Write \frac{a_{i}}{b^{2}} and \textbf{so}.', 'Answer as {"a": {"b": 1}, "c": {}}.', 'The set is {1, 2, 3}.']
+    write(d/'kept.json', dict(me=[*kept, 'You are { model_name }.']))
+    assert answers(run('generate', '--personas', 'kept.json', '--limit', 1, *small), d).prompts()['me']==[*kept, 'You are Tiny-2B.']
+    write(d/'word.json', dict(me='Sit in a{city}.'))
+    one_line(run('generate', '--personas', 'word.json', *small), "has {city} in it")
 
 def test_wrong_scores(run, d):
     "A folder without scores, scores of other answers, a rubric for nobody"

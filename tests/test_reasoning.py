@@ -101,7 +101,8 @@ families = dict(
     pangu=Family('[unused16] Old kings. [unused17] ', special='[unused16] [unused17]'),
     twice=Family('<think>Old kings.</think>\n<think>Songs.</think>\n', special='<think> </think>'),
 )
-each = pytest.mark.parametrize('kind,name', [(k,n) for k in ('qwen','llama2') for n in families], ids=lambda o: o)
+def every(names): return pytest.mark.parametrize('kind,name', [(k,n) for k in ('qwen','llama2') for n in names], ids=lambda o: o)
+each = every(families)
 
 def family(kind, name):
     f = families[name]
@@ -127,11 +128,13 @@ def test_cut_while_it_thinks(kind, name):
     if f.thinks[0]!='H' and name!='apriel' and not re.match(r'\s*(<[\w:]+>|\[\w+\]) ', r.text):   # words, and tags with a space, count where they are closed
         with pytest.raises(ValueError, match='the answer is empty'): fmt.full(r.system, r.question, r.text)
 
-@pytest.mark.parametrize('answer', ['Here is my thought process: first the roof.', 'Here are my reasoning steps: one, two.', "Here's my thought process:"])
-def test_words_that_anybody_may_say(answer):
+granite,apriel = '\n\nHere is my response: ', '\n[BEGIN FINAL RESPONSE]\n'
+@pytest.mark.parametrize('answer,closes', [('Here is my thought process: first the roof.', granite), ('Here are my reasoning steps: one, two.', apriel), ("Here's my thought process:", granite)])
+def test_words_that_anybody_may_say(answer, closes):
     assert spoken(answer)==(0, len(answer)) and Response('analyst', 'Why?', answer, '', finish_reason='stop').outcome=='complete'
     assert Response('analyst', 'Why?', answer, '', finish_reason='length').outcome=='empty'
-    assert spoken(answer+'\n\nHere is my response: Yes.')[0]>len(answer) or 'steps' in answer
+    assert apart(answer+closes+'Yes.')=='Yes.'                                            # closed, it is thinking
+    if closes==apriel: assert apart(answer+granite+'Yes.')==answer+granite+'Yes.'         # another's words do not close it
 
 def apart(text): return text[slice(*spoken(text))]
 def outcome(text, reason): return Response('p', 'q', text, finish_reason=reason).outcome
@@ -173,11 +176,10 @@ def test_the_thinking_ends_the_turn(name):
     r,_ = says(tok, f.thinks+f.after, end)
     assert (r.finish_reason,r.outcome)==('stop','empty')
 
-@each
+@every(n for n,f in families.items() if not (f.asks or f.shows))                           # these always think, or open what they say
 def test_no_thinking(kind, name):
     "Control: an answer of the same model that does not think is whole, and so is one that talks about the marks"
     f,tok,end = family(kind, name)
-    if f.asks or f.shows: return                                                    # these always think, or open what they say
     for o in (answer, 'Tags: `<think>` and `</think>`.', 'Then x = "[THINK]a[/THINK]"', 'I am thinking. Here is my response: none'):
         r,fmt = says(tok, o+f.after.removeprefix('\n</answer>').removeprefix('\n\n<|end_of_solution|>'), end)
         if not any(m in o for m in f.special.split()): assert r.text==o and averaged(tok, fmt, r)==o

@@ -96,11 +96,13 @@ def _rubric(d, where):
     except TypeError: raise ValueError(f"rubric {where!r} has {', '.join(map(str, d)) or 'nothing in it'}: {expected}") from None
 
 # %% ../../nbs/generation/13_judging.ipynb #38336864
+_two_numbers = re.compile(r'(?<![\w.-])(-?\d+(?:\.\d+)?)%?(?:\s*\([^()]*\))?\s*(?:-|–|—|and|to|through)\s*(\d+(?:\.\d+)?)(?![\w.]\d)')
+
 def _text_of(f, top):
     "The eval_prompt of a `RoleFile`; ValueError if it asks for another scale than 0 to `top`"
-    said = re.findall(r'between 0 and (\d+)', f.rubric)
-    if said and str(top) not in said:
-        raise ValueError(f"{f.path}: its eval_prompt asks for a number between 0 and {said[-1]}; a role's goes to 3, and a trait's to 100")
+    said = [(m[1],m[2]) for m in _two_numbers.finditer(f.rubric)] + [('0',m) for m in re.findall(r'\bout of (\d+)', f.rubric)]
+    if said and (0,top) not in [tuple(sorted(map(float, o))) for o in said]: raise ValueError(
+        f"{f.path}: its eval_prompt asks for a number from {said[-1][0]} to {said[-1][1]}; a role's goes from 0 to 3, and a trait's from 0 to 100")
     return f.rubric
 
 def _of_files(files, src):
@@ -503,10 +505,18 @@ def read_scores(folder)->dict: # (persona, prompt, number of the question) to sc
     return out
 
 # %% ../../nbs/generation/13_judging.ipynb #3e925432
+def _check_numbers(rows, n, scores, folder):
+    "ValueError if `rows` have no numbers, and there are scores of more than their `n` questions"
+    last = max(q for *_,q in scores)
+    if last>=n and any(r.question_id is None for r in rows): raise ValueError(
+        f"{folder}: it has scores of question {last}, and these answers are to {n} questions without numbers, so which is which is not known; "
+        'number the questions ({"question": "…", "id": 0}) and generate them anew')
+
 def scored(responses:Responses, folder, out=None)->Responses:
     "`responses` with the scores in the files of `folder`, for the rubric 'role'; saved in a file in the folder `out` (None: beside them)"
     name,scores = 'role',read_scores(folder)
     at = _places(responses, lambda key,_: key in scores)
+    _check_numbers([responses.rows[i] for i in at.values()], len(responses.questions), scores, folder)
     found = {at[k]: o for k,o in scores.items() if k in at}
     if not found: raise ValueError(f"{folder}: none of its {len(scores)} scores is of these answers: name the folder that belongs to them")
     rows = [replace(r, scores={**(r.scores or {}), name: found[i]}) if i in found else r for i,r in enumerate(responses.rows)]
