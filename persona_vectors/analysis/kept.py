@@ -195,7 +195,11 @@ def selection_evidence(
             if rows[k][1]: rows['kept, plain means'] = counts,_measured(_plain(some))
     whole = rows[_ALL][1]
     if whole is None: balanced(v)                                        # says why
-    t = pd.DataFrame.from_dict({k: counts | (_length(m) | _agreement(whole, m) if m else {}) for k,(counts,m) in rows.items()}, 'index')
+    on = {tuple(whole.roles): whole}                                     # all answers, measured on the roles that a set has left
+    def agreement(m):
+        if (k := tuple(m.roles)) not in on: on[k] = _tried(some := v.only([*v.neutral, *k]), np.ones(len(some.rows)))
+        return _agreement(on[k], m) if on[k] else {}
+    t = pd.DataFrame.from_dict({k: counts | (_length(m) | agreement(m) if m else {}) for k,(counts,m) in rows.items()}, 'index')
     t.attrs = dict(threshold=_in_words(low, high), left_out=left_out)
     return t
 
