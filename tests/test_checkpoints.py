@@ -232,8 +232,10 @@ def test_plan_of_a_quantised_checkpoint(kind, tmp_path):
     assert some.block==each and some.weights==every.weights-each and some.embedding==whole.embedding
     assert some.weights<whole.weights
     with pytest.raises(ValueError, match=f'quantised already .{kind}.: leave --quantize out'): find_model(str(base), quantize='4bit')
-    if kind=='fp8': return                                                      # without a GPU transformers reads it as bfloat16
-    with pytest.raises(ValueError, match=rf'it is quantised \({kind}\) and needs a package'): extractor(base).means(seqs, [2], progress=False)
+    def means(): return extractor(base).means(seqs, [2], progress=False)
+    if kind=='fp8': assert means().isfinite().all()                             # without a GPU transformers makes wider numbers of it
+    else:
+        with pytest.raises(ValueError, match=rf'it is quantised \({kind}\) and needs a package'): means()
 
 # code of their own
 
