@@ -24,7 +24,8 @@ import numpy as np, pandas as pd
 CANNOT = {
     'whether the axis holds in other questions': 'a mean has no second half to measure in, so lengths and the order have noise in them and no interval',
     'whether the neutral is further out than any role would be': 'its place is measured on an axis that it is part of',
-    'whether the axis is more than noise': "the noise in the neutral's mean is shared by all roles and counts as signal, so that noise alone gives about R/(R+K) over other roles, for R roles and K neutrals",
+    'whether the axis is more than noise': "the noise in the neutral's mean is shared by all roles and counts as signal, "
+        'so that noise alone gives about R/(R+K) over other roles, for R roles and K neutrals',
     'whether it comes with the prompt or with the text': 'that takes the answers, read again under other prompts',
     'whether the words alone would give it': 'that takes the answers'}
 
