@@ -99,6 +99,7 @@ def run(
     personas,questions = load_personas(personas),None if questions is None else load_questions(questions)
     neutral,ex = neutral_of(personas, questions or list(dict.fromkeys(chain(*load_extra(extra or {}).values()))), config.span),ActivationExtractor(config)
     k = ex.one_layer(layer)
+    ex.source.check_rounding()                                                    # before answers are paid for
     selection = select(_answers(config, personas, questions, extra, out, responses, api, fresh, vllm), personas, questions, **rule)
     neutral = neutral_of(selection.prompts, selection.questions, config.span)     # some may be left out
     what,folder = [(sorted({0,k}), None), ([k], neutral[0])],out/'data/persona_vectors'

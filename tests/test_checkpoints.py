@@ -6,9 +6,12 @@ import pytest, torch
 from persona_vectors import EMBEDDED, ActivationExtractor, PersonaVectorConfig, find_model
 from persona_vectors.extraction.extractor import cached_vectors
 from persona_vectors.models import load_causal
+from persona_vectors.extraction.parts import extract_shard
 from persona_vectors.extraction.vectors import load_vectors
+from persona_vectors.generation.answers import generate_responses
 from persona_vectors.responses import Response, Responses
-from persona_vectors.selection import select
+from persona_vectors.pipeline import run as run_pipeline
+from persona_vectors.selection import Answers, select
 from tiny import env, files, make_llama, said, script
 
 rows = Responses([Response(p, q, 'Hello there, who is it?', s) for p,s in (('default',''), ('bard','You sing.')) for q in ('Who are you?', 'And why?')])
@@ -147,9 +150,7 @@ BITS = {'4bit': 'bitsandbytes', '8bit': 'torchao'}
 @pytest.mark.parametrize('bits', BITS)
 def test_rounded_weights(bits, tmp_path):
     "Rounded when loaded: the size is the planned one, numbers are near those of the whole weights, alike in any batch, and the files say so"
-    if not find_spec(BITS[bits]):
-        with pytest.raises(ValueError, match=f'rounded to {bits} by {BITS[bits]}, which is not installed'): find_model(EMBEDDED, quantize=bits)
-        return
+    if not find_spec(BITS[bits]): pytest.skip(f'needs {BITS[bits]}; test_plan_of_rounded_weights does without')
     base = make_llama(tmp_path/'base', d=256, n=3)
     plain,ex = extractor(base),extractor(base, quantize=bits)
     v,path = vectors(ex, tmp_path/'v', (0,1,3))
@@ -168,22 +169,73 @@ def test_rounded_weights(bits, tmp_path):
     assert abs(planned/held-1)<.02 and planned<.95*plain.plan(seqs, [3], measure=False).weights
     with pytest.raises(ValueError, match='cannot be streamed, since its weights are rounded'): extractor(base, quantize=bits, stream=True).means(seqs, [3], progress=False)
 
-def test_plan_of_a_quantised_checkpoint(tmp_path):
-    "GPTQ, AWQ and FP8 take the size of their files; without what reads them they are refused in words"
+@pytest.mark.parametrize('bits,each', [('4bit', 1/2+4/64), ('8bit', 1)])
+def test_plan_of_rounded_weights(bits, each, tmp_path, monkeypatch):
+    "The planned bytes, without the library that rounds; whatever needs it is refused before anything is written"
+    monkeypatch.setattr('importlib.util.find_spec', lambda name, *args: None if name==BITS[bits] else find_spec(name, *args))
+    base,d,vocab = make_llama(tmp_path/'base', d=64, n=3),64,len(find_model(EMBEDDED).tokenizer())
+    ex = extractor(base, quantize=bits)
+    p,whole = (o.plan(o.conversations(rows.rows), [2], measure=False) for o in (ex, extractor(base)))
+    linear,norms = 4*d*d+3*d*2*d,2*d                                            # q, k, v, o and gate, up, down; two norms
+    assert (p.block, whole.block)==(linear*each+4*norms, 4*linear+4*norms)
+    assert p.embedding==whole.embedding==4*(vocab*d+d) and p.weights==p.embedding+2*p.block and whole.weights==whole.embedding+2*whole.block
+    needs,out = pytest.raises(ValueError, match=f'rounded to {bits} by {BITS[bits]}, which is not installed: pip install {BITS[bits]}'),tmp_path/'out'
+    rows.save(tmp_path/'r.json')
+    c,answers = ex.config,Answers(tmp_path/'r.json')
+    asked = dict(personas={'default': '', 'bard': 'You sing.', 'cook': 'You cook.', 'monk': 'You pray.'}, questions=['Who are you?', 'And why?'])
+    for f in (lambda: load_causal(ex.source), lambda: extractor(base, quantize=bits).means(ex.conversations(rows.rows), [2], progress=False),
+              lambda: vectors(ex, out), lambda: extract_shard(ex, answers, i=1, n=1, layer=1, folder=out),
+              lambda: generate_responses(c, out=out, **asked), lambda: run_pipeline(c, layer=1, out=out, **asked)):
+        with needs: f()
+        assert not out.exists()
+
+@pytest.mark.parametrize('bits', [o for o in BITS if not find_spec(BITS[o])])
+def test_plan_of_rounded_weights_in_the_command(bits, tmp_path):
+    make_llama(tmp_path/'base')
+    rows.save(tmp_path/'r.json')
+    command,before = ('extract', 'r.json', '--model', 'base', '--layer', '1', '--quantize', bits),files(tmp_path)
+    r = run(*command, '--dry-run', cwd=tmp_path)
+    assert r.returncode==0 and 'base' in r.stdout and files(tmp_path)==before, r.stderr
+    r = run(*command, cwd=tmp_path)
+    assert r.returncode==1 and f'which is not installed: pip install {BITS[bits]}' in said(r)[-1] and files(tmp_path)==before, r.stderr
+
+def packed(kind, w, group=128):
+    "What a checkpoint quantised like `kind` holds for the matrix `w` 'out in': name to tensor"
+    (n,d),int32,half = w.shape,torch.int32,torch.float16
+    if kind=='fp8': return dict(weight=w.to(torch.float8_e4m3fn), weight_scale_inv=torch.ones(-(-n//group), -(-d//group)))
+    scales = dict(qzeros=torch.zeros(d//group, n//8, dtype=int32), scales=torch.ones(d//group, n, dtype=half))    # eight times 4 bits in an int32
+    if kind=='awq': return dict(qweight=torch.zeros(d, n//8, dtype=int32), **scales)
+    return dict(qweight=torch.zeros(d//8, n, dtype=int32), g_idx=torch.arange(d, dtype=int32)//group, **scales)
+
+QUANTISED = dict(gptq=dict(bits=4, group_size=128, desc_act=False, sym=True), awq=dict(bits=4, group_size=128, zero_point=True, version='gemm'),
+                 fp8=dict(activation_scheme='dynamic', fmt='e4m3', weight_block_size=[128,128]))
+
+@pytest.mark.parametrize('kind', QUANTISED)
+def test_plan_of_a_quantised_checkpoint(kind, tmp_path):
+    "The plan is the size of the files, and of the blocks in them by hand; what reads them and is not here is named"
     from safetensors.torch import load_file, save_file
-    base = make_llama(tmp_path/'base', d=64, n=3)
+    base,d = make_llama(tmp_path/'base', d=128, n=3),128
     seqs = extractor(base).conversations(rows.rows)
     whole = extractor(base).plan(seqs, [2], measure=False)
-    w = load_file(base/'model.safetensors')
-    packed = {k: o.to(torch.int8) if o.dim()==2 and 'embed' not in k else o for k,o in w.items()}
-    save_file(packed, base/'model.safetensors', metadata=dict(format='pt'))
+    tensors = {}
+    for k,o in load_file(base/'model.safetensors').items():
+        tensors |= {k.removesuffix('weight')+part: t for part,t in packed(kind, o).items()} if '_proj' in k else {k: o}
+    save_file(tensors, base/'model.safetensors', metadata=dict(format='pt'))
     cfg = json.loads((base/'config.json').read_text())
-    (base/'config.json').write_text(json.dumps(cfg|dict(quantization_config=dict(quant_method='gptq', bits=8, group_size=64))))
-    got = extractor(base).plan(seqs, [2], measure=False)
-    matrices = sum(o.numel() for k,o in w.items() if o.dim()==2 and any(f'layers.{i}.' in k for i in (0,1)))
-    assert whole.weights-got.weights==3*matrices and got.embedding==whole.embedding
-    with pytest.raises(ValueError, match='quantised already .gptq.: leave --quantize out'): find_model(str(base), quantize='4bit')
-    with pytest.raises(ValueError, match=r'it is quantised \(gptq\) and needs a package'): extractor(base).means(seqs, [2], progress=False)
+    (base/'config.json').write_text(json.dumps(cfg|dict(quantization_config=dict(quant_method=kind, **QUANTISED[kind]))))
+    every,some = (extractor(base).plan(seqs, [k], measure=False) for k in (3,2))
+    raw = (base/'model.safetensors').read_bytes()
+    assert every.weights==len(raw)-8-int.from_bytes(raw[:8], 'little')                                          # the file without its header
+    linear,ins = 10*d*d,6*d+2*d                                                  # weights of the seven matrices; their inputs: six of width d, one of 2d
+    groups = linear//128
+    each = dict(fp8=linear+4*linear//128**2, awq=linear//2+groups*(2+1/2), gptq=linear//2+groups*(2+1/2)+4*ins)[kind]+4*2*d
+    assert some.block==each and some.weights==every.weights-each and some.embedding==whole.embedding
+    assert some.weights<whole.weights
+    with pytest.raises(ValueError, match=f'quantised already .{kind}.: leave --quantize out'): find_model(str(base), quantize='4bit')
+    def means(): return extractor(base).means(seqs, [2], progress=False)
+    if kind=='fp8': assert means().isfinite().all()                             # without a GPU transformers makes wider numbers of it
+    else:
+        with pytest.raises(ValueError, match=rf'it is quantised \({kind}\) and needs a package'): means()
 
 # code of their own
 

@@ -24,14 +24,17 @@ import numpy as np, pandas as pd
 CANNOT = {
     'whether the axis holds in other questions': 'a mean has no second half to measure in, so lengths and the order have noise in them and no interval',
     'whether the neutral is further out than any role would be': 'its place is measured on an axis that it is part of',
+    'whether the axis is more than noise': "the noise in the neutral's mean is shared by all roles and counts as signal, "
+        'so that noise alone gives about R/(R+K) over other roles, for R roles and K neutrals',
     'whether it comes with the prompt or with the text': 'that takes the answers, read again under other prompts',
     'whether the words alone would give it': 'that takes the answers'}
 
 def _of_axis(v):
     "The assistant axis in numbers: value, low, high"
-    r,pca = reliability(v).loc['axis'],role_pca(v)
+    r,pca,n,k = reliability(v).loc['axis'],role_pca(v),len(v.roles),len(v.neutral)
     return pd.DataFrame({'length, noise included': (assistant_axis(v).vector.norm().item(), np.nan, np.nan),
         'reliability over other roles': (r.over_roles, r.roles_low, r.roles_high),
+        'what noise alone gives there, about': (n/(n+k), np.nan, np.nan),
         'cosine with the first component of the roles': (pca.axis_cosine[0], np.nan, np.nan),
         "the first component's share of the variance": (pca.variance_ratio[0], np.nan, np.nan)}, index=['value','low','high']).T
 

@@ -301,6 +301,7 @@ def extract_persona_vectors(
     "One vector a persona: the mean residual stream over its answers' tokens. ValueError names an answer that cannot be used"
     selection,layers = _selected(extractor, responses, personas, questions, rule),extractor.layers(layer)
     _check_arguments(extractor, selection)
+    extractor.source.check_rounding()
     o = Extraction(extractor, selection, layers, read_under, read_text)
     o.about                                                                      # an error in it shows before anything is read
     return o.vectors(extractor.means(o.seqs, layers, progress, partial, o.decides))
@@ -357,6 +358,7 @@ def read_together(
     layers,keys = sorted({k for o in readings for k in o.layers}),[o.decides for o in left.values()]
     distinct = {(*s.ids, s.start, s.end): s for o in left.values() for s in o.seqs}
     partial,at = Path(folder)/f"{slug(ex.source.label)}-{content_hash(keys)[:8]}.partial",{o: i for i,o in enumerate(distinct)}
+    ex.source.check_rounding()
     if left: log.info(f"extracting {', '.join(p.name for p in left)}"); _check_arguments(ex, readings[0].selection)
     got = (means or ex.means)(list(distinct.values()), layers, True, partial, dict(together=keys))
     for p,o in left.items(): o.vectors(got[[at[*s.ids, s.start, s.end] for s in o.seqs]][:,[layers.index(k) for k in o.layers]]).save(p)

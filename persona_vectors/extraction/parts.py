@@ -191,6 +191,7 @@ def plan_extraction(
 # %% ../../nbs/extraction/28_parts.ipynb #bcffe9c2
 def begin_run(extractor, answers, layers, folder, read_under=None, sums=False)->tuple:
     "(the folder of this run's parts in `folder`, made if needed; all that decides the numbers)"
+    extractor.source.check_rounding()
     what = dict(extractor.cache_key(answers, layers, read_under), order=answers.order, sums=sums)
     path = Path(folder)/f"{slug(what['model'])}-{content_hash(what)[:8]}.parts"
     if not (path/'run.json').exists():

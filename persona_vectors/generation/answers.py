@@ -404,6 +404,7 @@ def run(self:Generation,
     "All answers, the missing ones made first"
     if not self.source: return run_async(self.arun())
     if not self.left: return self.finish()
+    self.source.check_rounding()
     with self.locked():
         with self.progress() as bar: self.answer_here(batch_size, bar)
         return self.finish()
