@@ -253,15 +253,19 @@ def find_model(
 ROUNDS = {'4bit': 'bitsandbytes', '8bit': 'torchao'} # The library that rounds weights to so many bits
 
 def _treated(source, quantize, trust)->'ModelSource':
-    "`source` with rounded weights, or with its own code; ValueError if it cannot be rounded here"
-    from importlib.util import find_spec
+    "`source` with rounded weights, or with its own code; ValueError if it is quantised already"
     how,codes = source.quantised,[] if source.revision or not trust else sorted(Path(source.path).glob('*.py'))
     if quantize and how: raise ValueError(f"model {source.name!r}: its weights are quantised already ({how}): leave --quantize out")
-    if (by := ROUNDS.get(quantize)) and not find_spec(by):
-        raise ValueError(f"model {source.name!r}: weights are rounded to {quantize} by {by}, which is not installed: pip install {by}")
     what = [o for o in (source.fingerprint, quantize, codes and fingerprint(*codes)) if o]
     fp = hashlib.sha256(' '.join(what).encode()).hexdigest()[:16] if what[1:] else source.fingerprint
     return replace(source, fingerprint=fp, commit=source.revision, quantize=quantize, trust=trust)
+
+@patch
+def check_rounding(self:ModelSource):
+    "ValueError if the weights are to be rounded by a library that is not installed; a plan does without"
+    from importlib.util import find_spec
+    if (by := ROUNDS.get(self.quantize)) and not find_spec(by):
+        raise ValueError(f"model {self.name!r}: weights are rounded to {self.quantize} by {by}, which is not installed: pip install {by}")
 
 # %% ../nbs/07_models.ipynb #42d21ac1
 CONVERSION = 2 # Raised when a file would be converted otherwise than before: folders and vectors of older conversions are left alone
@@ -392,6 +396,7 @@ def quantised(self:ModelSource)->str: # None if they are not
 def rounding(self:ModelSource, dtype:str, device:str='cpu')->dict: # Arguments of `from_pretrained`
     "What transformers needs to round the weights; empty if they are not to be"
     if not self.quantize: return {}
+    self.check_rounding()
     import torch
     from transformers import BitsAndBytesConfig, TorchAoConfig
     if self.quantize=='4bit': c = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type='nf4', bnb_4bit_compute_dtype=getattr(torch, dtype))
