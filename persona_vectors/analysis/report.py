@@ -721,7 +721,8 @@ def _selected(e):
     "Does the axis depend on which answers were kept?"
     q,t = 'Does the axis depend on which answers were kept?',e.selection
     rule = ('yes if an axis is seen only among the kept answers, or if at some threshold or weight the cosine with the axis of all answers lies '
-            f'below {_SAME_AXIS} or the correlation of the roles’ places below {SAME_ORDER} (intervals); no if both lie above in all, and the axis of the kept answers is as long as that of all')
+            f'below {_SAME_AXIS} or the correlation of the roles’ places below {SAME_ORDER} (intervals); no if both lie above in all, '
+            'and the axis of the kept answers is as long as that of all')
     if t is None: return _found('selection', q, 'not tested', 'Answers are missing, and nothing says what the missing ones would have shown.', rule)
     e.tables['selection'],(answer,which,shows) = t,_by_choice(t)
     t.attrs['shows'] = shows
