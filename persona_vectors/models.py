@@ -414,8 +414,8 @@ def unknown_type(self:ModelSource, d:dict)->str: # None if transformers has this
     if isinstance(kind, str) and kind in has: return None
     mine = f'transformers {transformers.__version__}'
     if d.get('auto_map') and self.trust: return None
-    if d.get('auto_map'): return (f"it brings code of its own (model type {kind!r}), and {mine} has no such type: "
-        "read that code and run it with --trust-remote-code, or give a checkpoint of a type that transformers has")
+    if d.get('auto_map'): return (f"it brings code of its own (model type {kind!r}), which is run only with --trust-remote-code, "
+        f"and {mine} has no such type: read that code first, or give a checkpoint of a type that transformers has")
     if not isinstance(kind, str): return f"config.json has no model_type ({kind!r}): it is not one of a transformers model"
     wrote = d.get('transformers_version')
     return f"{mine} has no model type {kind!r}{f', and config.json was written by {wrote}' if wrote else ''}: update transformers, or give another model"
