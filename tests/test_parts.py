@@ -102,6 +102,6 @@ def test_report_on_parts(here):
     parts,file = (t[(t.section=='ranking') & (t.quantity!='category')].set_index(['item','quantity']).value.astype(float) for t in tables)
     assert len(file)==4*4 and (parts-file).abs().max()<1e-9<file.abs().max()
     for args,says in ((['report', path, '--layer', '0.2,1'], 'give one layer'), (['report', path, '--min-score', 2], '--min-score: '),
-                      (['project', path], 'persona-vectors merge'), (['plan-study', path], 'persona-vectors merge')):
+                      (['plan-study', path], 'persona-vectors merge')):
         r = cli(*args, cwd=d)
         assert r.returncode==1 and says in said(r)[-1] and len(said(r))==1, r.stderr
