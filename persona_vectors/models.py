@@ -829,7 +829,7 @@ def find_device(
 def out_of_memory(e)->bool:
     "Whether the exception `e` is an out-of-memory error of any device"
     words = (r"out of memory|ALLOC_FAILED|can't allocate memory|not enough memory|bad_alloc|could not create a (memory|primitive)|"
-             "STATUS_NOT_INITIALIZED|Invalid buffer size")                     # CUDA's libraries on a full GPU; Apple
+             "STATUS_NOT_INITIALIZED|Invalid buffer size|can't start new thread")      # CUDA's libraries on a full GPU; Apple; no room for a stack
     return isinstance(e, MemoryError) or isinstance(e, RuntimeError) and bool(re.search(words, str(e)))
 
 def empty_cache():
