@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ..config import log
 from ..personas import category_of
 from ..responses import Responses
-from .grids import balanced, empty_cells, filled_cells, fits, fitted, half_moves
+from .grids import balanced, fit_weights, fits, fitted, half_moves, weights_at
 from ..extraction.vectors import Direction, PersonaVectors, Row
 import numpy as np, pandas as pd, torch
 
@@ -84,16 +84,16 @@ def leave_one_out_axes(half, ns, rs):
     return out/_lengths((out**2).sum(-1, keepdims=True))
 
 # %% ../../nbs/analysis/30_axis.ipynb #4a6d7e10
-def _halves(filled, splits, rng): # 'persona question'; gives 'half question': 1 where the question is in the half
+def _halves(w, splits, rng): # Weights of the cells, 'persona question'; gives 'half question': 1 where the question is in the half
     "Random halvings of the questions, both halves of each; if it can be, so that a fit to each half is possible"
-    q = filled.shape[1]
+    q = w.shape[1]
     if q<2: raise ValueError("one question cannot be split in halves: a cross-fitted ranking needs at least two questions. "
         "Of means only, project(v, assistant_axis(v)) gives places on an axis made from the same means")
     out,torn = np.zeros((2*splits,q)),0
     for i in range(splits):
         for _ in range(100):
             order = rng.permutation(q)
-            if filled.all() or all(fits(filled[:,order[k::2]]) for k in (0,1)): break
+            if w.all() or all(fits(w[:,order[k::2]]>0) for k in (0,1)): break
         else: torn += 1
         out[2*i,order[::2]] = out[2*i+1,order[1::2]] = 1
     if torn: log.warning(f"in {torn} of {splits} halvings of the questions some persona has no answer in one half, or none that connects it: "
@@ -104,7 +104,7 @@ def _halves(filled, splits, rng): # 'persona question'; gives 'half question': 1
 def half_means(
     x, # 'persona question d'
     halves, # 'half question': 1 where the question is in the half
-    moves=None # From `half_moves`; None: no cell is empty
+    moves=None # From `half_moves`; None: all cells are filled and weigh the same
 )->np.ndarray: # 'persona half d'
     "Each persona's mean over each half of the questions; where cells are empty, as a fit to this half alone gives it"
     half = halves/halves.sum(1, keepdims=True)@x
@@ -121,16 +121,16 @@ def _moved(o, axes, rs, moves, halves): # gives 'persona half'
 def cross_fitted(
     parts, # of (x, o): some coordinates of two grids, 'persona question coordinate' each
     ns, rs, # Indices of the neutrals and the roles
-    filled, # Which cells have an answer, 'persona question'
+    w, # Weights of the cells, 'persona question'
     splits, rng
 ): # 'persona question'
     "Projection of every answer in `o` on axes from `x` without its persona and its question, averaged over the splits"
     made = dot = squared = None
     for x,o in parts:
         if made is None:
-            made = _halves(filled, splits, rng)
+            made = _halves(w, splits, rng)
             other = made.reshape(-1, 2, made.shape[1])[:,::-1].reshape(made.shape)
-            moves = None if filled.all() else half_moves(filled, made)
+            moves = None if (w==1).all() else half_moves(w, made)
         axes = _leave_one_out(half_means(x, made, moves), ns, rs)
         d,s = o@axes.transpose(0,2,1),(axes**2).sum(-1)
         if moves is not None: d = d+_moved(o, axes, rs, moves.reshape(-1, 2, *moves.shape[1:])[:,::-1].reshape(moves.shape), other)[:,None]
@@ -147,8 +147,8 @@ def held_out(
     "Cross-fitted projection of every answer, on axes made without its persona and its question"
     v.split()
     v = balanced(v)
-    g,filled = v.grid(),filled_cells(empty_cells(v), v.personas, v.questions)
-    y = cross_fitted(((x, g.centre(x)) for x in map(g.part, g.parts())), g.ns, g.rs, filled, splits, np.random.default_rng(seed))
+    g,w = v.grid(),weights_at(fit_weights(v), v.personas, v.questions)
+    y = cross_fitted(((x, g.centre(x)) for x in map(g.part, g.parts())), g.ns, g.rs, w, splits, np.random.default_rng(seed))
     return pd.DataFrame(y, index=g.personas, columns=g.questions)
 
 # %% ../../nbs/analysis/30_axis.ipynb #6ab3cec9

@@ -66,15 +66,6 @@ def _check(w, personas):
         a,b = (f"{', '.join(o[:3])}{' …' if len(o)>3 else ''}" for o in side)
         raise ValueError(f"no question connects {a} with {b}: nothing says how they differ. Ask some questions of all, or leave out one side")
 
-# %% ../../nbs/analysis/29_grids.ipynb #591db8c5
-def empty_cells(
-    v:PersonaVectors
-)->dict: # Persona to a list of questions; without the personas that answered all
-    "The questions that each persona did not answer; of what `balanced` made, those that it filled in"
-    if 'empty' in v.meta: return v.meta['empty']
-    done = {(r.persona,r.question) for r in v.rows}
-    return {p: o for p in v.personas if (o := [q for q in v.questions if (p,q) not in done])}
-
 # %% ../../nbs/analysis/29_grids.ipynb #dd530c5c
 def _within(w, m):
     "The sum over questions of D m D (`m` symmetric), where D = diag(w) − ww'/Σw centres the personas of a question"
@@ -126,6 +117,27 @@ def cell_weights(
     v._weights = n/(n+of_sample/own) if own>0 else n*1.          # kept, like the vectors: a report needs them several times
     return v._weights
 
+# %% ../../nbs/analysis/29_grids.ipynb #0be1f72b
+def weights_dict(w, personas, questions)->dict:
+    "Persona to {question: weight} from 'persona question', without the cells of weight 1"
+    return {p: few for p,row in zip(personas, w) if (few := {q: float(x) for q,x in zip(questions, row) if x!=1})}
+
+def fit_weights(
+    v:PersonaVectors # Perhaps from `balanced`: then the weights that it took
+)->dict: # As `weights_dict` gives it; 0 where there is no answer
+    "Weights of the cells in the fit of persona + question"
+    if 'weights' in v.meta: return v.meta['weights']
+    n = _counts(v)
+    return {} if n.all() else weights_dict(cell_weights(v, n), v.personas, v.questions)
+
+def weights_at(
+    weights:dict, # From `fit_weights`
+    personas,
+    questions
+)->np.ndarray: # 'persona question'
+    "The weights of these cells"
+    return np.array([[few.get(q, 1.) for q in questions] for few in (weights.get(p, {}) for p in personas)])
+
 # %% ../../nbs/analysis/29_grids.ipynb #b9ebaee9
 def rows_of(
     v:PersonaVectors,
@@ -148,7 +160,7 @@ def balanced(
     v:PersonaVectors, # At one layer or several
     weights=None, # How much each answer counts, 'row': 0 for one that does not; None: all the same
     like:PersonaVectors=None # Vectors with the same rows, whose scatter says how the cells are weighted; None: `v`
-)->PersonaVectors: # One row for each persona and question; meta['cells']: how many were filled, and of how many; meta['empty']: `empty_cells`
+)->PersonaVectors: # One row for each persona and question; meta['cells']: how many were filled, and of how many; meta['weights']: `fit_weights`
     "What each question says of every persona, by the fit of persona + question; `v` itself if every persona answered every question"
     w = None
     if weights is not None: v,w = _weighed(v, np.asarray(weights, float))
@@ -169,27 +181,20 @@ def balanced(
             r += f.personas[:,None]+f.questions
             means[:,k,s] = torch.from_numpy(r).flatten(0, 1).float()
     rows = [Row(p, q) for p in v.personas for q in v.questions]
-    meta = v.meta|dict(cells=[int((n>0).sum()), n.size], empty=empty_cells(v))
+    meta = v.meta|dict(cells=[int((n>0).sum()), n.size], weights=weights_dict(w, v.personas, qs))
     return PersonaVectors(means, rows, v.layers, meta|dict(neutral=v.neutral))
 
 # %% ../../nbs/analysis/29_grids.ipynb #3fcb4405
-def filled_cells(
-    empty:dict, # From `empty_cells`
-    personas,
-    questions
-)->np.ndarray: # Bool, 'persona question'
-    "Where there was an answer"
-    return np.array([~np.isin(questions, empty.get(p, [])) for p in personas])
-
 def question_parts(
     y, # 'persona question …', what each question says of every persona, minus the mean over personas
-    filled # From `filled_cells`
+    w # Weights of the cells, from `weights_at`
 )->np.ndarray:
-    "What each question puts into the fit: the same means over questions; `y` itself if all cells are filled"
-    if filled.all(): return y
-    w = filled.reshape(*filled.shape, *[1]*(y.ndim-2))
-    k,q,a = np.maximum(w.sum(1, keepdims=True), 1),w.shape[1],y.mean(1, keepdims=True)
-    return np.where(w, a*q/k + np.sqrt((1-1/k)/(1-1/q))*(y-a), 0)
+    "What each question puts into the fit: the same means over questions; `y` itself if all cells are filled and weigh the same"
+    if (w==1).all(): return y
+    w = w.reshape(*w.shape, *[1]*(y.ndim-2))
+    share = w/np.maximum(w.sum(1, keepdims=True), 1e-300)
+    q,k,a = w.shape[1],(share**2).sum(1, keepdims=True),y.mean(1, keepdims=True)              # k: 1 over the number of questions, if they weighed the same
+    return np.where(w>0, a*q*share + np.sqrt((1-k)/(1-1/q))*(y-a), 0)
 
 # %% ../../nbs/analysis/29_grids.ipynb #35559618
 def fitted(
@@ -211,14 +216,13 @@ def fitted(
 
 # %% ../../nbs/analysis/29_grids.ipynb #c3bd14bc
 def half_moves(
-    filled, # From `filled_cells`
+    w, # Weights of the cells, from `weights_at`
     halves # 'half question': 1 where the question is in the half
 )->np.ndarray: # 'half persona persona'
     "What to add to a half's mean of what `balanced` made, times its difference from the mean of all, so that it is fitted to this half alone"
-    w,p = filled*1.,len(filled)
-    whole,centring = _inverse(w),np.eye(p)-1/p
+    whole,centring = _inverse(w),np.eye(len(w))-1/len(w)
     back = _power(whole, -1)@_power(_correction(w, whole), -1)/w.shape[1]
-    def one(h): return _inverse(w[:,h>0])@back*h.sum()-centring if fits(filled[:,h>0]) else np.zeros((p,p))
+    def one(h): return _inverse(w[:,h>0])@back*h.sum()-centring if fits(w[:,h>0]>0) else np.zeros(centring.shape)
     return np.array([one(h) for h in halves])
 
 def fits(filled): # Bool, 'persona question'

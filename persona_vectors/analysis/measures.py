@@ -13,7 +13,7 @@ from .controls import random_directions
 from .readings import unit_along
 from .uncertainty import half_width, jackknife, jackknife_se, p_value, permute_roles
 from ..extraction.vectors import Direction, PersonaVectors
-from .grids import balanced, empty_cells, filled_cells, fitted, on_shared_cells, question_parts
+from .grids import balanced, fit_weights, fitted, on_shared_cells, question_parts, weights_at
 import numpy as np, pandas as pd
 
 # %% ../../nbs/analysis/42_measures.ipynb #981f29b3
@@ -56,9 +56,10 @@ def _permuted(x, rng):
 
 def _by_chance(v, x, n, rng):
     "Yields `n` times means 'role d' as they are if roles do not differ, from answers `x` 'role question d' of `v`"
-    filled,q = filled_cells(empty_cells(v), v.roles, balanced(v).questions),x.shape[1]
-    parts = question_parts(x, filled)
-    for _ in range(n): yield _permuted(x, rng).mean(1) if filled.all() else np.tensordot(rng.choice([-1.,1.], q), parts, (0,1))/q
+    even,q = balanced(v),x.shape[1]
+    w = weights_at(fit_weights(even), v.roles, even.questions)
+    parts = question_parts(x, w)
+    for _ in range(n): yield _permuted(x, rng).mean(1) if (w==1).all() else np.tensordot(rng.choice([-1.,1.], q), parts, (0,1))/q
 
 # %% ../../nbs/analysis/42_measures.ipynb #a4c73d7f
 def n_components(

@@ -9,7 +9,7 @@ __all__ = ['along', 'difference', 'order_of', 'spearman', 'left_over', 'compare_
 from dataclasses import dataclass
 from textwrap import shorten
 from ..extraction.vectors import Direction, PersonaVectors, Row
-from .grids import balanced, empty_cells, filled_cells, fitted, on_shared_cells, question_parts
+from .grids import balanced, fit_weights, fitted, on_shared_cells, question_parts, weights_at, weights_dict
 from .axis import centred, cross_fitted, leave_one_out_axes
 from .uncertainty import cross_covariance, cross_products, isometric_coordinates, jackknife, jackknifed, p_value
 from .uncertainty import permute_roles, without_each
@@ -17,18 +17,19 @@ import numpy as np, pandas as pd, torch
 
 # %% ../../nbs/analysis/38_readings.ipynb #fde5dc21
 def _two_grids(v, other=None):
-    "The grid of `v`, that of `other` (None: of `v`), and where it has the cells of the first; both at the personas' questions that both have"
+    "The grid of `v`, that of `other` (None: of `v`), where it has the cells of the first, and the weights of the cells; both at the personas' questions that both have"
     if other is not None:
         other = other.only(list(v))
         if not set(v.questions) & set(other.questions): raise ValueError("the two sets of vectors have no question in common")
         v,other = on_shared_cells(v, other)
-    v = balanced(v)
-    g,o = v.grid(),(v if other is None else balanced(other)).grid()
-    return g,o,np.ix_([o.personas.index(p) for p in g.personas], [o.questions.index(q) for q in g.questions])
+    vs = [balanced(v) for v in (v,other) if v is not None]
+    g,o = vs[0].grid(),vs[-1].grid()
+    w = np.min([weights_at(fit_weights(v), g.personas, g.questions) for v in vs], 0)
+    return g,o,np.ix_([o.personas.index(p) for p in g.personas], [o.questions.index(q) for q in g.questions]),w
 
 def _aligned(v, other=None):
     "The grid of `v`, and the answers of `other` (None: of `v`) in the same order; both at the personas' questions that both have"
-    g,o,at = _two_grids(v, other)
+    g,o,at,_ = _two_grids(v, other)
     return g,o.x[at]
 
 # %% ../../nbs/analysis/38_readings.ipynb #e95a50a7
@@ -49,20 +50,17 @@ def along(
     other:PersonaVectors=None, # Measure these along the direction of `v`: vectors in the same space; None: `v`
     splits:int=20, # Random halvings of the questions
     seed:int=0
-)->pd.DataFrame: # Persona × question; 0 is the mean of the roles on that question; attrs['empty']: `empty_cells`, if there are any
+)->pd.DataFrame: # Persona × question; 0 is the mean of the roles on that question; attrs['weights']: `weights_dict`, unless all are 1
     "Position of every answer along a direction; centred, so that a move of the whole model is not seen: see `shift`"
     v.split()
-    g,o,at = _two_grids(v, other)
+    g,o,at,w = _two_grids(v, other)
     u = None if direction is None else unit_along(direction, v)
-    empty = [empty_cells(z) for z in (v,other) if z is not None]
-    empty = {p: k for p in g.personas if (k := [q for q in g.questions if any(q in o.get(p, []) for o in empty)])}
-    filled = filled_cells(empty, g.personas, g.questions)
     def measured(s): return g.centre(o.part(s)[at] if other is not None else g.part(s))
     def both(s): return (x := g.part(s)),g.centre(x) if other is None else measured(s)
-    if u is None: y = cross_fitted(map(both, g.parts()), g.ns, g.rs, filled, splits, np.random.default_rng(seed))
+    if u is None: y = cross_fitted(map(both, g.parts()), g.ns, g.rs, w, splits, np.random.default_rng(seed))
     else: y = sum(measured(s)@u[s] for s in g.parts())
     y = pd.DataFrame(y, index=g.personas, columns=g.questions)
-    if empty: y.attrs['empty'] = empty
+    if (w!=1).any(): y.attrs['weights'] = weights_dict(w, g.personas, g.questions)
     return y
 
 # %% ../../nbs/analysis/38_readings.ipynb #337c901c
@@ -88,12 +86,12 @@ class Order:
     p:float # By permutation of the roles within each question; on incomplete grids by the questions' signs
 
 # %% ../../nbs/analysis/38_readings.ipynb #30c59cd0
-def answered(
+def weights_in(
     y # Role × question
-)->np.ndarray: # Bool
-    "Where there was an answer, from what `along` says in `attrs`; everywhere, if it says nothing"
-    empty = getattr(y, 'attrs', {}).get('empty')
-    return filled_cells(empty, y.index, list(y)) if empty else np.ones(np.shape(y), bool)
+)->np.ndarray:
+    "Weights of the cells, from what `along` says in `attrs`; 1 everywhere, if it says nothing"
+    weights = getattr(y, 'attrs', {}).get('weights')
+    return weights_at(weights, y.index, list(y)) if weights else np.ones(np.shape(y))
 
 # %% ../../nbs/analysis/38_readings.ipynb #612cad12
 def cronbach_alpha(
@@ -101,10 +99,10 @@ def cronbach_alpha(
 )->tuple: # alpha, low, high
     "Cronbach's alpha of the roles' means, with its 95 % interval (Feldt 1965)"
     from scipy.stats import f
-    filled,y = answered(y),np.asarray(y, float)
+    w,y = weights_in(y),np.asarray(y, float)
     y = y-y.mean(0)
     r,q = y.shape
-    spread,df = y.mean(1).var(ddof=1),(r-1,filled.sum()-r-q+1)
+    spread,df = y.mean(1).var(ddof=1),(r-1,(w>0).sum()-r-q+1)
     a = cross_covariance(y)/spread if spread else np.nan
     return float(a),float(1-(1-a)*f.ppf(.975, *df)),float(1-(1-a)*f.ppf(.025, *df))
 
@@ -127,10 +125,10 @@ def order_of(
     seed:int=0
 )->Order:
     "The order of the roles that does not depend on the questions: its variance, reliability and p"
-    filled,a,y = answered(y),cronbach_alpha(y),np.asarray(y, float)
+    w,a,y = weights_in(y),cronbach_alpha(y),np.asarray(y, float)
     y = y-y.mean(0)
     real,(r,q),rng = cross_covariance(y),y.shape,np.random.default_rng(seed)
-    if not filled.all(): return Order(float(real), *a, _by_signs(question_parts(y, filled), n, rng))
+    if (w!=1).any(): return Order(float(real), *a, _by_signs(question_parts(y, w), n, rng))
     if n*r*q<2e7: null = cross_covariance(rng.permuted(np.broadcast_to(y, (n,r,q)), axis=1))
     else: null = np.array([cross_covariance(rng.permuted(y, axis=0)) for _ in range(n)])
     return Order(float(real), *a, float(p_value(real-1e-12, null)))

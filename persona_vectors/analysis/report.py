@@ -16,7 +16,7 @@ from ..selection import Selection, Unanswered, select
 from ..extraction.extractor import ActivationExtractor, Extraction, cached_vectors, prompt_of, read_together
 from ..extraction.vectors import Direction, PersonaVectors, Row
 from ..responses import Responses
-from .grids import Rescaled, balanced, empty_cells, filled_cells, fitted, half_moves, plain_bias
+from .grids import Rescaled, balanced, fit_weights, fitted, half_moves, plain_bias, weights_at
 from .axis import assistant_axis, centred, half_means, rank_personas
 from .uncertainty import axis_strength, cross_products, d_study, half_width, jackknife, order_reliability, p_value, permute_roles
 from .uncertainty import rank_intervals, reliability, variance_components
@@ -263,8 +263,8 @@ def _special(e):
 def _halves_of(v):
     "Two `PersonaVectors` with the means over every other question, each fitted by itself where cells are empty"
     g,made = v.grid(),np.array([np.arange(len(v.questions))%2==i for i in (0,1)])*1.
-    filled = filled_cells(empty_cells(v), g.personas, g.questions)
-    moves = None if filled.all() else half_moves(filled, made)
+    w = weights_at(fit_weights(v), g.personas, g.questions)
+    moves = None if (w==1).all() else half_moves(w, made)
     x = np.concatenate([half_means(g.part(s), made, moves) for s in g.parts()], -1)
     return [PersonaVectors(torch.tensor(x[:,i,None]).float(), [Row(p, f'half {i}') for p in v], v.layers, v.meta|dict(neutral=v.neutral)) for i in (0,1)]
 

@@ -11,7 +11,7 @@ from copy import copy
 from dataclasses import dataclass
 from fastcore.basics import patch
 from .axis import assistant_axis, role_pca
-from .grids import balanced, empty_cells, filled_cells, question_parts
+from .grids import balanced, fit_weights, question_parts, weights_at
 from ..personas import category_of
 from ..extraction.vectors import PersonaVectors
 import numpy as np, pandas as pd
@@ -634,14 +634,14 @@ def _crossvalidated_share(x, k, splits, rng):
     return 100*part.cumsum()/total if total>0 else np.full(k, np.nan)
 
 # %% ../../nbs/analysis/32_uncertainty.ipynb #5da5180a
-def _permuted_share(x, k, n, rng, filled):
+def _permuted_share(x, k, n, rng, w):
     """95th percentile of each component's variance with the roles permuted within every question, in % of the real sum; NaN with one question.
     With empty cells the signs of the questions' parts are drawn instead"""
     if x.shape[1]<2: return np.full(k, np.nan)
     real,at = (x.mean(1)**2).sum(),np.arange(x.shape[1])
-    parts = question_parts(x, filled)
+    parts = question_parts(x, w)
     def one():
-        if not filled.all(): m = np.einsum('q,pqd->pd', rng.choice([-1.,1.], len(at)), parts)/len(at)
+        if (w!=1).any(): m = np.einsum('q,pqd->pd', rng.choice([-1.,1.], len(at)), parts)/len(at)
         else: m = x[np.stack([rng.permutation(len(x)) for _ in at], 1), at].mean(1)
         return np.linalg.eigvalsh(m@m.T)[::-1][:k]
     return 100*np.quantile([one() for _ in range(n)], .95, axis=0)/real
@@ -657,7 +657,7 @@ def variance_table(
     v = balanced(v)
     share = 100*role_pca(v).variance_ratio
     g = v.only(v.roles).grid()
-    filled = filled_cells(empty_cells(v), g.personas, g.questions)
+    w = weights_at(fit_weights(v), g.personas, g.questions)
     x,k,rng = g.x-g.x.mean(0),len(share),np.random.default_rng(seed)
-    return pd.DataFrame(dict(share=share, crossvalidated=_crossvalidated_share(x, k, splits, rng), null=_permuted_share(x, k, n, rng, filled)),
+    return pd.DataFrame(dict(share=share, crossvalidated=_crossvalidated_share(x, k, splits, rng), null=_permuted_share(x, k, n, rng, w)),
         index=pd.RangeIndex(1, k+1, name='component'))
