@@ -17,7 +17,7 @@ import numpy as np, pandas as pd, torch
 
 # %% ../../nbs/analysis/38_readings.ipynb #fde5dc21
 def _two_grids(v, other=None):
-    "The grid of `v`, that of `other` (None: of `v`), where it has the cells of the first, and the weights of the cells; both at the personas' questions that both have"
+    "The grids of `v` and `other` (None: `v`), where the second has the cells of the first, and the cells' weights; at the personas' questions that both have"
     if other is not None:
         other = other.only(list(v))
         if not set(v.questions) & set(other.questions): raise ValueError("the two sets of vectors have no question in common")
