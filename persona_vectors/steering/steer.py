@@ -14,6 +14,7 @@ from inspect import signature
 from fastcore.basics import patch
 from jaxtyping import Float
 from ..analysis.likelihood import decoder_output, unembed
+from ..config import log
 from ..models import batch_key, warn_of_other
 from ..extraction.blocks import block_input, block_output, check_decoder, check_states, decoder_of, find_blocks, residual_hooks
 from ..extraction.packing import pad
