@@ -24,7 +24,7 @@ from ..extraction.extractor import ActivationExtractor
 from ..extraction.vectors import Direction, at_given, need_layer, vectors_of
 from ..generation.local import LocalModel
 from ..extraction.packing import forward
-from ..models import EMBEDDED, batch_key, same_model
+from ..models import EMBEDDED, batch_key, same_model, warn_of_other
 from ..personas import NEUTRAL
 from ..prompts import as_messages, context_length, conversation_tokens, get_format
 from ..responses import load_responses, shipped_responses
@@ -55,6 +55,7 @@ class Monitor:
         self.directions = {'projection': directions} if isinstance(directions, Direction) else dict(directions)
         self.units,self.calibration,self.about,self.batch_tokens = {k: o.unit.float() for k,o in self.directions.items()},None,{},None
         check_fit(self.directions, len(find_blocks(model, blocks)), model.config.get_text_config().hidden_size)
+        warn_of_other(self.directions.values(), model, 'is projected on by')
 
 # %% ../../nbs/steering/53_monitoring.ipynb #94b4aa03
 @patch
