@@ -219,8 +219,8 @@ def unless_empty(folder):
     new = [p for p in (Path(folder), *Path(folder).parents) if not p.exists()]
     try: yield
     finally:
-        with suppress(OSError):
-            for p in new: p.rmdir()
+        for p in new:
+            with suppress(OSError): p.rmdir()
 
 # %% ../nbs/01_config.ipynb #5eb39a7c
 def data_dir()->Path: # Folder with responses/ and test_fixtures/

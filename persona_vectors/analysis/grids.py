@@ -118,9 +118,13 @@ def cell_weights(
     return v._weights
 
 # %% ../../nbs/analysis/29_grids.ipynb #0be1f72b
-def weights_dict(w, personas, questions)->dict:
-    "Persona to {question: weight} from 'persona question', without the cells of weight 1"
-    return {p: few for p,row in zip(personas, w) if (few := {q: float(x) for q,x in zip(questions, row) if x!=1})}
+class Weights(dict):
+    "Persona to {question: weight}; not copied with a frame that has it in its `attrs`, which pandas does at every step"
+    def __deepcopy__(self, memo): return self
+
+def weights_dict(w, personas, questions)->Weights:
+    "`Weights` from 'persona question', without the cells of weight 1"
+    return Weights({p: few for p,row in zip(personas, w) if (few := {q: float(x) for q,x in zip(questions, row) if x!=1})})
 
 def fit_weights(
     v:PersonaVectors # Perhaps from `balanced`: then the weights that it took

@@ -66,7 +66,7 @@ def means_report(
     tables = {'ranking': rank, 'assistant axis': _of_axis(v)}
     if len(v.roles)>2:
         tables['components that hold a share of the variance'] = n_components(v)[['count','value','low','high']]
-        tables["the default's place, from the lowest role (0) to the highest (1)"] = default_place(v)[['seen']]
+        tables["the default's place, from the lowest role (0) to the highest (1)"] = default_place(v)[['seen']].rename(columns=dict(seen='place'))
     tables['coordinates'] = sensitivity(v).dropna(how='all')
     return MeansReport(v, direction, tables)
 

@@ -76,7 +76,7 @@ _ALL_TEXTS = 'the texts, all together'
 def _axis_p(e):
     "Two-sided p of the axis, by the interval of its squared length"
     from scipy.stats import t
-    s = axis_strength(e.vectors, n=e.n, seed=e.seed)
+    s = e.strength
     return float(2*t.sf(max(0, s.value/s.se), len(e.vectors.questions)-1)) if s.se>0 else float(s.value<=0)
 
 def _order_along(e):
@@ -109,6 +109,8 @@ class Report:
     def __post_init__(self): self.answers = self.vectors if self.answers is None else self.answers
     @cached_property
     def positions(self): return along(self.vectors, self.direction, seed=self.seed)
+    @cached_property
+    def strength(self): return axis_strength(self.vectors, n=self.n, seed=self.seed)
     @cached_property
     def order(self): return _order_along(self)
     @cached_property
@@ -207,7 +209,7 @@ def _gap(e):
 def _difference(e):
     t = e.tables['gap'] = e.gap
     if e.direction is None:
-        s = axis_strength(e.vectors, n=e.n, seed=e.seed)
+        s = e.strength
         t.loc['squared length without noise'] = s.value,s.low,s.high
         t.attrs['over'],ok,rule = s.over,s.low>0,'the interval lies above 0'
         who,because = 'the neutrals and the roles differ',f'Squared length without noise {num(s.value)}, 95 % interval {span(s.low, s.high)}.'

@@ -490,7 +490,8 @@ def taken_for(v, path)->str:
     return f"{path}: {v.meta['read from']}; {who}; {at}; one mean a persona, no answers"
 
 # %% ../../nbs/extraction/20_vectors.ipynb #3dd4bad6
-def _said(v, path): return 'read from' in v.meta and 'num_layers' in v.meta and log.info(taken_for(v, path))
+def _said(v, path):
+    if 'read from' in v.meta and 'num_layers' in v.meta: log.info(taken_for(v, path))
 
 def read_vectors(path)->PersonaVectors:
     "The vectors in `path`; of another project's, the log says in one line what they were taken for"

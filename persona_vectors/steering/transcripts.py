@@ -8,7 +8,7 @@ __all__ = ['read_turns']
 # %% ../../nbs/steering/57_transcripts.ipynb #264a4615
 import json, os
 from array import array
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from html import escape
 from pathlib import Path
@@ -152,7 +152,8 @@ FORMAT = 'persona_vectors.turns/1'
 def check_out(out):
     "ValueError if the turns cannot be written to `out`"
     if out.suffix not in ('.parquet','.csv'): raise ValueError(f"{out}: give a name that ends in .parquet or .csv")
-    for p in (out, *[Path(f'{out}.json')]*(out.suffix=='.csv')):
+    goes_on = Path(f'{out}.partial').exists()                    # stopped between two files, it has one of them
+    for p in (out, *[Path(f'{out}.json')]*(out.suffix=='.csv' and not goes_on)):
         if p.exists(): raise ValueError(f"{p} is there already: give another name, or delete it")
     if out.suffix=='.csv': return
     from importlib.util import find_spec
@@ -262,6 +263,12 @@ def _fill(turns, found, kept, bar):
         bar.update()
 
 # %% ../../nbs/steering/57_transcripts.ipynb #b85924f2
+@contextmanager
+def _alone(out):
+    "No other process reads for the file `out`; a folder made for it is removed if nothing is written"
+    busy = f"another process is reading for {out}: wait for it to end, or give another name"
+    with unless_empty(out.parent), only_one(out.with_name(f'.{out.name}.lock'), busy): yield
+
 def read_turns(
     path, # A file of conversations, or a folder of files; as `load_conversations` takes it
     config:PersonaVectorConfig, # The model that reads
@@ -277,8 +284,7 @@ def read_turns(
     os.environ.setdefault('ONEDNN_PRIMITIVE_CACHE_CAPACITY', '64')   # oneDNN keeps a kernel for every length of a batch, 1,024 by default
     if out: check_out(out := Path(out))
     n = count_conversations(path, id, limit)
-    busy = f"another process is reading for {out}: wait for it to end, or give another name"
-    with unless_empty(out.parent) if out else nullcontext(), only_one(out.with_name(f'.{out.name}.lock'), busy) if out else nullcontext():
+    with _alone(out) if out else nullcontext():
         m = monitoring._monitor(config, vectors, calibration, layer, direction, partial(check_readable, path, id=id, limit=limit, first=first))
         turns,kept = _started(m, path, dict(id=id, limit=limit, turns=first), out)
         with tqdm(total=n, initial=len(turns), unit=' conversations', desc='Reading', disable=not progress) as bar:
