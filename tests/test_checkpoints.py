@@ -1,17 +1,22 @@
 "Adapters, revisions on the hub and rounded weights: each is the model that was meant, and the files say which"
 import hashlib, json, os, shutil, subprocess
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 import pytest, torch
 from persona_vectors import EMBEDDED, ActivationExtractor, PersonaVectorConfig, find_model
 from persona_vectors.extraction.extractor import cached_vectors
+from persona_vectors.analysis.readings import difference
 from persona_vectors.models import load_causal
 from persona_vectors.extraction.parts import extract_shard
-from persona_vectors.extraction.vectors import load_vectors
+from persona_vectors.extraction.vectors import Direction, load_vectors, vectors_of
 from persona_vectors.generation.answers import generate_responses
 from persona_vectors.responses import Response, Responses
 from persona_vectors.pipeline import run as run_pipeline
 from persona_vectors.selection import Answers, select
+from persona_vectors.steering.interop import export_direction, import_file, load_direction
+from persona_vectors.steering.monitoring import Monitor
+from persona_vectors.steering.steer import Steer, steered
 from tiny import env, files, make_llama, said, script
 
 rows = Responses([Response(p, q, 'Hello there, who is it?', s) for p,s in (('default',''), ('bard','You sing.')) for q in ('Who are you?', 'And why?')])
@@ -73,6 +78,35 @@ def test_adapter_of_the_embedded_model(tmp_path):
     base = find_model(EMBEDDED)
     merged = tune(base.path, tmp_path, 10, tok=base.tokenizer())
     same_states(find_model(str(tmp_path)), merged, base)
+
+@needs_peft
+def test_two_adapters_of_one_name(tmp_path, caplog):
+    "What was made with one is not taken for the other's: vectors and control vectors are refused, steering and monitoring say so"
+    base = make_llama(tmp_path/'base')
+    for name,steps in (('a', 2), ('b', 4)): tune(base, tmp_path/name/'tuned', steps)
+    first,second = (extractor(tmp_path/o/'tuned') for o in 'ab')
+    (v,path),(w,_) = vectors(first, tmp_path/'v'),vectors(second, tmp_path/'w')
+    difference(v, 'default', 'bard').save(tmp_path/'d.safetensors')
+    d = Direction.load(tmp_path/'d.safetensors')
+    export_direction(replace(d, layer=2), tmp_path/'d.gguf', 'gguf', first.source)
+    models = {o: load_causal(o.source) for o in (first, second)}
+    def used(ex, d):
+        caplog.clear()
+        with steered(models[ex], Steer(d)): models[ex](torch.tensor([[5,6,7]]))
+        Monitor(models[ex], ex.tokenizer, d)
+        return list(caplog.messages)
+    assert used(first, d)==[] and torch.equal(vectors_of(first.source, path).means, v.means)
+    assert used(second, d)==[f'a direction of tuned {o} tuned: another adapter of this name' for o in ('steers', 'is projected on by')]
+    with pytest.raises(ValueError, match='has vectors of tuned, and the model is tuned: another adapter of this name'): vectors_of(second.source, path)
+    with pytest.raises(ValueError, match='made with tuned, not with tuned .another adapter of this name'): import_file(tmp_path/'d.gguf', second.source)
+    assert import_file(tmp_path/'d.gguf', first.source)[2].model.weights==d.model.weights==first.source.whose.weights
+    caplog.clear()
+    load_direction(tmp_path/'d.safetensors', v)
+    assert not caplog.messages
+    load_direction(tmp_path/'d.safetensors', w)
+    assert 'd.safetensors is a direction of tuned, and the vectors are of tuned: another adapter of this name' in caplog.text
+    replace(d, model='tuned').save(tmp_path/'old.safetensors')                              # as older files: it does not say which
+    assert used(first, old := Direction.load(tmp_path/'old.safetensors'))==used(second, old)==[]
 
 @needs_peft
 def test_adapters_template(tmp_path):

@@ -12,7 +12,7 @@ from itertools import combinations
 from fastcore.basics import patch
 from ..responses import Responses
 from ..extraction.vectors import PersonaVectors, Row, need_questions
-from .grids import balanced
+from .grids import balanced, fitted
 from .axis import held_out, tfidf_vectors
 from .uncertainty import Interval, cross_products, half_width, isometric_coordinates, jackknife_se, p_value, permute_roles
 import numpy as np, pandas as pd, torch
@@ -338,8 +338,8 @@ CENTRES = dict(model='each model centred on its own role mean', joint='all model
 
 # %% ../../nbs/analysis/41_comparison.ipynb #b3bbbfdd
 def _own_means(v):
-    "One row a persona, its mean over its own questions"
-    return PersonaVectors(v.stacked()[:,None], [Row(p, '(mean)') for p in v], [v.layer], v.meta)
+    "One row a persona, its mean over all questions of this model"
+    return PersonaVectors(torch.tensor(fitted(v), dtype=torch.float32)[:,None], [Row(p, '(mean)') for p in v], [v.layer], v.meta)
 
 def _one_space(models, centre):
     "Name to answers 'persona question d', centred as `centre` says; and the grid of the first model. Without a common question: the means"

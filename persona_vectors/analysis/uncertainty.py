@@ -447,6 +447,14 @@ def _question_products(y, g): # 'persona question coordinate'; its `Grid`
     if g.ns: y = np.concatenate([y, (y[g.ns].mean(0)-y[g.rs].mean(0))[None]])
     return y@y.transpose(0,2,1)
 
+# %% ../../nbs/analysis/32_uncertainty.ipynb #dc22d3e4
+def _of_answered(g, filled): # 'question question' inner products of what `balanced` made of a persona; where it has an answer
+    "Inner products of the questions that it answered: with the same mean, and as much noise in it"
+    k,q = filled.sum(),len(filled)
+    c = np.sqrt(k*(k-1)/(q*(q-1)))
+    m = np.full((q,q), (1-c)/q)+c*np.eye(q)
+    return (m@g@m)[np.ix_(filled,filled)]
+
 # %% ../../nbs/analysis/32_uncertainty.ipynb #28806958
 def _over_questions(v, splits, seed)->pd.DataFrame: # Persona and 'axis' × split_half, reliability, low, high
     "Reliability over questions, NaN if there is only one"
@@ -455,7 +463,9 @@ def _over_questions(v, splits, seed)->pd.DataFrame: # Persona and 'axis' × spli
     if len(g.questions)<2: return pd.DataFrame(np.nan, items, names)
     products = sum(_question_products(g.centre(g.part(s)), g) for s in g.parts())
     r = np.array([_split_half(o, half) for o in products])
-    return pd.DataFrame(np.column_stack([r, _spearman_brown(r), [share_interval(o) for o in products]]), items, names)
+    filled = weights_at(fit_weights(v), g.personas, g.questions)>0
+    own = [_of_answered(*o) for o in zip(products, filled)]+[*products[len(filled):]]
+    return pd.DataFrame(np.column_stack([r, _spearman_brown(r), [share_interval(o) for o in own]]), items, names)
 
 # %% ../../nbs/analysis/32_uncertainty.ipynb #4e9ad798
 def _over_roles(v)->pd.DataFrame: # Persona and 'axis' × over_roles, roles_low, roles_high

@@ -16,7 +16,7 @@ from pathlib import Path
 from fastcore.basics import patch
 from jaxtyping import Float
 from ..config import atomic_write, check_file, check_kind, data_dir, file_kind, log
-from ..models import EMBEDDED, same_model
+from ..models import EMBEDDED, ModelName, same_model, unlike, weights_of
 from ..personas import NEUTRAL, category_of
 import numpy as np, torch
 from torch import Tensor
@@ -158,8 +158,9 @@ def layer(self:PersonaVectors)->int:
 
 @patch(as_prop=True)
 def model(self:PersonaVectors)->str:
-    "Name of the model, or 'not recorded'"
-    return self.meta.get('model', 'not recorded')
+    "Name of the model, which also knows its `weights`, or 'not recorded'"
+    if 'model' not in self.meta: return 'not recorded'
+    return ModelName(*(self.meta.get(k) for k in ('model','fingerprint','adapter')))
 
 # %% ../../nbs/extraction/20_vectors.ipynb #daf8ad4c
 @dataclass(frozen=True, repr=False)
@@ -459,7 +460,7 @@ def save(self:Direction, path):
     if Path(path).suffix!='.safetensors':
         raise ValueError(f"{path}: a direction is saved as .safetensors; `export_direction` writes other projects' formats")
     need_layer(self)
-    head = dict(orientation=self.orientation, layer=self.layer, model=self.model, made_of=self.made_of)
+    head = dict(orientation=self.orientation, layer=self.layer, model=self.model, made_of=self.made_of, **weights_of(self.model))
     save_tensors(path, {'direction': self.vector.detach().cpu().float().contiguous()}, DIRECTION_FORMAT, head)
 
 # %% ../../nbs/extraction/20_vectors.ipynb #dd94c1db
@@ -472,7 +473,8 @@ def load(cls:Direction, path):
     except Exception as e: raise ValueError(f"{path} is damaged or holds no direction ({' '.join(str(e).split())})") from None
     if not isinstance(head, dict) or not isinstance(head.get('orientation'), str) or type(head.get('layer')) is not int or vector.dim()!=1:
         raise ValueError(f"{path} holds a direction without an orientation, a layer or a vector as they should be: save it again with Direction.save")
-    return cls(vector, **{k: head[k] for k in ('orientation','layer','model','made_of') if k in head})
+    of = dict(model=ModelName(*(head.get(k) for k in ('model','fingerprint','adapter')))) if 'model' in head else {}
+    return cls(vector, head['orientation'], head['layer'], **of, made_of=head.get('made_of'))
 
 # %% ../../nbs/extraction/20_vectors.ipynb #cc86c553
 def layers_said(ks)->str:
@@ -501,7 +503,8 @@ def vectors_of(source, path=None)->PersonaVectors:
     if not path and not same_model(source.label, EMBEDDED):
         raise ValueError(f"there are no vectors of {source.label}: make a file with `persona-vectors extract` and name it with --vectors")
     v = load_vectors(path) if path else shipped_vectors()
-    if not same_model(v.meta.get('model', source.label), source.label): raise ValueError(f"{path} has vectors of {v.model}, and the model is {source.label}")
+    if 'model' in v.meta and not same_model(v.model, source.whose):
+        raise ValueError(f"{path} has vectors of {v.model}, and the model is {source.label}: {unlike(v.model, source.whose)}")
     deep,wide = v.meta.get('num_layers', source.num_layers),v.means.shape[-1]
     if (deep,wide)!=(source.num_layers, source.width):
         raise ValueError(f"{path} is of a model of {deep} blocks, {wide} wide, and {source.label} has {source.num_layers}, {source.width} wide")

@@ -99,7 +99,7 @@ def model_card(
     from huggingface_hub import ModelCard, ModelCardData
     layer = max(v.layers) if layer is None else layer
     ns,rs = v.split()
-    t,base = rank_intervals(v.at(layer)),v.model if v.model.count('/')==1 else None
+    t,base = rank_intervals(v.at(layer)),str(v.model) if v.model.count('/')==1 else None
     data = ModelCardData(license=license, library_name='persona-vectors-lab', base_model=base, tags=['persona-vectors','assistant-axis','interpretability'])
     table = '\n'.join(f'| {p} | {r.category} | {r.projection:.2f} | {r.low:.2f} to {r.high:.2f} |' for p,r in t.iterrows())
     return ModelCard(CARD.format(front=data.to_yaml(), name=v.model, layer=layer, n=len(v), d=v.means.shape[-1], layers=', '.join(map(str, v.layers)),

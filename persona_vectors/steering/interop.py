@@ -10,9 +10,9 @@ import json, re, tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from ..analysis.readings import difference
-from ..config import atomic_write, check_file, check_kind, file_kind
+from ..config import atomic_write, check_file, check_kind, file_kind, log
 from ..personas import split_names
-from ..models import find_model, same_model
+from ..models import ModelName, find_model, same_model, unlike, weights_of
 from ..extraction.vectors import Direction, PersonaVectors, folder_vectors, load_pt, need_layer, not_vectors, of_roles, one_shape
 from ..extraction.vectors import role_of, save_pt
 import numpy as np, torch
@@ -82,7 +82,7 @@ def sorted_directions(directions)->list:
 def check_directions(ds, m):
     "ValueError if directions do not belong together, or do not fit the model"
     for what in ('orientation','model','made_of'):
-        said = sorted({str(getattr(d, what)) for d in ds})
+        said = sorted({' '.join(map(str, [o := getattr(d, what), *weights_of(o).values()])) for d in ds})
         if len(said)>1: raise ValueError(f"the directions of a file have one {what}, and these have {len(said)}: {'; '.join(said)}")
     if len({d.layer for d in ds})<len(ds): raise ValueError(f"two directions are of the same layer: {[d.layer for d in ds]}")
     for d in ds:
@@ -105,7 +105,7 @@ def write_gguf(ds, path, m):
         w.add_string('controlvector.model_hint', m.kinds[0])
         w.add_uint32('controlvector.layer_count', len(ds))
         by = m.label if ds[0].model=='not recorded' else ds[0].model
-        own = dict(orientation=ds[0].orientation, model=by, unit=UNIT) | (dict(made_of=json.dumps(ds[0].made_of)) if ds[0].made_of else {})
+        own = dict(orientation=ds[0].orientation, model=by, unit=UNIT, **weights_of(by)) | (dict(made_of=json.dumps(ds[0].made_of)) if ds[0].made_of else {})
         for k,o in own.items(): w.add_string(f'persona_vectors.{k}', o)
         w.add_array('persona_vectors.layers', [d.layer for d in ds])
         for d in ds: w.add_tensor(f"direction.{their_index(d.layer, 'gguf', m.num_layers)}", plain_float(d.vector).numpy())
@@ -183,6 +183,10 @@ def same_kind(hint, kinds):
     return plain(hint) in {plain(o) for k in kinds for o in (k, LLAMA_CPP_NAMES.get(k, k))}
 
 # %% ../../nbs/steering/55_interop.ipynb #9cc4eb81
+def made_with(fields)->str:
+    "The `ModelName` in the metadata of a GGUF file; empty if it names none"
+    return ModelName(fields.get('persona_vectors.model', ''), *(fields.get(f'persona_vectors.{o}') for o in ('fingerprint','adapter')))
+
 def check_gguf(fields, int32, format, orientation, m):
     "ValueError if the metadata of a GGUF file do not fit the model `m`, the format or the orientation"
     if format not in (None,'gguf','cvector-generator'): raise ValueError(f"it is a GGUF file, not one of format {format}")
@@ -190,20 +194,20 @@ def check_gguf(fields, int32, format, orientation, m):
         raise ValueError("its layer_count is an int32, as llama.cpp's own generator writes it, and that generator numbers a direction one higher "
                          "than the block it was measured at: say format='cvector-generator' for the layer of the measurement, "
                          "or format='gguf' for the one llama.cpp applies it at")
-    hint,by,unit,said = map(fields.get, ('controlvector.model_hint', *(f'persona_vectors.{o}' for o in ('model','unit','orientation'))))
+    hint,unit,said = map(fields.get, ('controlvector.model_hint', 'persona_vectors.unit', 'persona_vectors.orientation'))
     if hint and not same_kind(hint, m.kinds): raise ValueError(f"it is for a model of kind {hint!r}, and {m.label} is of kind {m.kinds[0]!r}")
-    if by and not same_model(by, m.label):
-        raise ValueError(f"it was made with {by}, not with {m.label}: name {by}, and to use its directions in another model, "
+    if (by := made_with(fields)) and not same_model(by, m.whose):
+        raise ValueError(f"it was made with {by}, not with {m.label} ({unlike(by, m.whose)}): name {by}, and to use its directions in another model, "
                          "`replace(direction, model=...)`")
     if unit not in (None, UNIT): raise ValueError(f"its vectors are {unit!r}, and this version reads {UNIT!r}")
     if said and orientation and said!=orientation: raise ValueError(f"it says that positive is {said!r}, not {orientation!r}")
 
 # %% ../../nbs/steering/55_interop.ipynb #9f3d9163
-def checked_direction(x, orientation, layer, m, made_of=None):
-    "A `Direction` of model `m`; ValueError if `x` is not finite or not as wide as the model"
+def checked_direction(x, orientation, layer, m, made_of=None, **weights):
+    "A `Direction` of model `m`, with the `weights` that its file names; ValueError if `x` is not finite or not as wide as the model"
     if x.shape!=(m.width,): raise ValueError(f"its vectors are {len(x)} wide, and {m.label} is {m.width}: it is of another model")
     if not x.isfinite().all(): raise ValueError(f"its vector of layer {layer} has numbers that are not finite")
-    return Direction(x.float().clone(), orientation, layer, m.label, made_of)
+    return Direction(x.float().clone(), orientation, layer, ModelName(m.label, **weights), made_of)
 
 # %% ../../nbs/steering/55_interop.ipynb #3a82bdaa
 def from_gguf(path, m, format, orientation):
@@ -215,7 +219,7 @@ def from_gguf(path, m, format, orientation):
         raise ValueError(f"it says that its layers are {own}, and by its numbers, read as {format or 'gguf'}, they are {list(ks)}")
     said = fields.get('persona_vectors.orientation') or orientation or f'not recorded in {path.name}'
     made_of = json.loads(fields.get('persona_vectors.made_of', 'null'))
-    return {k: checked_direction(t, said, k, m, made_of) for k,t in ks.items()}
+    return {k: checked_direction(t, said, k, m, made_of, **weights_of(made_with(fields))) for k,t in ks.items()}
 
 # %% ../../nbs/steering/55_interop.ipynb #607b752d
 AXIS_ORIENTATION = 'mean of the default persona minus mean of the roles'
@@ -418,6 +422,8 @@ def load_direction(
     if v is not None and len(d.vector)!=v.means.shape[-1]:
         raise ValueError(f"{path} is a direction {len(d.vector)} wide, and the vectors are {v.means.shape[-1]} wide: it is of another model")
     if not d.vector.isfinite().all() or not d.vector.any(): raise ValueError(f"{path}: the vector is zero, or not finite, so it has no direction")
+    if v is not None and model is None and 'not recorded' not in (d.model, v.model) and (why := unlike(d.model, v.model)):
+        log.warning(f"{path} is a direction of {d.model}, and the vectors are of {v.model}: {why}")
     return d
 
 # %% ../../nbs/steering/55_interop.ipynb #ee66d214

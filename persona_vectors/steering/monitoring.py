@@ -17,14 +17,14 @@ from fastcore.basics import patch
 from ..analysis.axis import assistant_axis
 from ..analysis.figures import LINE_COLOURS, styled
 from ..config import PersonaVectorConfig, content_hash, log
-from ..conversations import FORM, LeftOut, conversation_of, each_conversation, unread
+from ..conversations import FORM, LeftOut, Messages, conversation_of, each_conversation, places, renumbered, unread
 from ..extraction.blocks import decoder_of, find_blocks, residual_hooks
 from ..extraction.engine import default_batch_tokens, each_batch, keeping_memory, packs
 from ..extraction.extractor import ActivationExtractor
 from ..extraction.vectors import Direction, at_given, need_layer, vectors_of
 from ..generation.local import LocalModel
 from ..extraction.packing import forward
-from ..models import EMBEDDED, batch_key, same_model
+from ..models import EMBEDDED, batch_key, same_model, warn_of_other
 from ..personas import NEUTRAL
 from ..prompts import as_messages, context_length, conversation_tokens, get_format
 from ..responses import load_responses, shipped_responses
@@ -55,6 +55,7 @@ class Monitor:
         self.directions = {'projection': directions} if isinstance(directions, Direction) else dict(directions)
         self.units,self.calibration,self.about,self.batch_tokens = {k: o.unit.float() for k,o in self.directions.items()},None,{},None
         check_fit(self.directions, len(find_blocks(model, blocks)), model.config.get_text_config().hidden_size)
+        warn_of_other(self.directions.values(), model, 'is projected on by')
 
 # %% ../../nbs/steering/53_monitoring.ipynb #94b4aa03
 @patch
@@ -170,9 +171,9 @@ def tokenised(o, tokens_of):
     "(messages, tokens, spans) of the conversation `o` by the function `tokens_of`, or the ValueError that says why there are none"
     if isinstance(o, ValueError): return o
     try:
-        msgs = as_messages(o)
+        msgs = Messages(as_messages(o), places(o))
         return msgs, *tokens_of(msgs)
-    except ValueError as e: return e
+    except ValueError as e: return renumbered(e, o)
 
 @patch
 def _windows(self:Monitor, conversations, most):
@@ -335,7 +336,7 @@ def plot_drift(
     roles=('user','assistant') # Whose turns
 )->go.Figure:
     "Turns along each direction: z against the calibration's turns, or projections where there is none"
-    t,fig,c = r.turns,go.Figure(),r.calibration
+    t,fig,c = r.turns.set_axis(places(r.messages)),go.Figure(),r.calibration
     t = t[t.role.isin(roles)]
     for k,colour in zip(r.projections, LINE_COLOURS):
         y,said = t[f'z {k}' if c else k],t.role=='assistant'
@@ -406,7 +407,7 @@ def _monitor(config, vectors, calibration, layer, direction, check):
 # %% ../../nbs/steering/53_monitoring.ipynb #cf2ef63b
 def _taken(path, id, limit, first, skip):
     "The conversations in `path` after the first `skip`, up to the first `limit`, and of each the `first` messages; None: all"
-    for name,o in islice(each_conversation(path, id), skip, limit): yield name, o if isinstance(o, ValueError) else o[:first]
+    for name,o in islice(each_conversation(path, id), skip, limit): yield name, o if isinstance(o, ValueError) else o.upto(first)
 
 def count_conversations(path, id=None, limit=None)->int:
     "How many conversations there are in `path`, before a model is loaded; ValueError if none of them can be read"
@@ -458,6 +459,6 @@ def table(self:Reading):
     t,z = self.turns,'z ' if self.calibration else ''
     out = Table('message', 'role', 'tokens', *(f'{z}{k}' for k in self.projections))
     out.add_column('text', no_wrap=True, overflow='ellipsis', ratio=1)
-    for i,row in t.iterrows():
-        out.add_row(str(i), row.role, str(row.tokens), *(f'{row[z+k]:.2f}' for k in self.projections), ' '.join(row.text.split())[:80])
+    for i,(_,row) in zip(places(self.messages), t.iterrows()):
+        out.add_row('' if i<0 else str(i), row.role, str(row.tokens), *(f'{row[z+k]:.2f}' for k in self.projections), ' '.join(row.text.split())[:80])
     return out

@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from jaxtyping import Float
 from ..analysis.likelihood import decoder_output, unembed
 from ..config import log
-from ..models import batch_key, model_name, same_model
+from ..models import batch_key, warn_of_other
 from ..extraction.blocks import block_input, block_output, check_decoder, check_states, decoder_of, find_blocks, residual_hooks
 from ..extraction.packing import pad
 from ..extraction.vectors import Direction
@@ -286,9 +286,7 @@ def check_fits(model, width, n, steers):
                              f"so a layer is 0 (before the first) to {n}")
         if len(d.vector)!=width:
             raise ValueError(f"the direction '{d.orientation}' of {d.model} has width {len(d.vector)}, and this model {width}: it is of another model")
-    own = model_name(model)
-    for name in dict.fromkeys(d.model for s in steers for d in s.directions):
-        if own and not same_model(name, own): log.warning(f"a direction of {name} steers {own}")
+    warn_of_other([d for s in steers for d in s.directions], model, 'steers')
 
 # %% ../../nbs/steering/50_steer.ipynb #6cbf71f5
 def check_steered(state):
