@@ -46,11 +46,15 @@ TOOLS = 'tools','functions' # ... and of the tools that the model was given
 def _blank(o): return not (o.strip() if isinstance(o, str) else o)
 def _is_system(m): return isinstance(m, dict) and m.get('role') in ('system','developer')
 
+def _system_text(m):
+    try: return as_messages([m])[0]['content'].strip()
+    except ValueError as e: raise ValueError(str(e).replace('message 0', 'the system text', 1)) from None
+
 def _with_system(o, msgs):
     "`msgs` with the system text that stands beside them in the object `o`; ValueError if there are two that differ"
     beside = [dict(role='system', content=o[k]) for k in SYSTEMS if not _blank(o.get(k))]
     first = [m for m in msgs[:1] if _is_system(m)]
-    texts = list({as_messages([m])[0]['content'].strip(): None for m in beside+first})
+    texts = list({_system_text(m): None for m in beside+first})
     if len(texts)>1: raise ValueError(f"it has two system texts ({texts[0]!r:.40} and {texts[1]!r:.40}): leave one")
     return msgs if first else beside[:1]+msgs
 
@@ -70,6 +74,22 @@ def _listed(text):
     try: return ast.literal_eval(between.strip())
     except (ValueError, SyntaxError, RecursionError, MemoryError): raise ValueError('its messages are neither JSON nor a list as Python prints it') from None
 
+# %% ../nbs/09_conversations.ipynb #d76f620c
+class Messages(list):
+    "Messages, with `at`: the index of each in the list that they came in, -1 for a system text that stood beside it"
+    def __init__(self, msgs, at):
+        super().__init__(msgs)
+        self.at = list(at)
+    def upto(self, n): return Messages(self[:n], self.at[:n])
+
+def places(msgs)->list: return getattr(msgs, 'at', list(range(len(msgs))))
+
+def renumbered(e, msgs)->ValueError:
+    "The error `e` in the messages `msgs`, numbered as they were in their list"
+    if not hasattr(msgs, 'at'): return e
+    def said(m): return 'the system text' if (i := dict(enumerate(msgs.at)).get(int(m[1]), int(m[1])))<0 else f'message {i}'
+    return ValueError(re.sub(r'\bmessage (\d+)', said, str(e)))
+
 # %% ../nbs/09_conversations.ipynb #4f082d34
 def messages_of(o)->list[dict]:
     "The messages of a conversation in any of these forms; ValueError says which cannot be read"
@@ -79,9 +99,12 @@ def messages_of(o)->list[dict]:
         if k is None: raise ValueError(f"it has {', '.join(map(repr, list(o)[:5])) or 'nothing in it'}, and none of {', '.join(KEYS)}")
         msgs = _listed(o[k]) if isinstance(o[k], str) and o[k].lstrip()[:1]=='[' else o[k]
     if not isinstance(msgs, list): return as_messages(msgs)
-    msgs = [_as_ours(m) for m in msgs]
-    msgs = [m for m in msgs if not (_is_system(m) and 'content' in m and _blank(m['content']))]
-    return as_messages(_with_tools(o, _with_system(o, msgs)) if isinstance(o, dict) else msgs)
+    own = {i: m for i,m in enumerate(map(_as_ours, msgs)) if not (_is_system(m) and 'content' in m and _blank(m['content']))}
+    msgs = list(own.values())
+    if isinstance(o, dict): msgs = _with_tools(o, _with_system(o, msgs))
+    msgs = Messages(msgs, [-1]*(len(msgs)-len(own))+list(own))
+    try: return Messages(as_messages(msgs), msgs.at)
+    except ValueError as e: raise renumbered(e, msgs) from None
 
 # %% ../nbs/09_conversations.ipynb #e187574b
 def _value(line):

@@ -17,7 +17,7 @@ from fastcore.basics import patch
 from ..analysis.axis import assistant_axis
 from ..analysis.figures import LINE_COLOURS, styled
 from ..config import PersonaVectorConfig, content_hash, log
-from ..conversations import FORM, LeftOut, conversation_of, each_conversation, unread
+from ..conversations import FORM, LeftOut, Messages, conversation_of, each_conversation, places, renumbered, unread
 from ..extraction.blocks import decoder_of, find_blocks, residual_hooks
 from ..extraction.engine import default_batch_tokens, each_batch, keeping_memory, packs
 from ..extraction.extractor import ActivationExtractor
@@ -171,9 +171,9 @@ def tokenised(o, tokens_of):
     "(messages, tokens, spans) of the conversation `o` by the function `tokens_of`, or the ValueError that says why there are none"
     if isinstance(o, ValueError): return o
     try:
-        msgs = as_messages(o)
+        msgs = Messages(as_messages(o), places(o))
         return msgs, *tokens_of(msgs)
-    except ValueError as e: return e
+    except ValueError as e: return renumbered(e, o)
 
 @patch
 def _windows(self:Monitor, conversations, most):
@@ -336,7 +336,7 @@ def plot_drift(
     roles=('user','assistant') # Whose turns
 )->go.Figure:
     "Turns along each direction: z against the calibration's turns, or projections where there is none"
-    t,fig,c = r.turns,go.Figure(),r.calibration
+    t,fig,c = r.turns.set_axis(places(r.messages)),go.Figure(),r.calibration
     t = t[t.role.isin(roles)]
     for k,colour in zip(r.projections, LINE_COLOURS):
         y,said = t[f'z {k}' if c else k],t.role=='assistant'
@@ -407,7 +407,7 @@ def _monitor(config, vectors, calibration, layer, direction, check):
 # %% ../../nbs/steering/53_monitoring.ipynb #cf2ef63b
 def _taken(path, id, limit, first, skip):
     "The conversations in `path` after the first `skip`, up to the first `limit`, and of each the `first` messages; None: all"
-    for name,o in islice(each_conversation(path, id), skip, limit): yield name, o if isinstance(o, ValueError) else o[:first]
+    for name,o in islice(each_conversation(path, id), skip, limit): yield name, o if isinstance(o, ValueError) else o.upto(first)
 
 def count_conversations(path, id=None, limit=None)->int:
     "How many conversations there are in `path`, before a model is loaded; ValueError if none of them can be read"
@@ -459,6 +459,6 @@ def table(self:Reading):
     t,z = self.turns,'z ' if self.calibration else ''
     out = Table('message', 'role', 'tokens', *(f'{z}{k}' for k in self.projections))
     out.add_column('text', no_wrap=True, overflow='ellipsis', ratio=1)
-    for i,row in t.iterrows():
-        out.add_row(str(i), row.role, str(row.tokens), *(f'{row[z+k]:.2f}' for k in self.projections), ' '.join(row.text.split())[:80])
+    for i,(_,row) in zip(places(self.messages), t.iterrows()):
+        out.add_row('' if i<0 else str(i), row.role, str(row.tokens), *(f'{row[z+k]:.2f}' for k in self.projections), ' '.join(row.text.split())[:80])
     return out

@@ -15,7 +15,7 @@ from pathlib import Path
 from fastcore.basics import patch
 from ..analysis.figures import LINE_COLOURS, styled
 from ..config import PersonaVectorConfig, atomic_write, content_hash, log, only_one, unless_empty
-from ..conversations import SUFFIXES, LeftOut, unread
+from ..conversations import SUFFIXES, LeftOut, places, unread
 from ..extraction.vectors import Direction
 from ..prompts import CHAT_ROLES
 from ..responses import open_parquet
@@ -54,7 +54,7 @@ def add(self:Turns, name, turns):
 def turns_of(r)->list:
     "The turns of a `Reading` as `Turns.add` takes them; those without a text are left out"
     x = r.projections.values
-    return [(i, m['role'], b-a, *x[a:b].mean(0).tolist()) for i,(m,(a,b)) in enumerate(zip(r.messages, r.spans)) if b>a]
+    return [(i, m['role'], b-a, *x[a:b].mean(0).tolist()) for i,m,(a,b) in zip(places(r.messages), r.messages, r.spans) if b>a]
 
 # %% ../../nbs/steering/57_transcripts.ipynb #600d1d82
 def _number(x, kind): return pd.array(x, dtype=kind)
