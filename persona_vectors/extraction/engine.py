@@ -172,7 +172,7 @@ def each_batch(
     for bs,got in each_chunk(seqs, lambda bs: [f(b) for b in bs], batch_tokens, packed, only, key, len(seqs), shrunk): yield from zip(bs, got)
 
 # %% ../../nbs/extraction/23_engine.ipynb #b682b319
-class Enough(Exception): "The highest layer was there"
+class Enough(Exception): "Raised to stop a forward pass after the highest layer"
 
 def read_batch(model, batch, layers, blocks=None)->Float[Tensor, 'sequence layer d_model']:
     "The means of the sequences of `batch`, in the order of `batch.index`; what is above the highest layer is not computed"
