@@ -393,7 +393,8 @@ def from_file(path, v, model, layer, **kw):
     if (kind := file_kind(path))=='a direction': return Direction.load(path)
     if kind!='a control vector': check_kind(path, 'a direction')
     if (one := read_vector(path)) is not None:
-        if v is None and layer is None: raise ValueError(f"{path} does not say of which layer its vector is: give layer= (--layer), or the vectors it belongs to")
+        if v is None and layer is None:
+            raise ValueError(f"{path} does not say of which layer its vector is: give layer= (--layer), or the vectors it belongs to")
         label = v.model if v is not None else str(getattr(model, 'label', model or 'not recorded'))
         return Direction(one, path.name, v.layer if layer is None else layer, label)
     if path.suffix in ('.npy','.safetensors'): raise ValueError(f"{path} does not hold one vector")
