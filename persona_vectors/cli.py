@@ -489,13 +489,23 @@ def vectors_for(path, source, layer=None):
     return at_layer(_need_layer(vectors_of(source, path), path, layer), layer, path or EMBEDDED)
 
 # %% ../nbs/92_cli.ipynb #73205f38
-def direction_for(text, v, source):
+def direction_for(text, v, source, layer=None):
     "The direction that `--direction` names, at the layer of `v`; without one the assistant axis of `v`"
     from persona_vectors.analysis.axis import assistant_axis
     from persona_vectors.steering.interop import load_direction
     if not text: return assistant_axis(v)
-    d = load_direction(text, v, source)
+    d = load_direction(text, v, source, layer)
     log.info(f"--direction {text}: {d.orientation}; layer {d.layer}")
+    return d
+
+def direction_along(text, vectors, source, layer):
+    "The direction to move or watch the model `source` along: of its vectors, or, without a file of those, in the file that `--direction` names"
+    from persona_vectors.steering.monitoring import check_fit
+    if vectors or not text or ',' in text and not Path(text).exists(): return direction_for(text, vectors_for(vectors, source, layer), source)
+    ks = resolve_layers(layer, source.num_layers) if layer else [None]
+    if len(ks)!=1: raise ValueError(f"--layer {layer}: give one layer")
+    d = direction_for(text, None, source, ks[0])
+    check_fit({text: d}, source.num_layers, source.width)
     return d
 
 # %% ../nbs/92_cli.ipynb #27238667
@@ -716,7 +726,7 @@ def steer(question:Annotated[str, typer.Argument(help='What to ask. Default: wha
     if max_tokens<1: raise ValueError(f"--max-tokens {max_tokens}: give at least 1")
     ex = ActivationExtractor(config_from(model, prompt_format=prompt_format, device=device, dtype=dtype, template_arg=template_arg,
                                          revision=revision, quantize=quantize, trust_remote_code=trust_remote_code))
-    d = direction_for(direction, vectors_for(vectors, ex.source, layer), ex.source)
+    d = direction_along(direction, vectors, ex.source, layer)
     lm,talks = load_local(ex.source, ex.format, ex.device, ex.dtype),[chat_messages(system) for _ in coefs]
     for q in [question] if question else _typed():
         for t in talks: t.append(dict(role='user', content=q))
@@ -769,7 +779,7 @@ def monitor(file:Annotated[Path, typer.Argument(help="Conversations: messages wi
     c = config_from(model, prompt_format=prompt_format, device=device, dtype=dtype, batch_tokens=batch_tokens, template_arg=template_arg,
                     revision=revision, quantize=quantize, trust_remote_code=trust_remote_code)
     source = find_model(c.model_name)
-    d = direction_for(direction, vectors_for(vectors, source, layer), source) if direction else None
+    d = direction_along(direction, vectors, source, layer) if direction else None
     t = read_turns(file, c, vectors, calibration, layer, d, out, id, limit, turns)
     _show_turns(t, file)
     if out: print(out)

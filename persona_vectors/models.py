@@ -705,6 +705,7 @@ def load_weights(self:ModelSource,
     self.check_weights(info['missing_keys'], info['mismatched_keys'])
     self.check_unused(model, info['unexpected_keys'])
     self.check_count(model, info['unexpected_keys'])
+    if self.quantised=='fp8' and not hasattr(model.config, 'quantization_config'): model.to(kw['dtype'])   # unpacked, some of it in float32
     model.source = self
     return model.eval().requires_grad_(False)
 
@@ -785,6 +786,15 @@ def weights(self:ModelSource)->dict: # Name of a tensor to name of its file
     except (OSError, SafetensorError, ValueError) as e: raise ValueError(f"{no}, no readable safetensors files: {one_line(e)}") from None
 
 # %% ../nbs/07_models.ipynb #33735724
+def holds_fp8(
+    device:str # 'cpu', 'cuda', 'mps', or the name of a GPU that is elsewhere
+)->bool:
+    "Whether transformers multiplies FP8 weights on `device` as they are"
+    import torch
+    kind = str(device).partition(':')[0]
+    if kind=='cuda': return torch.cuda.is_available() and torch.cuda.get_device_capability()>=(8,9)
+    return not kind.startswith(('cpu','mps','a100'))
+
 @patch
 def stored(self:ModelSource)->dict: # Name of a tensor to its bytes
     "The size of each tensor in the files"

@@ -15,7 +15,7 @@ from math import isfinite
 from pathlib import Path
 from fastcore.basics import patch
 from .config import atomic_write, check_file, check_kind, content_hash, data_dir, halved, parse_json, read_text
-from .personas import PERSONAS, as_prompts, load_extra, load_questions, words_of
+from .personas import PERSONAS, Question, as_prompts, load_extra, load_questions, words_of
 
 # %% ../nbs/03_responses.ipynb #6d049cf3
 @dataclass(frozen=True, slots=True, repr=False)
@@ -196,17 +196,19 @@ def asked_of_all(asked)->list:
     raise ValueError("no question was put to every persona: name the questions, and the personas")
 
 # %% ../nbs/03_responses.ipynb #db55532c
+def _address(r): return r.question if r.question_id is None else Question(r.question, r.question_id)
+
 @patch(as_prop=True)
 def personas(self:Responses): return list(dict.fromkeys(r.persona for r in self.rows))
 @patch(as_prop=True)
-def questions(self:Responses): return list(dict.fromkeys(r.question for r in self.rows))
+def questions(self:Responses): return list(dict.fromkeys(map(_address, self.rows)))
 
 # %% ../nbs/03_responses.ipynb #1e559978
 @patch(as_prop=True)
 def shared_questions(self:Responses):
     "The questions that were put to every persona; ValueError if there are none"
     asked = {}
-    for r in self.rows: asked.setdefault(r.question, set()).add(r.persona)
+    for r in self.rows: asked.setdefault(_address(r), set()).add(r.persona)
     return asked_of_all(asked)
 
 # %% ../nbs/03_responses.ipynb #c012e131

@@ -245,7 +245,7 @@ QUANTISED = dict(gptq=dict(bits=4, group_size=128, desc_act=False, sym=True), aw
                  fp8=dict(activation_scheme='dynamic', fmt='e4m3', weight_block_size=[128,128]))
 
 @pytest.mark.parametrize('kind', QUANTISED)
-def test_plan_of_a_quantised_checkpoint(kind, tmp_path):
+def test_plan_of_a_quantised_checkpoint(kind, tmp_path, monkeypatch):
     "The plan is the size of the files, and of the blocks in them by hand; what reads them and is not here is named"
     from safetensors.torch import load_file, save_file
     base,d = make_llama(tmp_path/'base', d=128, n=3),128
@@ -257,7 +257,10 @@ def test_plan_of_a_quantised_checkpoint(kind, tmp_path):
     save_file(tensors, base/'model.safetensors', metadata=dict(format='pt'))
     cfg = json.loads((base/'config.json').read_text())
     (base/'config.json').write_text(json.dumps(cfg|dict(quantization_config=dict(quant_method=kind, **QUANTISED[kind]))))
+    unpacked = extractor(base).plan(seqs, [2], measure=False)
+    if kind=='fp8': monkeypatch.setattr('persona_vectors.extraction.extractor.holds_fp8', lambda device: True)
     every,some = (extractor(base).plan(seqs, [k], measure=False) for k in (3,2))
+    assert unpacked.weights==(whole if kind=='fp8' else some).weights
     raw = (base/'model.safetensors').read_bytes()
     assert every.weights==len(raw)-8-int.from_bytes(raw[:8], 'little')                                          # the file without its header
     linear,ins = 10*d*d,6*d+2*d                                                  # weights of the seven matrices; their inputs: six of width d, one of 2d
@@ -266,8 +269,10 @@ def test_plan_of_a_quantised_checkpoint(kind, tmp_path):
     assert some.block==each and some.weights==every.weights-each and some.embedding==whole.embedding
     assert some.weights<whole.weights
     with pytest.raises(ValueError, match=f'quantised already .{kind}.: leave --quantize out'): find_model(str(base), quantize='4bit')
-    def means(): return extractor(base).means(seqs, [2], progress=False)
-    if kind=='fp8': assert means().isfinite().all()                             # without a GPU transformers makes wider numbers of it
+    def means(**kw): return ActivationExtractor(PersonaVectorConfig(model_name=str(base), device='cpu', **dict(dict(dtype='float32'), **kw))).means(seqs, [2], progress=False)
+    if kind=='fp8':                                                             # without a GPU transformers makes wider numbers of it
+        assert means().isfinite().all()
+        assert torch.allclose(means(dtype='bfloat16').float(), means(), atol=.05*means().abs().max().item())
     else:
         with pytest.raises(ValueError, match=rf'it is quantised \({kind}\) and needs a package'): means()
 

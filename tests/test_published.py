@@ -161,7 +161,9 @@ RUNS = {                                                                    # co
     'steer Who? --model {made}/llama --vectors {hub} --layer 2 --coef 1 --max-tokens 2': 'mean of default minus mean of 5 roles',
     'steer Who? --model {made}/llama --vectors {hub} --direction bard,default --layer 2 --coef 1 --max-tokens 2': 'bard minus default',
     'steer Who? --model {made}/llama --vectors {hub} --direction {made}/chen/evil_response_avg_diff.pt --layer 1 --coef 1 --max-tokens 2': 'answers with evil',
-    'monitor {made}/talk.json --model {made}/llama --vectors {hub} --layer 2': 'axis, layer 2'}
+    'monitor {made}/talk.json --model {made}/llama --vectors {hub} --layer 2': 'axis, layer 2',
+    'steer Who? --model {made}/llama --direction {made}/chen/evil_response_avg_diff.pt --layer 1 --coef 1 --max-tokens 2': 'answers with evil',
+    'monitor {made}/talk.json --model {made}/llama --direction {made}/chen/evil_response_avg_diff.pt --layer 0.5': 'answers with evil'}
 STOPS = {                                                                   # command, what the one line has
     'info {made}/hub': 'name one of llama-2l', 'info {made}/mixed': 'and the others', 'info {made}/deep': 'bard.pt holds (4, 32)', 'info {made}/nan': 'row 1 of bard.pt',
     'report {hub}/role_vectors --layer 2': 'there is no neutral persona', 'report {hub} --layer 2 --direction {hub}/default_vector.pt': 'and no direction',
@@ -173,7 +175,9 @@ STOPS = {                                                                   # co
     'steer Who? --vectors {hub} --layer 2': 'is of a model of 2 blocks, 32 wide, and smollm2-135m-instruct has 30, 576 wide',
     'steer Who? --model {made}/llama --vectors {hub} --layer 2 --direction {hub}/default_vector.pt': 'the vector of default, and no direction',
     'steer Who? --model {made}/llama --vectors {hub} --layer 2 --direction {hub}': 'is a folder',
-    'monitor {made}/talk.json --model {made}/llama --vectors {hub} --layer 2 --direction {hub}/role_vectors/bard.pt': 'the vector of bard, and no direction'}
+    'monitor {made}/talk.json --model {made}/llama --vectors {hub} --layer 2 --direction {hub}/role_vectors/bard.pt': 'the vector of bard, and no direction',
+    'steer Who? --model {made}/llama --direction none.gguf': 'there is no direction file none.gguf', 'steer Who? --model {made}/llama --direction bard,ghost': 'or the file of a direction with --direction',
+    'monitor {made}/talk.json --model {made}/llama --direction {made}/chen/evil_response_avg_diff.pt': 'choose one with layer= (--layer)'}
 
 @pytest.fixture(scope='module', autouse=True)
 def talk(made):

@@ -13,7 +13,7 @@ from fastcore.basics import patch
 from ..config import PersonaVectorConfig, content_hash, layer_index, log, resolve_layers, slug
 from .blocks import load_blocks
 from .engine import Means, read
-from ..models import default_dtype, find_device, find_model, load_causal, same_model
+from ..models import default_dtype, find_device, find_model, holds_fp8, load_causal, same_model
 from ..personas import PERSONAS, as_prompts
 from ..prompts import check_arguments, context_length, default_template, get_format, preview, rendered_system, tokenize, unanswered
 from ..responses import Response
@@ -112,8 +112,12 @@ def preview(self:ActivationExtractor, response:Response):
     return preview(self.tokenizer, self.format, response.system or '', response.asked, response.whole, self.config.span, title)
 
 # %% ../../nbs/extraction/27_extractor.ipynb #bfdfc178
-@patch(as_prop=True)
-def weighed(self:ActivationExtractor): return dict(quantize=self.source.quantize, stored=self.source.stored() if self.source.quantised else None) # for a plan
+@patch
+def weighed(self:ActivationExtractor, device)->dict:
+    "What a plan for `device` needs to know of the weights beside their shapes"
+    how = self.source.quantised
+    packed = how and (how!='fp8' or holds_fp8(device))
+    return dict(quantize=self.source.quantize, stored=self.source.stored() if packed else None)
 
 @patch
 def plan(self:ActivationExtractor,
@@ -126,7 +130,7 @@ def plan(self:ActivationExtractor,
     held = 0 if here or not self._blocks else n_bytes(self._blocks[1])                       # which is dropped before others are loaded
     def on(where, stream):
         return plan_reading(self.source.text_config(), layers, seqs, self.dtype, self.device, stream, c.batch_tokens, c.blocks, self.source.label,
-                            free_memory(where)+held, measure=measure, **self.weighed)
+                            free_memory(where)+held, measure=measure, **self.weighed(self.device))
     p = on(self.placed_on, False if here and c.stream is None else c.stream)
     return on(self.device, True) if p.stream and self.placed_on=='auto' else p               # block by block, on one GPU
 

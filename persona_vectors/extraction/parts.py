@@ -185,7 +185,7 @@ def plan_extraction(
     if failed: log.warning(f"{len(failed)} of the {len(rows)} answers sampled cannot be read, and are not in the plan")
     p = plan_run(extractor.source.text_config(), extractor.layers(layer), seqs, sum(map(len, answers.prompts.values())),
                  answers.size[answers.rows].sum()/answers.size[rows].sum(), kind or c.device, devices, per_actor, c.dtype, c.stream,
-                 extractor.source.label, batch_tokens=c.batch_tokens, blocks=c.blocks, **extractor.weighed)
+                 extractor.source.label, batch_tokens=c.batch_tokens, blocks=c.blocks, **extractor.weighed(kind or extractor.device))
     return replace(p, answers=len(answers))
 
 # %% ../../nbs/extraction/28_parts.ipynb #bcffe9c2

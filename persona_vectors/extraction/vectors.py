@@ -502,7 +502,8 @@ def read_vectors(path)->PersonaVectors:
 def vectors_of(source, path=None)->PersonaVectors:
     "The vectors in `path`, of the model `source`; ValueError if they are of another. Without a path, those that come with the package"
     if not path and not same_model(source.label, EMBEDDED):
-        raise ValueError(f"there are no vectors of {source.label}: make a file with `persona-vectors extract` and name it with --vectors")
+        raise ValueError(f"there are no vectors of {source.label}: make a file with `persona-vectors extract` and name it with --vectors, "
+                         "or the file of a direction with --direction")
     v = load_vectors(path) if path else shipped_vectors()
     if 'model' in v.meta and not same_model(v.model, source.whose):
         raise ValueError(f"{path} has vectors of {v.model}, and the model is {source.label}: {unlike(v.model, source.whose)}")

@@ -380,12 +380,25 @@ class Judging(Generation):
         stem,folder = (responses.path.stem,responses.path.parent) if responses.path else (responses.hash(),'data/responses')
         self.prepare(Path(out or folder)/f'{stem}.{self.name}.json', self.name)
 
+# %% ../../nbs/generation/13_judging.ipynb #d7c5adc6
+@patch
+def before(self:Judging):
+    "Yield the scored answers of earlier runs that other roles, or none, had a rubric in, where that of the answer's persona is the same"
+    name,texts = self.rubric.name,self.rubric.text
+    def rest(s): return content_hash(dict(s, rubric=dict(s['rubric'], text='')))
+    for p in sorted(self.path.parent.glob(f'*.{name}-*.json')) if self.rubric.each else ():
+        try: rs = load_responses(p)
+        except ValueError: continue                                   # its name says no more than that it may be one
+        was = rs.meta.get('judges', {}).get(name, {})
+        if not isinstance(was.get('rubric', {}).get('text'), dict) or rest(was)!=rest(self.settings): continue
+        yield from (r for r in rs.rows if r.persona in texts and was['rubric']['text'].get(r.persona)==texts[r.persona])
+
 # %% ../../nbs/generation/13_judging.ipynb #d7b80467
 @patch
 def look(self:Judging):
     "Find the existing scores, in files and journals"
     folder,name = self.path.parent,self.rubric.name
-    found = [r for p in sorted(folder.glob(f'*.{self.name}.json')) for r in load_responses(p).rows]
+    found = [*self.before(), *(r for p in sorted(folder.glob(f'*.{self.name}.json')) for r in load_responses(p).rows)]
     found += [r for p in sorted(folder.glob(f'*.{self.name}.jsonl')) for r in Journal(p).read()]
     self.done = {_judged(r): r.scores[name] for r in found if name in (r.scores or {})}
     self.left = [r for r in self.todo if _judged(r) not in self.done]

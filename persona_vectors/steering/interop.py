@@ -385,7 +385,7 @@ def choose_direction(found, layer, v, path):
     k = layer if layer is not None else next(iter(found)) if len(found)==1 else v.layer if v is not None else None
     if k in found: return found[k]
     raise ValueError(f"{path} has {'several directions' if k is None else f'no direction for layer {k}'}: "
-                     f"it has layers {', '.join(map(str, found))}; choose one with layer=")
+                     f"it has layers {', '.join(map(str, found))}; choose one with layer= (--layer)")
 
 # %% ../../nbs/steering/55_interop.ipynb #93dfcb82
 def from_file(path, v, model, layer, **kw):
@@ -393,7 +393,8 @@ def from_file(path, v, model, layer, **kw):
     if (kind := file_kind(path))=='a direction': return Direction.load(path)
     if kind!='a control vector': check_kind(path, 'a direction')
     if (one := read_vector(path)) is not None:
-        if v is None and layer is None: raise ValueError(f"{path} does not say of which layer its vector is: give layer=, or the vectors it belongs to")
+        if v is None and layer is None:
+            raise ValueError(f"{path} does not say of which layer its vector is: give layer= (--layer), or the vectors it belongs to")
         label = v.model if v is not None else str(getattr(model, 'label', model or 'not recorded'))
         return Direction(one, path.name, v.layer if layer is None else layer, label)
     if path.suffix in ('.npy','.safetensors'): raise ValueError(f"{path} does not hold one vector")
@@ -422,7 +423,7 @@ def load_direction(
     if v is not None and len(d.vector)!=v.means.shape[-1]:
         raise ValueError(f"{path} is a direction {len(d.vector)} wide, and the vectors are {v.means.shape[-1]} wide: it is of another model")
     if not d.vector.isfinite().all() or not d.vector.any(): raise ValueError(f"{path}: the vector is zero, or not finite, so it has no direction")
-    if v is not None and model is None and 'not recorded' not in (d.model, v.model) and (why := unlike(d.model, v.model)):
+    if v is not None and 'not recorded' not in (d.model, v.model) and (why := unlike(d.model, v.model)):
         log.warning(f"{path} is a direction of {d.model}, and the vectors are of {v.model}: {why}")
     return d
 
