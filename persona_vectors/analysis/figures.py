@@ -345,11 +345,12 @@ def plot_pca(
 # %% ../../nbs/analysis/37_figures.ipynb #d8131207
 def _panel(r, title, names, first):
     "Traces of the ranking `r`, one for each category"
+    error = ' ± %{customdata[2]:.2g} (se)' if r.se.notna().any() else ''
     for c,g in _grouped(r.loc[names]):
         yield go.Scatter(x=g.projection, y=[names.index(p) for p in g.index], mode='markers', name=c, legendgroup=c, showlegend=first,
             marker=dict(color=CATEGORY_COLOURS[c], symbol=CATEGORY_SYMBOLS[c], size=9), error_x=_bars(g, first),
             customdata=[[_safe(p), _safe(title), s] for p,s in zip(g.index, g.se)],
-            hovertemplate='<b>%{customdata[0]}</b> ('+c+')<br>%{customdata[1]}: %{x:.3g}'+(' ± %{customdata[2]:.2g} (se)' if r.se.notna().any() else '')+'<extra></extra>')
+            hovertemplate='<b>%{customdata[0]}</b> ('+c+')<br>%{customdata[1]}: %{x:.3g}'+error+'<extra></extra>')
 
 # %% ../../nbs/analysis/37_figures.ipynb #9f2e9554
 def _bars(g, first):
