@@ -96,7 +96,8 @@ def _rubric(d, where):
     except TypeError: raise ValueError(f"rubric {where!r} has {', '.join(map(str, d)) or 'nothing in it'}: {expected}") from None
 
 # %% ../../nbs/generation/13_judging.ipynb #38336864
-_two_numbers = re.compile(r'(?<![\w.-])(?<!page )(?<!pages )(?!\d{4})(-?\d+(?:\.\d+)?)%?(?:\s*\([^()]*\))?\s*(?:-|–|—|and|to|through)\s*(\d+(?:\.\d+)?)(?![\w.]?\d)'
+_two_numbers = re.compile(r'(?<![\w.-])(?<!page )(?<!pages )(?!\d{4})'
+                          r'(-?\d+(?:\.\d+)?)%?(?:\s*\([^()]*\))?\s*(?:-|–|—|and|to|through)\s*(\d+(?:\.\d+)?)(?![\w.]?\d)'
                           r'(?!\s*(?:short )?(?:words?|sentences?|lines?|paragraphs?|examples?|steps?|tokens?)\b)')
 
 def _text_of(f, top):
