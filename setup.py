@@ -45,6 +45,6 @@ setup(
     long_description_content_type='text/markdown',
     packages=find_packages(str(root), include=[lib, f'{lib}.*']), package_data={lib: ['*.pyi']}, zip_safe=False,
     install_requires=shlex.split(cfg['requirements']),
-    extras_require={k: shlex.split(cfg[f'{k}_requirements']) for k in ('dev','widgets','ray','adapters','quantize')},
+    extras_require={k: shlex.split(cfg[f'{k}_requirements']) for k in ('dev','page','ray','adapters','quantize')},
     entry_points={'console_scripts': shlex.split(cfg['console_scripts']), 'nbdev': [f'{lib}={lib}._modidx:d']},
     cmdclass={'build_py': BuildWithData})

@@ -11,6 +11,8 @@ from contextlib import closing, redirect_stdout
 from dataclasses import replace
 from math import isfinite
 from pathlib import Path
+from secrets import token_hex
+from tempfile import TemporaryDirectory
 from typing import Annotated
 import typer
 from .config import PersonaVectorConfig, log, resolve_layers
@@ -149,7 +151,7 @@ def _asked(used, there, path)->str: # Empty if all of a plain list are
     twins = sum(q!=words_of(q, getattr(q, 'id', None)) for q in there)
     some = f'{len(used)} of ' if len(used)<len(there) else ''
     if not some and not any(getattr(q, 'id', None) is not None for q in there): return ''
-    return f"{some}{len(there)} questions from {path}" + (f"; {twins} with the words of another, told apart by number" if twins else '')
+    return f"{some}{len(there)} question{'s'*(len(there)!=1)} from {path}" + (f"; {twins} with the words of another, told apart by number" if twins else '')
 
 def _asked_alone(ps, own):
     "Which questions each persona is asked, where their files have some, in words"
@@ -932,7 +934,7 @@ def _keep_directions(found, layer, file, out, model):
 def _show_traits(traits, layer, file, out):
     from persona_vectors.extraction.vectors import layers_said
     if out: raise ValueError(f"--out {out}: {file} holds {len(traits)} directions; `persona-vectors export` writes a file for each")
-    print(f"{len(traits)} directions, layers {layers_said(list(next(iter(traits.values()))))}")
+    print(f"{len(traits)} direction{'s'*(len(traits)!=1)}, layers {layers_said(list(next(iter(traits.values()))))}")
     for name,found in traits.items():
         found = _at_layers(found, layer, file, None)
         k = list(found)[len(found)//2]
@@ -985,6 +987,44 @@ def bench(model:Model=EMBEDDED, layer:Layer=None, device:Device=None, dtype:Dtyp
     else: b = measure(config_from(model, device=device, dtype=dtype), layer, every, rounds)
     print(b.table().round(3).to_string())
     print(b.save(out/'data/benchmarks'))
+
+# %% ../nbs/92_cli.ipynb #1f2f353c
+ONLY_HERE = "default-src 'self' 'unsafe-inline' 'unsafe-eval' blob: data: ws:" # What the browser may load
+
+def serve_page(port, browser, **kw):
+    "Serve `page` of `persona_vectors.look` until interrupted; `kw` as it takes them"
+    try:
+        import nbformat
+        from voila.app import Voila
+    except ImportError: raise ImportError('the page needs its extra: pip install "persona-vectors-lab[page]"') from None
+    args = ', '.join(f'{k}={o!r}' for k,o in kw.items())
+    cell = nbformat.v4.new_code_cell(f'from persona_vectors.look import page\npage({args})')
+    headers = {'Content-Security-Policy': ONLY_HERE,
+               'Set-Cookie': f'_xsrf={token_hex(16)}; Path=/; SameSite=Strict'}     # with it the browser can end the kernel of a tab that is closed
+    with TemporaryDirectory() as d:
+        path = Path(d)/'look.ipynb'
+        nbformat.write(nbformat.v4.new_notebook(cells=[cell], metadata=dict(kernelspec=dict(name='python3', display_name='Python 3'))), path)
+        app = Voila.instance(ip='127.0.0.1', port=port or 8866, port_retries=50*(not port), auto_token=True, open_browser=browser,
+                             tornado_settings=dict(headers=headers))
+        app.initialize([str(path), '--show_tracebacks=True', '--preheat_kernel=True', '--pool_size=1',     # one kernel is ready for the next tab
+                        '--MappingKernelManager.cull_idle_timeout=600'])                               # and one whose browser is gone ends
+        app.start()
+
+# %% ../nbs/92_cli.ipynb #cbc9bc62
+@app.command(epilog='Example: persona-vectors look gemma/ --model google/gemma-3-27b-it --responses data/responses/FILE.json')
+def look(vectors:Annotated[Path, typer.Argument(help="A vectors file, a published set, or the folder of a run. Default: the embedded model's.")]=None,
+         responses:Annotated[Path, _option("Responses file with the personas' answers.")]=None,
+         model:Annotated[str, _option('The model to talk to. Default: the one that the vectors name.')]=None,
+         beside:Annotated[Path, _option('Vectors of another model, to see beside.')]=None,
+         report:Annotated[Path, _option('The .csv that `report` wrote, for the headline.')]=None,
+         port:Annotated[int, _option('Default: the first free one from 8866.')]=None,
+         browser:Annotated[bool, _option('Open the browser, or only print the address.', '--browser/--no-browser')]=True):
+    "A page on this machine: see the vectors, talk to the model and watch where it goes, add a persona."
+    given = {k: o for k,o in dict(vectors=vectors, responses=responses, model=model, beside=beside, report=report).items() if o}
+    if given:                                                             # the page would say it late
+        from persona_vectors.look import page_inputs
+        page_inputs(**given)
+    serve_page(port, browser, **{k: o if k=='model' else str(o.resolve()) for k,o in given.items()})
 
 # %% ../nbs/92_cli.ipynb #46ae07c6
 @app.command(epilog='Example: persona-vectors info data/persona_vectors/FILE.safetensors')

@@ -12,6 +12,9 @@ from nbdev.config import get_config
 from nbdev.doclinks import _nbpath2html
 from nbdev.quarto import refresh_quarto_yml
 from nbdev.serve import proc_nbs
+from persona_vectors.config import data_dir
+from persona_vectors.extraction.vectors import shipped_vectors
+from persona_vectors.look import save_still
 
 CHAPTERS = ['generation', 'extraction', 'analysis', 'steering', 'experiments']      # in reading order
 
@@ -106,6 +109,7 @@ def main():
         if r.returncode: sys.exit(r.returncode)
         docs = tmp/cfg.doc_path.name
         finish(docs, cfg.doc_host + cfg.doc_baseurl)
+        save_still(shipped_vectors(), docs/'explore.html', data_dir()/'reports'/'smollm2-135m-instruct-layer-20.csv')
         shutil.rmtree(cfg.doc_path, ignore_errors=True)
         shutil.move(docs, cfg.doc_path)
     print(f'{len(list(cfg.doc_path.rglob("*.html")))} pages in {cfg.doc_path.name}/')

@@ -11,6 +11,7 @@ import math, re
 from collections import Counter
 from dataclasses import dataclass
 from ..config import log
+from ..models import unlike
 from ..personas import category_of
 from ..responses import Responses
 from .grids import balanced, fit_weights, fits, fitted, half_moves, weights_at
@@ -60,6 +61,8 @@ def project(
     if v.layers!=[direction.layer]: raise ValueError(f"the direction is of layer {direction.layer}, the vectors have {v.layers}")
     if (d := len(direction.vector))!=(w := v.means.shape[-1]): raise ValueError(f"the direction is {d} wide, and the vectors are {w}: it is of another model")
     if isinstance(centre, str) and centre!='roles': raise ValueError(f"centre={centre!r}: give 'roles', or a list of personas")
+    if 'not recorded' not in (a := direction.model, b := v.model) and (why := unlike(a, b)):
+        log.warning(f"a direction of {a} is projected on by vectors of {b}: {why}")
     y = pd.Series(fitted(v)@direction.unit.double().numpy(), index=list(v))
     return y if centre is None else y-y[v.split()[1] if centre=='roles' else v.only(centre).personas].mean()
 

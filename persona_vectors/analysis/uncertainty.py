@@ -43,9 +43,9 @@ def cross_covariance(y, z=None): # '… role question' each; None: `y`; gives '�
 # %% ../../nbs/analysis/32_uncertainty.ipynb #078b85e6
 def half_width(se, df, level=.95):
     "Half the width of Student's t interval, from standard error and degrees of freedom"
-    from scipy.stats import t
+    from scipy.special import stdtrit                                  # what scipy.stats.t.ppf calls, without a second for its import
     if not 0<level<1: raise ValueError(f"level={level}: give a share between 0 and 1, as .95")
-    return t.ppf((1+level)/2, df)*se
+    return stdtrit(df, (1+level)/2)*se
 
 # %% ../../nbs/analysis/32_uncertainty.ipynb #6efcd728
 def jackknife_se(*without): # Of each factor 'unit …': the statistic without each of its units; gives '…'

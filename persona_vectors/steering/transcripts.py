@@ -136,14 +136,15 @@ def _of_direction(self:Turns, k):
     shown = {'all answers': self.answers(k).y, 'first answer': d['first'], 'last answer': d['last'], 'drift': d.drift}
     q = pd.DataFrame(shown).describe([.05,.25,.5,.75,.95]).T
     q = q[['count','5%','25%','50%','75%','95%']].astype(dict(count=int))
-    unit = 'projection' if c is None else f"z against the answers of {c.source}"
+    unit = 'projection' if c is None else f"z against {c.source}"
     return [f'\n{k}: {unit}', _shown(q), f'\nlargest drift along {k}', _shown(d[:FEW])]
 
 @patch
 def __repr__(self:Turns):
     role,tokens = self._ints()[:,2:].T
-    n,read = (role==CHAT_ROLES.index('assistant')).sum(),len(self)-self.left.n
-    head = f"{len(self):,} conversations in {self.source}: {read:,} read ({n:,} answers, {tokens.sum():,} tokens in turns), {self.left.n:,} left out"
+    n,read = int((role==CHAT_ROLES.index('assistant')).sum()),len(self)-self.left.n
+    head = f"{len(self):,} conversation{'s'*(len(self)!=1)} in {self.source}: {read:,} read ({n:,} answer{'s'*(n!=1)}, "
+    head += f"{tokens.sum():,} tokens in turns), {self.left.n:,} left out"
     return '\n'.join([head, *_kinds(self.left), *sum((self._of_direction(k) for k in self.directions), [])])
 
 # %% ../../nbs/steering/57_transcripts.ipynb #1aa5094a
@@ -322,5 +323,5 @@ def plot(self:Turns,
                         hovertemplate='answer %{x}: %{y:.2f}, %{customdata} conversations<extra></extra>')
     fig.update_xaxes(title='answer in its conversation', dtick=1 if len(q)<15 else None).update_yaxes(title='projection' if self.calibration is None else 'z')
     about = f"{k}; {self.source}: {q.n.iloc[0]:,} conversations, {q.n.iloc[-1]:,} with {q.index[-1]} answers or more"
-    usual = f' · z against the answers of {self.calibration.source}' if self.calibration else ''
+    usual = f' · z against {self.calibration.source}' if self.calibration else ''
     return styled(fig, 'Answers over many conversations', escape(about+usual, quote=False), (580,300))
