@@ -132,7 +132,7 @@ def _widgets():
         turns = t.List().tag(sync=True) # Of dicts: role, tokens (text, z or None, projection or None)
     return w,Figure,Chat
 
-# %% ../nbs/91_look.ipynb #28e00895
+# %% ../nbs/91_look.ipynb #526b5920
 def _space(v):
     "The first three components"
     pca = role_pca(v)
@@ -157,7 +157,7 @@ def _picture(v, what, numbers):
 
 PICTURES = 'ranking','two components','three components','similarity' 
 
-# %% ../nbs/91_look.ipynb #3024df09
+# %% ../nbs/91_look.ipynb #a3ade053
 def _about(v, name, ranking, cosines):
     "What is known of one persona, as HTML"
     rows,near = [r for r in v.rows if r.persona==name],cosines[name].drop(name).sort_values(ascending=False)
@@ -179,7 +179,7 @@ def _marked(extractor, r):
             f'<span style="background:rgba(240,180,40,.3)">{escape(t.text[a:b])}</span><span style="opacity:.55">{escape(t.text[b:])}</span></p>'
             f'<small>{t.end-t.start} tokens averaged</small>')
 
-# %% ../nbs/91_look.ipynb #3f58cb66
+# %% ../nbs/91_look.ipynb #a6f0493a
 class Explorer:
     "What `explore` shows: `box`, the widget; `v`, the vectors at all layers; `name`, the persona that is shown"
     def __init__(self, v, responses=None, extractor=None):
@@ -199,7 +199,7 @@ class Explorer:
         self.show()
     def _repr_mimebundle_(self, **kw): return self.box._repr_mimebundle_(**kw)
 
-# %% ../nbs/91_look.ipynb #641ff3d8
+# %% ../nbs/91_look.ipynb #ab5d47cd
 @patch
 def _made(self:Explorer, k, what, drawn=False):
     "The numbers of the picture `what` at layer `k`, or the picture as JSON; empty, or with the message, where a ValueError says why there is none"
@@ -239,7 +239,7 @@ def _asked(self:Explorer, _, m, __):
         for name in dict.fromkeys((m.get('clicked', ''), unescape(m.get('clicked', '')))):     # some pictures escape names
             if name in self.v: return self.pick(name)
 
-# %% ../nbs/91_look.ipynb #038e0d9c
+# %% ../nbs/91_look.ipynb #02dda818
 @patch
 def pick(self:Explorer, name:str):
     "Show a persona; what has to be computed first is"
@@ -270,7 +270,7 @@ def add(self:Explorer, v:PersonaVectors, responses:Responses=None):
     if responses is not None: self.responses = responses
     return self.show()
 
-# %% ../nbs/91_look.ipynb #f7aae766
+# %% ../nbs/91_look.ipynb #9b67637c
 def explore(
     v:PersonaVectors, # At one layer or several
     responses:Responses=None, # Their answers
@@ -283,7 +283,7 @@ def explore(
     if beside is not None: e.box = w.HBox([e.box, Explorer(beside).box], layout=w.Layout(flex_flow='row wrap'))
     return e
 
-# %% ../nbs/91_look.ipynb #f0b1eba9
+# %% ../nbs/91_look.ipynb #e98841eb
 class Column:
     "One conversation: `messages`; `widget`, which shows it; `reading`, its last `Reading`"
     def __init__(self, name):
@@ -301,7 +301,7 @@ def show(self:Column, reading):
     self.chat.turns = [dict(role=m['role'], tokens=[[text, number(a), number(b)] for j,text,a,b in each if j==i]) for i,m in enumerate(reading.messages)]
     self.drift.figure = plot_drift(reading).to_json()
 
-# %% ../nbs/91_look.ipynb #74eacdd8
+# %% ../nbs/91_look.ipynb #d9a98931
 class Talker:
     "What `talk` shows: `box`, the widget; `columns`, name to `Column`; `monitor`, which reads them"
     def __init__(self, extractor, direction, usual=(), prompts=None, reach=4., max_tokens=128):
@@ -317,7 +317,7 @@ class Talker:
         self.text = w.Textarea(placeholder='Ask something', rows=2, layout=w.Layout(width='100%'))
         self.said,self.file = w.HTML(),w.FileUpload(accept='.json,.jsonl', description='replay a file')
         send,stop,new,save = (w.Button(description=o, layout=w.Layout(width='80px')) for o in ('send','stop','new','save'))
-        for b,f in ((send,self.send), (stop,lambda: self.stop.set()), (new,self.new), (save,self.save)): b.on_click(lambda _, f=f: f())
+        for b,f in ((send,'send'), (stop,'halt'), (new,'new'), (save,'save')): b.on_click(lambda _, f=f: getattr(self, f)())
         for k,o in self.on.items(): o.observe(lambda _: self._arrange(), 'value')
         self.system.observe(lambda _: self.new(), 'value')
         self.file.observe(lambda _: self._uploaded(), 'value')
@@ -327,7 +327,7 @@ class Talker:
                            w.HBox([send,stop,new,save,self.file,self.said], layout=wrap), self.shown])
         self._arrange()
 
-# %% ../nbs/91_look.ipynb #42f914c5
+# %% ../nbs/91_look.ipynb #8e0cfa94
 @patch
 def _calibrated(self:Talker, rows):
     "Calibrate the monitor on answers, read once; the floor at the 25th percentile of their tokens"
@@ -348,6 +348,9 @@ def _moving(self:Talker, name, model):
     return steered(model, *s, blocks=self.extractor.config.blocks) if s else nullcontext()
 
 @patch
+def halt(self:Talker): self.stop.set()
+
+@patch
 def _arrange(self:Talker): self.shown.children = [self.columns[k].widget for k,o in self.on.items() if o.value]
 
 @patch
@@ -358,7 +361,7 @@ def new(self:Talker):
     self.stop.set()
     return self.work.submit(empty)
 
-# %% ../nbs/91_look.ipynb #a7918915
+# %% ../nbs/91_look.ipynb #3316e793
 @patch
 def _say(self:Talker, c, text, stop):
     "Let the column `c` answer `text`, token by token"
@@ -393,7 +396,7 @@ def send(self:Talker):
     self.stop = Event()
     return self.work.submit(self._answer, text, self.stop)
 
-# %% ../nbs/91_look.ipynb #e1cfec8a
+# %% ../nbs/91_look.ipynb #44897c98
 @patch
 def saved(self:Talker)->str:
     "The conversations as JSON lines, which `monitor` reads"
@@ -425,7 +428,7 @@ def _uploaded(self:Talker):
             try: self.replay(path); self.said.value = ''
             except (ValueError,OSError,StopIteration) as e: self.said.value = escape(str(e).replace(f'{d}/', ''))
 
-# %% ../nbs/91_look.ipynb #4f07bb50
+# %% ../nbs/91_look.ipynb #a7f9ae22
 def talk(
     extractor:ActivationExtractor, # Of the model, which is loaded whole
     direction, # A `Direction`
@@ -436,7 +439,7 @@ def talk(
     "Talk to a model, plain, steered and capped; each token has the colour of its projection"
     return Talker(extractor, direction, usual, prompts, max_tokens=max_tokens).box
 
-# %% ../nbs/91_look.ipynb #b6ce2cd5
+# %% ../nbs/91_look.ipynb #d079c1dc
 class _Stopped(Exception): pass
 
 class Adder:
@@ -456,7 +459,7 @@ class Adder:
         self.box = w.VBox([self.name, self.prompt, w.HBox([self.n,make,stop,self.bar], layout=w.Layout(flex_flow='row wrap')), self.said])
         self.cost()
 
-# %% ../nbs/91_look.ipynb #34fb9199
+# %% ../nbs/91_look.ipynb #c64d2325
 @patch
 def _questions(self:Adder):
     "So many of the questions, evenly spread"
@@ -485,7 +488,7 @@ def _rows(self:Adder, name, prompt, qs, stop):
         self.bar.value += len(todo[i:i+3])
     return [self.answers[name,prompt,q] for q in qs]
 
-# %% ../nbs/91_look.ipynb #d0a11915
+# %% ../nbs/91_look.ipynb #097c38c6
 @patch
 def _read(self:Adder, name, prompt, rows):
     "The vectors of the explorer, with those of the new persona"
@@ -515,7 +518,7 @@ def make(self:Adder):
     self.stop = Event()
     return self.work.submit(self._add, name, prompt, self.stop)
 
-# %% ../nbs/91_look.ipynb #c4b91bc6
+# %% ../nbs/91_look.ipynb #7548115e
 def add_persona(
     explorer, # From `explore`: on its map it goes
     extractor:ActivationExtractor, # Of the same model, which is loaded whole
@@ -524,7 +527,7 @@ def add_persona(
     "Type in a persona; it is answered, read, and put on the map among the others"
     return Adder(explorer, extractor, max_tokens).box
 
-# %% ../nbs/91_look.ipynb #55ac60b4
+# %% ../nbs/91_look.ipynb #f43ae4a3
 def _report_table(path):
     "The table of a report; ValueError if the file holds another"
     try: t = pd.read_csv(path, keep_default_na=False)
@@ -551,7 +554,7 @@ def _opened(path, layer=None):
     found = sorted(Path(path, 'data', 'persona_vectors').glob('*.safetensors'), key=lambda o: o.stat().st_mtime) if Path(path).is_dir() else []
     return load_vectors(found[-1] if found else path)
 
-# %% ../nbs/91_look.ipynb #295c8c0d
+# %% ../nbs/91_look.ipynb #9342806f
 def page_inputs(
     vectors=None, # A file, a published set, or the folder of a run; None: the embedded model's
     responses=None, # A file with the answers
@@ -569,7 +572,7 @@ def page_inputs(
     ex = ActivationExtractor(PersonaVectorConfig(model_name=model or v.model)) if model or v.model!='not recorded' else None
     return v, rs, ex, _opened(beside) if beside else None, _report_table(report) if report else None
 
-# %% ../nbs/91_look.ipynb #057378fd
+# %% ../nbs/91_look.ipynb #0a0036d6
 def page(**kw): # As `page_inputs` takes them; returns a widget
     "Everything: evidence, pictures, talk, a new persona"
     (w,*_),(v,rs,ex,other,report) = _widgets(),page_inputs(**kw)
@@ -598,7 +601,7 @@ def _living(explorer, extractor):
     button.on_click(clicked)
     return box
 
-# %% ../nbs/91_look.ipynb #33e4c23a
+# %% ../nbs/91_look.ipynb #3029f6df
 _PAGE = """
 body { font-family: system-ui, sans-serif; padding: 0 !important }
 .jp-Cell { max-width: 1240px; margin: 0 auto !important; padding: 0 12px !important; box-sizing: border-box }
@@ -620,7 +623,7 @@ body { font-family: system-ui, sans-serif; padding: 0 !important }
 }
 """
 
-# %% ../nbs/91_look.ipynb #01972ba8
+# %% ../nbs/91_look.ipynb #0400b8e2
 _STILL = r"""<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>TITLE</title>
 <style>body { font: 15px/1.45 system-ui, sans-serif; max-width: 1216px; margin: 0 auto; padding: 0 12px } .two { display: flex; flex-wrap: wrap; gap: 20px }
 #figure { flex: 1 1 auto; max-width: 100% } #about { flex: 1 1 260px; min-width: 0 }
@@ -645,7 +648,7 @@ for (const [id, values] of [['what', all.what], ['layer', all.layers]]) { for (c
 $('layer').value = all.layers.at(-1)
 draw()</script></html>"""
 
-# %% ../nbs/91_look.ipynb #333828c6
+# %% ../nbs/91_look.ipynb #8b792ad5
 def save_still(v:PersonaVectors, path, report=None):
     "Write `explore` of `v` to the .html file `path`, with `plotly.min.js` beside it; `report`: the .csv of its evidence report"
     from plotly.offline import get_plotlyjs
