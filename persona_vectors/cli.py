@@ -6,7 +6,7 @@
 __all__ = ['app', 'common', 'main']
 
 # %% ../nbs/92_cli.ipynb #11629d81
-import json, logging, sys
+import json, logging, os, sys
 from contextlib import closing, redirect_stdout
 from dataclasses import replace
 from math import isfinite
@@ -989,7 +989,8 @@ def bench(model:Model=EMBEDDED, layer:Layer=None, device:Device=None, dtype:Dtyp
     print(b.save(out/'data/benchmarks'))
 
 # %% ../nbs/92_cli.ipynb #1f2f353c
-ONLY_HERE = "default-src 'self' 'unsafe-inline' 'unsafe-eval' blob: data: ws:" # What the browser may load
+ONLY_HERE = ("default-src 'self' 'unsafe-inline' 'unsafe-eval' blob: data:; connect-src 'self' ws://127.0.0.1:* blob: data:; frame-ancestors 'self'; "
+             "form-action 'self'; base-uri 'self'") # What the browser may load
 
 def serve_page(port, browser, **kw):
     "Serve `page` of `persona_vectors.look` until interrupted; `kw` as it takes them"
@@ -1003,7 +1004,12 @@ def serve_page(port, browser, **kw):
                'Set-Cookie': f'_xsrf={token_hex(16)}; Path=/; SameSite=Strict'}     # with it the browser can end the kernel of a tab that is closed
     with TemporaryDirectory() as d:
         path = Path(d)/'look.ipynb'
-        nbformat.write(nbformat.v4.new_notebook(cells=[cell], metadata=dict(kernelspec=dict(name='python3', display_name='Python 3'))), path)
+        kernel = dict(name='persona-vectors', display_name='persona-vectors')
+        spec = Path(d)/'kernels'/kernel['name']/'kernel.json'                      # this Python, whatever others the user has installed
+        spec.parent.mkdir(parents=True)
+        spec.write_text(json.dumps(dict(argv=[sys.executable,'-m','ipykernel_launcher','-f','{connection_file}'], language='python', **kernel)))
+        os.environ['JUPYTER_PATH'] = os.pathsep.join(filter(None, [d, os.environ.get('JUPYTER_PATH')]))
+        nbformat.write(nbformat.v4.new_notebook(cells=[cell], metadata=dict(kernelspec=kernel)), path)
         app = Voila.instance(ip='127.0.0.1', port=port or 8866, port_retries=50*(not port), auto_token=True, open_browser=browser,
                              tornado_settings=dict(headers=headers))
         app.initialize([str(path), '--show_tracebacks=True', '--preheat_kernel=True', '--pool_size=1',     # one kernel is ready for the next tab
@@ -1017,14 +1023,19 @@ def look(vectors:Annotated[Path, typer.Argument(help="A vectors file, a publishe
          model:Annotated[str, _option('The model to talk to. Default: the one that the vectors name.')]=None,
          beside:Annotated[Path, _option('Vectors of another model, to see beside.')]=None,
          report:Annotated[Path, _option('The .csv that `report` wrote, for the headline.')]=None,
+         layer:OneLayer=None,
+         neutral:Annotated[str, _option('Names of the neutral personas, with commas between. Default: those that the file names.')]=None,
          port:Annotated[int, _option('Default: the first free one from 8866.')]=None,
          browser:Annotated[bool, _option('Open the browser, or only print the address.', '--browser/--no-browser')]=True):
     "A page on this machine: see the vectors, talk to the model and watch where it goes, add a persona."
-    given = {k: o for k,o in dict(vectors=vectors, responses=responses, model=model, beside=beside, report=report).items() if o}
+    if model and Path(model).expanduser().exists(): model = str(Path(model).expanduser().resolve())
+    paths = {k: str(o.resolve()) for k,o in dict(vectors=vectors, responses=responses, beside=beside, report=report).items() if o}
+    more = dict(model=model, layer=layer and int(layer), neutral=neutral and neutral.split(','))
+    given = paths | {k: o for k,o in more.items() if o is not None}
     if given:                                                             # the page would say it late
         from persona_vectors.look import page_inputs
         page_inputs(**given)
-    serve_page(port, browser, **{k: o if k=='model' else str(o.resolve()) for k,o in given.items()})
+    serve_page(port, browser, **given)
 
 # %% ../nbs/92_cli.ipynb #46ae07c6
 @app.command(epilog='Example: persona-vectors info data/persona_vectors/FILE.safetensors')

@@ -13,7 +13,8 @@ from dataclasses import replace
 from functools import cache
 from html import escape, unescape
 from pathlib import Path
-from threading import Event
+from textwrap import wrap
+from threading import Event, Lock, RLock
 from types import SimpleNamespace
 from fastcore.basics import patch
 from .analysis.axis import assistant_axis, cosine_matrix, rank_personas, role_pca
@@ -23,8 +24,9 @@ from .config import PersonaVectorConfig, atomic_write, data_dir
 from .conversations import each_conversation
 from .extraction.blocks import decoder_of
 from .extraction.extractor import ActivationExtractor, extract_persona_vectors
-from .extraction.vectors import PersonaVectors, load_vectors, shipped_vectors
+from .extraction.vectors import Direction, PersonaVectors, load_vectors, shipped_vectors
 from .generation.local import LocalModel
+from .models import same_model, unlike
 from .personas import category_of
 from .responses import Response, Responses, load_responses, shipped_responses
 from .steering.capping import calibrate, token_projections
@@ -32,6 +34,7 @@ from .steering.monitoring import Monitor, calibration_from, plot_drift
 from .steering.steer import Steer, steered
 import pandas as pd, torch
 import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
 
 # %% ../nbs/91_look.ipynb #27031362
 _STYLE = """
@@ -125,8 +128,15 @@ def _widgets():
     try: import anywidget, ipywidgets as w, traitlets as t
     except ImportError: raise ImportError('the page needs its extra: pip install "persona-vectors-lab[page]"') from None
     class Figure(anywidget.AnyWidget):
-        _esm,_css = _FIGURE,_STYLE
+        _esm,_css,numbers,clicked = _FIGURE,_STYLE,None,None # Functions: without arguments, the numbers as CSV; of the name that was clicked
         figure,name = t.Unicode('').tag(sync=True),t.Unicode('figure').tag(sync=True)
+        def __init__(self, **kw):
+            super().__init__(**kw)
+            self.on_msg(lambda _, m, __: self.asked(m))
+        def asked(self, m):
+            if m.get('need')=='plotly': self.send(dict(plotly=get_plotlyjs()))
+            elif m.get('need')=='numbers' and self.numbers: self.send(dict(numbers=self.numbers()))
+            elif 'clicked' in m and self.clicked: self.clicked(m['clicked'])
     class Chat(anywidget.AnyWidget):
         _esm,_css = _CHAT,_STYLE
         turns = t.List().tag(sync=True) # Of dicts: role, tokens (text, z or None, projection or None)
@@ -143,11 +153,11 @@ def _space(v):
         fig.add_scatter3d(x=g.PC1, y=g.PC2, z=g.PC3, mode='markers+text' if len(df)<=60 else 'markers', text=names, textfont_size=10, name=c,
             customdata=[[p] for p in names], marker=dict(size=4, color=CATEGORY_COLOURS[c]), hovertemplate='<b>%{customdata[0]}</b><extra></extra>')
     fig.update_scenes(**{f'{o}axis_title_text': f'PC{i+1}: {100*pca.variance_ratio[i]:.0f} %' for i,o in enumerate('xyz')})
-    return styled(fig, 'Personas along three components', f'{v.model}, layer {v.layer}', (560,460), l=0, b=10)
+    return styled(fig, 'Personas along three components', escape(f'{v.model}, layer {v.layer}', quote=False), (560,460), l=0, b=10)
 
 def _numbers(v, what):
     "The numbers of a picture of `v`"
-    if what=='ranking': return rank_personas(v) if v.means_only else rank_intervals(v)
+    if what=='ranking': return rank_intervals(v) if len(v.questions)>3 else rank_personas(v)
     return cosine_matrix(v) if what=='similarity' else role_pca(v).scores
 
 def _picture(v, what, numbers):
@@ -160,19 +170,24 @@ PICTURES = 'ranking','two components','three components','similarity'
 # %% ../nbs/91_look.ipynb #a3ade053
 def _about(v, name, ranking, cosines):
     "What is known of one persona, as HTML"
-    rows,near = [r for r in v.rows if r.persona==name],cosines[name].drop(name).sort_values(ascending=False)
-    r,place = ranking.loc[name],list(ranking.index).index(name)+1
-    between = f" (95 %: {r['low']:.2f} to {r['high']:.2f})" if 'low' in r else ''
-    def named(s): return ', '.join(f'{escape(p)} {x:.2f}'.replace('-', '−') for p,x in s.items())
-    said = {'place': f"{r['projection']:.2f}{between}, {place} of {len(ranking)} from the assistant's end",
-            'nearest': named(near[:3]), 'farthest': named(near[:-4:-1]), 'answers': f'{len(rows):,}, {sum(o.n_tokens for o in rows):,} tokens'}
+    def number(x, form='.2f'): return format(x, form).replace('-', '−')
+    def named(s): return ', '.join(f'{escape(p)} {number(x)}' for p,x in s.items())
+    said,rows = {},[r for r in v.rows if r.persona==name]
+    if name in ranking.index:
+        r,place = ranking.loc[name],list(ranking.index).index(name)+1
+        between = f" (95 %: {number(r['low'])} to {number(r['high'])})" if 'low' in r else ''
+        said['place'] = f"{number(r['projection'])}{between}, {place} of {len(ranking)} from the assistant's end"
+    if name in cosines.index:
+        near = cosines[name].drop(name).sort_values(ascending=False)
+        said |= {'nearest': named(near[:3]), 'farthest': named(near[:-4:-1])}
+    if not v.published: said['answers'] = f'{sum(o.answers for o in rows):,}, {sum(o.n_tokens for o in rows):,} tokens'
     said |= {f'prompt {i+1}'.removesuffix(' 1'): escape(o) or '<i>none</i>' for i,o in enumerate(v.meta.get('prompts', {}).get(name, []))}
     cells = ''.join(f'<tr><td style="vertical-align:top;opacity:.7">{k}</td><td>{o}</td></tr>' for k,o in said.items())
     return f'<h3>{escape(name)}</h3><table>{cells}</table>'
 
 def _marked(extractor, r):
-    "An answer with the tokens that are averaged marked, as HTML"
-    if extractor is None: return f'<p style="white-space:pre-wrap">{escape(r.text)}</p>'
+    "An answer with the tokens that are averaged marked, as HTML; without an extractor, or where its prompt is not recorded, the answer alone"
+    if extractor is None or r.system is None: return f'<p style="white-space:pre-wrap">{escape(r.text)}</p>'
     t, = extractor.conversations([r])
     a,b = t.offsets[t.start][0],t.offsets[t.end-1][1]
     return (f'<p style="white-space:pre-wrap;overflow-wrap:anywhere"><span style="opacity:.55">{escape(t.text[:a])}</span>'
@@ -185,13 +200,14 @@ class Explorer:
     def __init__(self, v, responses=None, extractor=None):
         w,Figure,_ = _widgets()
         self.v,self.extractor,self.responses,self.name,self.made,self.work = v,extractor,responses,None,{},ThreadPoolExecutor(1)
+        self.lock,self.drawn = RLock(),(v.layers[-1],PICTURES[0])
         self.what = w.Dropdown(options=PICTURES, layout=w.Layout(width='170px'))
         self.layer = w.SelectionSlider(options=v.layers, value=v.layers[-1], description='layer', continuous_update=False)
         self.figure,self.state,self.about,self.answer = Figure(),w.HTML(),w.HTML('Click a persona.'),w.HTML()
         self.question = w.Dropdown(layout=w.Layout(width='100%', display='none'))
         for o in (self.what,self.layer): o.observe(lambda _: self.show(), 'value')
         self.question.observe(lambda _: self._answered(), 'value')
-        self.figure.on_msg(self._asked)
+        self.figure.clicked,self.figure.numbers = self._clicked,lambda: self._made(*self.drawn).to_csv()
         wrap,chosen = w.Layout(flex_flow='row wrap'),[self.what,self.layer,self.state]
         left = w.VBox([w.HBox(chosen, layout=wrap), self.figure], layout=w.Layout(flex='1 1 400px', min_width='0'))
         right = w.VBox([self.about,self.question,self.answer], layout=w.Layout(flex='1 1 260px', min_width='0'))
@@ -205,11 +221,11 @@ def _made(self:Explorer, k, what, drawn=False):
     "The numbers of the picture `what` at layer `k`, or the picture as JSON; empty, or with the message, where a ValueError says why there is none"
     key = len(self.v), k, what, drawn
     if key not in self.made:
-        v = self.v.at(k)
-        try: self.made[key] = _picture(v, what, self._made(k, what)).to_json() if drawn else _numbers(v, what)
+        v = self.v if self.v.layers==[k] else self.v.at(k)
+        try: self.made[key] = _picture(v, what, _numbers(v, what)).to_json() if drawn else _numbers(v, what)
         except ValueError as e:
-            said = go.Figure(layout=dict(width=560, height=90, title=dict(text=escape(str(e)), font_size=12)))
-            self.made[key] = said.to_json() if drawn else pd.DataFrame()
+            said = '<br>'.join(wrap(escape(str(e)), 80))
+            self.made[key] = go.Figure(layout=dict(width=560, height=120, title=dict(text=said, font_size=12))).to_json() if drawn else pd.DataFrame()
     return self.made[key]
 
 @patch
@@ -219,40 +235,44 @@ def _ready(self:Explorer, k, *of): return all((len(self.v), k, *o) in self.made 
 def show(self:Explorer):
     "Draw the picture that is chosen, and wait for nothing; returns the work that is going on"
     k,what = self.layer.value,self.what.value
+    def chosen(): return (k,what)==(self.layer.value,self.what.value)
     def draw():
-        if (k,what)!=(self.layer.value,self.what.value): return                  # another was chosen since
-        self.figure.name = f'{what}-layer-{k}'.replace(' ', '-')
-        self.figure.figure,self.state.value = self._made(k, what, True),''
-        for o in ('ranking','similarity'): self._made(k, o)                        # for a click
-        if self.name: self.pick(self.name)
+        try:
+            for o in ((what,True), ('ranking',), ('similarity',)) if chosen() else (): self._made(k, *o)     # the last two for a click
+        except Exception as e: self.state.value = escape(f'{type(e).__name__}: {e}'); raise
+        with self.lock:
+            if not chosen(): return                                          # another was chosen meanwhile
+            self.drawn,self.figure.name = (k,what),f'{what}-layer-{k}'.replace(' ', '-')
+            self.figure.figure,self.state.value = self._made(k, what, True),''
+            if self.name: self.pick(self.name)
     if self._ready(k, (what,True), ('ranking',False), ('similarity',False)): return draw()
     self.state.value = '<i>computing …</i>'
     return self.work.submit(draw)
 
 @patch
-def _asked(self:Explorer, _, m, __):
-    "Answer the figure: plotly's script, the numbers, or the persona that was clicked"
-    from plotly.offline import get_plotlyjs
-    if m.get('need')=='plotly': self.figure.send(dict(plotly=get_plotlyjs()))
-    elif m.get('need')=='numbers': self.figure.send(dict(numbers=self._made(self.layer.value, self.what.value).to_csv()))
-    else:
-        for name in dict.fromkeys((m.get('clicked', ''), unescape(m.get('clicked', '')))):     # some pictures escape names
-            if name in self.v: return self.pick(name)
+def _clicked(self:Explorer, name):
+    "Show the persona that was clicked; some pictures escape names"
+    for o in (name, unescape(name)):
+        if o in self.v: return self.pick(o)
 
 # %% ../nbs/91_look.ipynb #02dda818
 @patch
 def pick(self:Explorer, name:str):
     "Show a persona; what has to be computed first is"
-    self.name,k = name,self.layer.value
+    k = self.layer.value
+    with self.lock: self.name = name
     if not self._ready(k, ('ranking',False), ('similarity',False)): return self.show()
-    ranking,cosines = self._made(k, 'ranking'),self._made(k, 'similarity')
-    if ranking.empty or cosines.empty: self.about.value = f'<h3>{escape(name)}</h3>'
-    else: self.about.value = _about(self.v.at(k), name, ranking, cosines)
+    with self.lock: self._show(name, self._made(k, 'ranking'), self._made(k, 'similarity'))
+
+@patch
+def _show(self:Explorer, name, ranking, cosines):
+    self.about.value = _about(self.v, name, ranking, cosines)
     rows = [] if self.responses is None else [r for r in self.responses.rows if r.persona==name]
-    self.rows = {f'{r.question[:80]}'+f' ({r.prompt+1}.{r.sample+1})'*bool(r.prompt or r.sample): r for r in rows}
+    self.rows = {f'{i}. {r.question[:90]}'+f' (prompt {r.prompt+1}, sample {r.sample+1})'*bool(r.prompt or r.sample): r for i,r in enumerate(rows, 1)}
     self.question.layout.display = '' if rows else 'none'
+    at = self.question.index or 0
     self.question.options = list(self.rows)
-    self.question.value = next(iter(self.rows), None)
+    self.question.index = min(at, len(self.rows)-1) if self.rows else None
     self._answered()
 
 @patch
@@ -260,14 +280,15 @@ def _answered(self:Explorer):
     "Show the answer to the question that is chosen"
     r = self.rows.get(self.question.value) if self.name else None
     if r is None: self.answer.value = ''; return
-    try: self.answer.value = _marked(self.extractor, r)
-    except (ValueError,OSError) as e: self.answer.value = f'{_marked(None, r)}<small>{escape(str(e))}</small>'
+    at = {(o.question,o.prompt,o.sample) for o in self.v.rows if o.persona==r.persona}
+    left = '' if (r.question,r.prompt,r.sample) in at else '<small>not among the answers that were averaged</small>'
+    try: self.answer.value = _marked(None if left else self.extractor, r)+left
+    except (ValueError,OSError,RuntimeError) as e: self.answer.value = f'{_marked(None, r)}<small>{escape(str(e))}</small>'
 
 @patch
 def add(self:Explorer, v:PersonaVectors, responses:Responses=None):
     "Take in more personas, and show the last of them"
-    self.v,self.name = v,list(v)[-1]
-    if responses is not None: self.responses = responses
+    with self.lock: self.v,self.name,self.responses = v,list(v)[-1],self.responses if responses is None else responses
     return self.show()
 
 # %% ../nbs/91_look.ipynb #9b67637c
@@ -283,12 +304,15 @@ def explore(
     if beside is not None: e.box = w.HBox([e.box, Explorer(beside).box], layout=w.Layout(flex_flow='row wrap'))
     return e
 
-# %% ../nbs/91_look.ipynb #e98841eb
+# %% ../nbs/91_look.ipynb #15b84372
+_ONE = Lock() # Held by what runs a model: steering would move two that run at once
+
 class Column:
     "One conversation: `messages`; `widget`, which shows it; `reading`, its last `Reading`"
     def __init__(self, name):
         w,Figure,Chat = _widgets()
         self.name,self.messages,self.reading,self.chat,self.drift = name,[],None,Chat(),Figure(name='drift-'+name)
+        self.steers = () # What moved its last answer
         self.widget = w.VBox([w.HTML(f'<b>{escape(name)}</b>'), self.chat, self.drift], layout=w.Layout(flex='1 1 320px', min_width='0', margin='0 16px 0 0'))
 
 @patch
@@ -299,19 +323,20 @@ def show(self:Column, reading):
     z = t.get(f'z {k}', pd.Series(float('nan'), t.index))
     each = list(zip(t.message, t.text, z, t[k]))
     self.chat.turns = [dict(role=m['role'], tokens=[[text, number(a), number(b)] for j,text,a,b in each if j==i]) for i,m in enumerate(reading.messages)]
+    self.drift.numbers = lambda: reading.turns.to_csv()
     self.drift.figure = plot_drift(reading).to_json()
 
-# %% ../nbs/91_look.ipynb #d9a98931
+# %% ../nbs/91_look.ipynb #c6ff5d89
 class Talker:
     "What `talk` shows: `box`, the widget; `columns`, name to `Column`; `monitor`, which reads them"
-    def __init__(self, extractor, direction, usual=(), prompts=None, reach=4., max_tokens=128):
+    def __init__(self, extractor, direction, usual=(), prompts=None, max_tokens=128):
         w,*_ = _widgets()
-        self.extractor,self.direction,self.max_tokens,self.stop,self.work = extractor,direction,max_tokens,Event(),ThreadPoolExecutor(1)
+        self.extractor,self.direction,self.max_tokens,self.going,self.work = extractor,direction,max_tokens,[],ThreadPoolExecutor(1)
         self.lm = LocalModel(extractor.causal, extractor.tokenizer, extractor.format)
         self.monitor = Monitor(self.lm.model, self.lm.tokenizer, {'projection': direction}, self.lm.format, extractor.config.blocks)
-        self.cap = self._calibrated(list(usual)) if usual else None
-        self.columns = {k: Column(k) for k in ('plain','steered','capped')[:3 if usual else 2]}
-        self.coef = w.FloatSlider(-1., min=-reach, max=reach, step=.25, description='steer by', continuous_update=False)
+        self.cap = self._calibrated(list(usual)) if len(usual)>2 else None
+        self.columns = {k: Column(k) for k in ('plain','steered','capped')[:3 if self.cap else 2]}
+        self.coef = w.FloatSlider(-1., min=-4, max=4, step=.25, description='steer by', continuous_update=False)
         self.on = {k: w.Checkbox(k!='capped', description=k, indent=False, layout=w.Layout(width='90px')) for k in self.columns}
         self.system = w.Dropdown(options={'no system prompt': ''} | (prompts or {}), description='as')
         self.text = w.Textarea(placeholder='Ask something', rows=2, layout=w.Layout(width='100%'))
@@ -326,12 +351,14 @@ class Talker:
         self.box = w.VBox([w.HBox([self.system, self.coef, *self.on.values()], layout=wrap), self.text,
                            w.HBox([send,stop,new,save,self.file,self.said], layout=wrap), self.shown])
         self._arrange()
+    def _repr_mimebundle_(self, **kw): return self.box._repr_mimebundle_(**kw)
 
-# %% ../nbs/91_look.ipynb #8e0cfa94
+# %% ../nbs/91_look.ipynb #2b8213e7
 @patch
 def _calibrated(self:Talker, rows):
     "Calibrate the monitor on answers, read once; the floor at the 25th percentile of their tokens"
-    xs = token_projections(self.lm.model, self.extractor.conversations(rows), [self.direction], self.extractor.config.blocks)
+    seqs = self.extractor.conversations(rows)
+    with _ONE: xs = token_projections(self.lm.model, seqs, [self.direction], self.extractor.config.blocks)
     of = f"{len(rows)} answers of {', '.join(dict.fromkeys(r.persona for r in rows))}"
     self.monitor.calibration = calibration_from({'projection': [x[:,0].numpy() for x in xs]}, of)
     return calibrate(xs, [self.direction], 25, of=of)
@@ -342,13 +369,15 @@ def _steers(self:Talker, name):
     return self.cap.steers() if name=='capped' else []
 
 @patch
-def _moving(self:Talker, name, model):
-    "The context in which `model`, whole or without its head, runs for the column `name`"
-    s = self._steers(name)
-    return steered(model, *s, blocks=self.extractor.config.blocks) if s else nullcontext()
+def _moving(self:Talker, c, model):
+    "The context in which `model`, whole or without its head, runs for the column `c`"
+    return steered(model, *c.steers, blocks=self.extractor.config.blocks) if c.steers else nullcontext()
 
 @patch
-def halt(self:Talker): self.stop.set()
+def halt(self:Talker):
+    "Stop what is being said, and what was to be said after it"
+    for o in self.going: o.set()
+    self.going.clear()
 
 @patch
 def _arrange(self:Talker): self.shown.children = [self.columns[k].widget for k,o in self.on.items() if o.value]
@@ -358,10 +387,11 @@ def new(self:Talker):
     "Begin anew, once what is being said has stopped; returns that work"
     def empty():
         for c in self.columns.values(): c.messages,c.reading,c.chat.turns,c.drift.figure = [],None,[],''
-    self.stop.set()
+    self.halt()
+    self._arrange()
     return self.work.submit(empty)
 
-# %% ../nbs/91_look.ipynb #3316e793
+# %% ../nbs/91_look.ipynb #8effb2a9
 @patch
 def _say(self:Talker, c, text, stop):
     "Let the column `c` answer `text`, token by token"
@@ -369,38 +399,43 @@ def _say(self:Talker, c, text, stop):
     msgs,said = c.messages + system + [dict(role='user', content=text)],''
     for m in msgs[len(c.messages):]: c.chat.send(dict(turn=m['role'], token=[m['content'], None, None]))
     c.chat.send(dict(turn='assistant'))
-    with self._moving(c.name, self.lm.model):
+    with self._moving(c, self.lm.model):
         for t in self.monitor.stream(msgs, self.max_tokens):
             c.chat.send(dict(token=[t.text, t.z.get('projection'), t.projections['projection']]))
             said += t.text
             if stop.is_set(): break
     if said.strip(): c.messages = msgs + [dict(role='assistant', content=said)]
     if not c.messages: return
-    with self._moving(c.name, decoder_of(self.lm.model)): c.show(self.monitor.read(c.messages))
+    with self._moving(c, decoder_of(self.lm.model)): c.show(self.monitor.read(c.messages))
 
 @patch
-def _answer(self:Talker, text, stop):
-    for k,o in self.on.items():
-        if not o.value or stop.is_set(): continue
-        self.said.value = f'<i>{k} answers …</i>'
-        try: self._say(self.columns[k], text, stop)
-        except (ValueError,RuntimeError) as e: self.said.value = escape(str(e)); return
+def _answer(self:Talker, text, stop, steers):
+    for k,s in steers.items():
+        self.said.value,c = f'<i>{k} answers …</i>',self.columns[k]
+        try:
+            with _ONE:
+                if stop.is_set(): break
+                c.steers = s
+                self._say(c, text, stop)
+        except Exception as e: self.said.value = escape(f'{type(e).__name__}: {e}'); return
     self.said.value = 'stopped' if stop.is_set() else ''
 
 @patch
 def send(self:Talker):
     "Let the columns answer what is typed; returns the work that is going on"
-    text,self.text.value = self.text.value.strip(),''
-    if not text: return
+    text,steers = self.text.value.strip(),{k: self._steers(k) for k,o in self.on.items() if o.value}
+    if not text or not steers: return
+    self.text.value = ''
     self._arrange()
-    self.stop = Event()
-    return self.work.submit(self._answer, text, self.stop)
+    self.going.append(stop := Event())
+    return self.work.submit(self._answer, text, stop, steers)
 
-# %% ../nbs/91_look.ipynb #44897c98
+# %% ../nbs/91_look.ipynb #93faf173
 @patch
 def saved(self:Talker)->str:
     "The conversations as JSON lines, which `monitor` reads"
-    return ''.join(json.dumps(dict(id=k, messages=c.messages, steering=[repr(o) for o in self._steers(k)]), ensure_ascii=False)+'\n'
+    def as_data(s): return dict(op=s.op, coef=s.coef.item(), unit=s.unit, layer=self.direction.layer, orientation=self.direction.orientation)
+    return ''.join(json.dumps(dict(id=k, messages=c.messages, last_answer=[as_data(s) for s in c.steers]), ensure_ascii=False)+'\n'
                    for k,c in self.columns.items() if c.messages)
 
 @patch
@@ -412,12 +447,17 @@ def save(self:Talker):
 
 @patch
 def replay(self:Talker, path):
-    "Show the first conversation in a file, read by the plain model"
-    name,o = next(each_conversation(path))
+    "Show the first conversation in a file, read by the plain model; returns the work that is going on"
+    name,o = next(each_conversation(path), (None,ValueError(f'{path} holds no conversation')))
     if isinstance(o, ValueError): raise o
-    c = self.columns.setdefault('replayed', Column('replayed'))
-    c.show(self.monitor.read(o))
-    self.shown.children = [c.widget]
+    c = Column('replayed')
+    def read():
+        try:
+            with _ONE: c.show(self.monitor.read(o))
+            self.said.value = ''
+        except Exception as e: self.said.value = escape(f'{type(e).__name__}: {e}')
+    self.shown.children,self.said.value = [c.widget],'<i>reading …</i>'
+    return self.work.submit(read)
 
 @patch
 def _uploaded(self:Talker):
@@ -425,41 +465,43 @@ def _uploaded(self:Talker):
         with tempfile.TemporaryDirectory() as d:
             path = Path(d)/Path(f['name']).name
             path.write_bytes(f['content'])
-            try: self.replay(path); self.said.value = ''
-            except (ValueError,OSError,StopIteration) as e: self.said.value = escape(str(e).replace(f'{d}/', ''))
+            try: self.replay(path)
+            except (ValueError,OSError) as e: self.said.value = escape(str(e).replace(f'{d}/', ''))
 
-# %% ../nbs/91_look.ipynb #a7f9ae22
+# %% ../nbs/91_look.ipynb #0935142d
 def talk(
     extractor:ActivationExtractor, # Of the model, which is loaded whole
-    direction, # A `Direction`
+    direction:Direction,
     usual=(), # Answers that calibrate z and the floor: `Response`s with their system prompts
     prompts:dict=None, # Persona to system prompt, to choose from
     max_tokens:int=128 # Most tokens an answer
-): # A widget
+): # It shows as a widget; `saved()` is what was said, `replay(path)` shows a conversation in a file
     "Talk to a model, plain, steered and capped; each token has the colour of its projection"
-    return Talker(extractor, direction, usual, prompts, max_tokens=max_tokens).box
+    return Talker(extractor, direction, usual, prompts, max_tokens)
 
-# %% ../nbs/91_look.ipynb #d079c1dc
+# %% ../nbs/91_look.ipynb #be1b152f
 class _Stopped(Exception): pass
 
 class Adder:
-    "What `add_persona` shows: `box`, the widget; `answers`, those made so far"
+    "What `add_persona` shows: `box`, the widget; `answers`, those made so far; `rate`, tokens a second"
     def __init__(self, explorer, extractor, max_tokens=128):
         w,*_ = _widgets()
-        self.explorer,self.extractor,self.max_tokens,self.stop,self.work = explorer,extractor,max_tokens,Event(),ThreadPoolExecutor(1)
-        self.answers,self.rate = {},None
+        self.explorer,self.extractor,self.max_tokens,self.going,self.work = explorer,extractor,max_tokens,[],ThreadPoolExecutor(1)
+        self.answers,self.lm = {},LocalModel(extractor.causal, extractor.tokenizer, extractor.format)
+        self.rate = self._speed()
         qs = explorer.v.questions
         self.name = w.Text(placeholder='lighthouse_keeper', description='name')
         self.prompt = w.Textarea(placeholder='You are a lighthouse keeper …', description='prompt', rows=3, layout=w.Layout(width='100%'))
         self.n,self.bar,self.said = w.IntSlider(min(6, len(qs)), min=min(2, len(qs)), max=len(qs), description='questions'),w.IntProgress(),w.HTML()
         make,stop = w.Button(description='make'),w.Button(description='stop')
         make.on_click(lambda _: self.make())
-        stop.on_click(lambda _: self.stop.set())
+        stop.on_click(lambda _: self.halt())
         self.n.observe(lambda _: self.cost(), 'value')
         self.box = w.VBox([self.name, self.prompt, w.HBox([self.n,make,stop,self.bar], layout=w.Layout(flex_flow='row wrap')), self.said])
         self.cost()
+    def _repr_mimebundle_(self, **kw): return self.box._repr_mimebundle_(**kw)
 
-# %% ../nbs/91_look.ipynb #c64d2325
+# %% ../nbs/91_look.ipynb #ec60e123
 @patch
 def _questions(self:Adder):
     "So many of the questions, evenly spread"
@@ -467,47 +509,59 @@ def _questions(self:Adder):
     return [qs[i*len(qs)//n] for i in range(n)]
 
 @patch
+def _speed(self:Adder):
+    "Tokens a second, of three short answers"
+    start = time.monotonic()
+    with _ONE: made = self.lm.answer([Response('', 'How are you?', '', sample=i) for i in range(3)], 8)
+    return sum(r.completion_tokens for r in made)/(time.monotonic()-start)
+
+@patch
 def cost(self:Adder):
     "Say what it will take"
     n = self.n.value
-    rate = 'the first answers will say how long' if self.rate is None else f'about {n*self.max_tokens/self.rate:.0f} s'
-    self.said.value = f'{n} answers of up to {self.max_tokens} tokens: {rate}'
+    self.said.value = f'{n} answers of up to {self.max_tokens} tokens: at most about {n*self.max_tokens/self.rate:.0f} s'
 
 @patch
 def _rows(self:Adder, name, prompt, qs, stop):
     "The answers to `qs`, made three at a time; those that are there already are kept"
-    lm = LocalModel(self.extractor.causal, self.extractor.tokenizer, self.extractor.format)
     def step(i):
         if stop.is_set(): raise _Stopped()
     todo = [Response(name, q, '', system=prompt) for q in qs if (name,prompt,q) not in self.answers]
     self.bar.max,self.bar.value = len(qs),len(qs)-len(todo)
     for i in range(0, len(todo), 3):
-        start = time.monotonic()
-        for r in lm.answer(todo[i:i+3], self.max_tokens, step=step): self.answers[name,prompt,r.question] = r
-        self.rate = len(todo[i:i+3])*self.max_tokens/(time.monotonic()-start)
+        with _ONE: made = self.lm.answer(todo[i:i+3], self.max_tokens, step=step)
+        for r in made: self.answers[name,prompt,r.question] = r
         self.bar.value += len(todo[i:i+3])
     return [self.answers[name,prompt,q] for q in qs]
 
-# %% ../nbs/91_look.ipynb #097c38c6
+# %% ../nbs/91_look.ipynb #fe5e137e
 @patch
 def _read(self:Adder, name, prompt, rows):
     "The vectors of the explorer, with those of the new persona"
     v = self.explorer.v
     new = extract_persona_vectors(self.extractor, {name: prompt}, [r.question for r in rows], Responses(rows), layer=v.layers, progress=False)
-    meta = dict(v.meta, prompts=v.meta.get('prompts', {}) | {name: [prompt]})
+    meta = dict(v.meta, neutral=v.neutral, prompts=v.meta.get('prompts', {}) | {name: [prompt]})   # a name alone makes no neutral
     return PersonaVectors(torch.cat([v.means, new.means.to(v.means.dtype)]), v.rows+new.rows, v.layers, meta)
 
 @patch
 def _add(self:Adder, name, prompt, stop):
+    self.said.value = '<i>answering …</i>'
     try:
         rows = [r for r in self._rows(name, prompt, self._questions(), stop) if not r.blank]
+        if name in self.explorer.v: raise ValueError('a persona of this name is there already')
         if len(rows)<2: raise ValueError('fewer than two answers have a text: word the prompt in another way')
         self.said.value = '<i>reading the answers …</i>'
-        v,rs = self._read(name, prompt, rows),self.explorer.responses
+        with _ONE: v,rs = self._read(name, prompt, rows),self.explorer.responses
         self.explorer.add(v, Responses([*(rs.rows if rs else []), *rows]))
         self.said.value = f'{escape(name)} is on the map, by {len(rows)} answers'
     except _Stopped: self.said.value = f'stopped: {self.bar.value} of {self.bar.max} answers are kept, and “make” goes on with the others'
-    except (ValueError,RuntimeError,OSError) as e: self.said.value = escape(str(e))
+    except Exception as e: self.said.value = escape(f'{type(e).__name__}: {e}')
+
+@patch
+def halt(self:Adder):
+    "Stop what is being made"
+    for o in self.going: o.set()
+    self.going.clear()
 
 @patch
 def make(self:Adder):
@@ -515,19 +569,19 @@ def make(self:Adder):
     name,prompt = self.name.value.strip(),self.prompt.value.strip()
     if not name or not prompt: self.said.value = 'give it a name and a prompt'; return
     if name in self.explorer.v: self.said.value = f'{escape(name)} is there already: give it another name'; return
-    self.stop = Event()
-    return self.work.submit(self._add, name, prompt, self.stop)
+    self.going.append(stop := Event())
+    return self.work.submit(self._add, name, prompt, stop)
 
-# %% ../nbs/91_look.ipynb #7548115e
+# %% ../nbs/91_look.ipynb #3f81f786
 def add_persona(
     explorer, # From `explore`: on its map it goes
     extractor:ActivationExtractor, # Of the same model, which is loaded whole
     max_tokens:int=128 # Most tokens an answer
-): # A widget
+): # It shows as a widget; `answers` are those made
     "Type in a persona; it is answered, read, and put on the map among the others"
-    return Adder(explorer, extractor, max_tokens).box
+    return Adder(explorer, extractor, max_tokens)
 
-# %% ../nbs/91_look.ipynb #f43ae4a3
+# %% ../nbs/91_look.ipynb #2d75dec0
 def _report_table(path):
     "The table of a report; ValueError if the file holds another"
     try: t = pd.read_csv(path, keep_default_na=False)
@@ -547,40 +601,72 @@ def _evidence(t):
     said = t[(t.section=='about') & (t.quantity=='verdict')].value.iloc[0].split('. ')[0]
     df = two_way(SimpleNamespace(tables=tables))
     cells = ''.join('<tr>'+''.join(f'<td>{escape(str(o))}</td>' for o in (*k,*r))+'</tr>' for k,r in zip(df.index, df.values))
-    return f"<p>{escape(said)}.</p><table><tr>{''.join(f'<th>{o}</th>' for o in ('what changes','reading',*df.columns))}</tr>{cells}</table>"
+    of = t[(t.section=='about') & (t.quantity=='model')].value.iloc[0]
+    return f"<p>{escape(said)}. <small>({escape(of)})</small></p><table><tr>{''.join(f'<th>{o}</th>' for o in ('what changes','reading',*df.columns))}</tr>{cells}</table>"
 
-def _opened(path, layer=None):
-    "Vectors in a file, a published set or the folder of a run"
-    found = sorted(Path(path, 'data', 'persona_vectors').glob('*.safetensors'), key=lambda o: o.stat().st_mtime) if Path(path).is_dir() else []
-    return load_vectors(found[-1] if found else path)
+def _opened(path, layer=None, neutral=None)->PersonaVectors: # Has a neutral persona
+    "The vectors in a file, a published set, or the folder of a run: the newest that were read as they were asked; ValueError if they have no neutral persona"
+    found = sorted(Path(path, 'data', 'persona_vectors').glob('*.safetensors'), key=lambda o: -o.stat().st_mtime) if Path(path).is_dir() else []
+    vs = [load_vectors(o) for o in found] or [load_vectors(path, layer)]
+    v = next((v for v in vs if not (v.meta.get('read_under') or v.meta.get('read_text'))), vs[0])
+    if neutral: v = v.as_neutral(neutral)
+    v.split()
+    return v
 
-# %% ../nbs/91_look.ipynb #9342806f
+def _answers_of(v, folder):
+    "The answers in the folder of a run that the vectors `v` were made from, if they are there"
+    for path in sorted(Path(folder, 'data', 'responses').glob('*.json')):
+        try: rs = load_responses(path)
+        except ValueError: continue
+        if rs.hash()==v.meta.get('responses'): return rs
+
+def _prompted(v, rs):
+    "`rs` with the system prompts that the vectors record, where it has none itself; ValueError if no persona is in both"
+    prompts = v.meta.get('prompts', {})
+    def one(r):
+        ps = prompts.get(r.persona, [])
+        return replace(r, system=ps[r.prompt]) if r.system is None and r.prompt<len(ps) else r
+    if not set(v) & set(rs.personas): raise ValueError(f"no persona of the answers has a vector: they are of {', '.join(rs.personas[:5])}")
+    return Responses([*map(one, rs.rows)], rs.meta, rs.path)
+
+def _reader(v, model, rs):
+    "An extractor that reads as `v` was made; None if the vectors name no model; ValueError if the model is another"
+    if not model and v.model=='not recorded': return None
+    how = {k: v.meta[k] for k in ('prompt_format','span','dtype','chat_template_kwargs') if v.meta.get(k)}
+    ex = ActivationExtractor(PersonaVectorConfig(model_name=model or v.model, **how))
+    if model and v.model!='not recorded' and not same_model(v.model, ex.source.whose):
+        raise ValueError(f'the vectors are of {v.model}, and the model is {ex.source.label}: {unlike(v.model, ex.source.whose)}')
+    if model and (a := ex.source.width)!=(b := v.means.shape[-1]): raise ValueError(f'the model {ex.source.label} is {a} wide, and the vectors are {b}')
+    return ex.as_made(rs.meta) if rs else ex
+
+# %% ../nbs/91_look.ipynb #ca6b095e
 def page_inputs(
     vectors=None, # A file, a published set, or the folder of a run; None: the embedded model's
     responses=None, # A file with the answers
     model:str=None, # To talk to; None: the one that the vectors name
     beside=None, # Vectors of another model
-    report=None # The .csv of its evidence report
+    report=None, # The .csv of its evidence report
+    layer:int=None, # Of a file that does not record it
+    neutral:list=None # Names of the neutral personas; None: those that the file names
 )->tuple: # Vectors, `Responses` with their prompts or None, an extractor or None, vectors or None, the report's table or None
     "What the page shows; ValueError says what is wrong with a file"
-    v = shipped_vectors() if vectors is None else _opened(vectors)
-    v.split()                                                             # ValueError without a neutral persona, which says how to name one
-    rs = load_responses(responses) if responses else shipped_responses() if vectors is None else None
+    v = shipped_vectors() if vectors is None else _opened(vectors, layer, neutral)
+    rs = load_responses(responses) if responses else shipped_responses() if vectors is None else _answers_of(v, vectors)
     if vectors is None: report = report or data_dir()/'reports'/'smollm2-135m-instruct-layer-20.csv'
-    prompts = v.meta.get('prompts', {})
-    rs = rs and Responses([replace(r, system=prompts[r.persona][r.prompt]) for r in rs.rows if r.persona in prompts])
-    ex = ActivationExtractor(PersonaVectorConfig(model_name=model or v.model)) if model or v.model!='not recorded' else None
-    return v, rs, ex, _opened(beside) if beside else None, _report_table(report) if report else None
+    rs = rs and _prompted(v, rs)
+    return v, rs, _reader(v, model, rs), _opened(beside) if beside else None, _report_table(report) if report else None
 
-# %% ../nbs/91_look.ipynb #0a0036d6
+# %% ../nbs/91_look.ipynb #4cfe1e6a
 def page(**kw): # As `page_inputs` takes them; returns a widget
     "Everything: evidence, pictures, talk, a new persona"
     (w,*_),(v,rs,ex,other,report) = _widgets(),page_inputs(**kw)
     e,said = explore(v, rs, ex, other),w.HTML()
-    def read(): said.value = _evidence(report)
+    def read():
+        try: said.value = _evidence(report)
+        except (ValueError,LookupError): said.value = "the report's table has no verdict"
     if report is not None: e.work.submit(read)                            # after the first picture
     parts = [w.HTML(f'<style>{_PAGE}</style><h1>{escape(v.model)}</h1>'), said, w.HTML('<h2>Explore</h2>'), e.box]
-    return w.VBox(parts + ([_living(e, ex)] if ex else []))
+    return w.VBox(parts + [_living(e, ex) if ex else w.HTML('<p>To talk to the model, name it: <code>--model</code>.</p>')])
 
 def _living(explorer, extractor):
     "What needs the model: a button that loads it, and then is replaced"
@@ -592,16 +678,17 @@ def _living(explorer, extractor):
             v,rows = explorer.v,explorer.responses.rows if explorer.responses else []
             axis,usual = assistant_axis(v.at(explorer.layer.value)),[r for r in rows if r.persona in v.neutral[:1] and not r.blank]
             prompts = {p: o[0] for p,o in v.meta.get('prompts', {}).items()}
-            parts = [talk(extractor, axis, usual, prompts), w.HTML('<h2>Add a persona</h2>'), add_persona(explorer, extractor)]
+            parts = [talk(extractor, axis, usual, prompts).box]
+            if not v.means_only: parts += [w.HTML('<h2>Add a persona</h2>'), add_persona(explorer, extractor).box]
             box.children = [w.HTML(f'<h2>Talk</h2><p>Along: {escape(axis.orientation)}, layer {axis.layer}</p>'), *parts]
-        except (ValueError,OSError,RuntimeError,ImportError) as e: said.value = escape(str(e)); button.disabled = False
+        except Exception as e: said.value,button.disabled = escape(f'{type(e).__name__}: {e}'),False
     def clicked(_):
         button.disabled,said.value = True,'<i>loading …</i>'
         work.submit(load)
     button.on_click(clicked)
     return box
 
-# %% ../nbs/91_look.ipynb #3029f6df
+# %% ../nbs/91_look.ipynb #7d888ed2
 _PAGE = """
 body { font-family: system-ui, sans-serif; padding: 0 !important }
 .jp-Cell { max-width: 1240px; margin: 0 auto !important; padding: 0 12px !important; box-sizing: border-box }
@@ -623,7 +710,7 @@ body { font-family: system-ui, sans-serif; padding: 0 !important }
 }
 """
 
-# %% ../nbs/91_look.ipynb #0400b8e2
+# %% ../nbs/91_look.ipynb #6df0dce7
 _STILL = r"""<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>TITLE</title>
 <style>body { font: 15px/1.45 system-ui, sans-serif; max-width: 1216px; margin: 0 auto; padding: 0 12px } .two { display: flex; flex-wrap: wrap; gap: 20px }
 #figure { flex: 1 1 auto; max-width: 100% } #about { flex: 1 1 260px; min-width: 0 }
@@ -648,17 +735,16 @@ for (const [id, values] of [['what', all.what], ['layer', all.layers]]) { for (c
 $('layer').value = all.layers.at(-1)
 draw()</script></html>"""
 
-# %% ../nbs/91_look.ipynb #8b792ad5
+# %% ../nbs/91_look.ipynb #65ba15aa
 def save_still(v:PersonaVectors, path, report=None):
     "Write `explore` of `v` to the .html file `path`, with `plotly.min.js` beside it; `report`: the .csv of its evidence report"
-    from plotly.offline import get_plotlyjs
     figures,about = {},{}
     for k in v.layers:
         at = v.at(k)
         numbers = {o: _numbers(at, o) for o in PICTURES}
         figures[k] = {o: json.loads(_picture(at, o, x).to_json()) for o,x in numbers.items()}
         about[k] = {p: _about(at, p, numbers['ranking'], numbers['similarity']) for p in v}
-    every = json.dumps(dict(what=PICTURES, layers=v.layers, figures=figures, about=about), ensure_ascii=False).replace('</', r'<\/')
+    every = json.dumps(dict(what=PICTURES, layers=v.layers, figures=figures, about=about), ensure_ascii=False).replace('<', r'\u003c')
     pieces = dict(TITLE=escape(v.model), EVIDENCE=_evidence(_report_table(report)) if report else '', NARROWED=_NARROWED, ALL=every)
     page = re.sub('|'.join(pieces), lambda m: pieces[m[0]], _STILL)
     for name,text in ((Path(path).name, page), ('plotly.min.js', get_plotlyjs())):

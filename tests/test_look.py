@@ -124,7 +124,7 @@ def make(pg):
     pg.get_by_role('button', name='make').click()
     time.sleep(1)
     pg.get_by_role('button', name='stop').nth(1).click()
-    pg.wait_for_selector('text=are kept', timeout=60_000)
+    pg.wait_for_selector('text=are kept', timeout=90_000)
     pg.get_by_role('button', name='make').click()
     pg.wait_for_selector('text=beekeeper is on the map', timeout=180_000)
 
