@@ -122,6 +122,7 @@ function render({model, el}) {
 export default {render}
 """
 
+# %% ../nbs/91_look.ipynb #796163ce
 @cache
 def _widgets():
     "ipywidgets, and the classes of the two widgets"
@@ -142,7 +143,7 @@ def _widgets():
         turns = t.List().tag(sync=True) # Of dicts: role, tokens (text, z or None, projection or None)
     return w,Figure,Chat
 
-# %% ../nbs/91_look.ipynb #526b5920
+# %% ../nbs/91_look.ipynb #0b6d55b6
 def _space(v):
     "The first three components"
     pca = role_pca(v)
@@ -167,7 +168,7 @@ def _picture(v, what, numbers):
 
 PICTURES = 'ranking','two components','three components','similarity' 
 
-# %% ../nbs/91_look.ipynb #a3ade053
+# %% ../nbs/91_look.ipynb #a6bfd265
 def _about(v, name, ranking, cosines):
     "What is known of one persona, as HTML"
     def number(x, form='.2f'): return format(x, form).replace('-', '−')
@@ -194,7 +195,7 @@ def _marked(extractor, r):
             f'<span style="background:rgba(240,180,40,.3)">{escape(t.text[a:b])}</span><span style="opacity:.55">{escape(t.text[b:])}</span></p>'
             f'<small>{t.end-t.start} tokens averaged</small>')
 
-# %% ../nbs/91_look.ipynb #a6f0493a
+# %% ../nbs/91_look.ipynb #60ad3624
 class Explorer:
     "What `explore` shows: `box`, the widget; `v`, the vectors at all layers; `name`, the persona that is shown"
     def __init__(self, v, responses=None, extractor=None):
@@ -215,7 +216,7 @@ class Explorer:
         self.show()
     def _repr_mimebundle_(self, **kw): return self.box._repr_mimebundle_(**kw)
 
-# %% ../nbs/91_look.ipynb #ab5d47cd
+# %% ../nbs/91_look.ipynb #54ee4e0e
 @patch
 def _made(self:Explorer, k, what, drawn=False):
     "The numbers of the picture `what` at layer `k`, or the picture as JSON; empty, or with the message, where a ValueError says why there is none"
@@ -255,7 +256,7 @@ def _clicked(self:Explorer, name):
     for o in (name, unescape(name)):
         if o in self.v: return self.pick(o)
 
-# %% ../nbs/91_look.ipynb #02dda818
+# %% ../nbs/91_look.ipynb #bcf44b8a
 @patch
 def pick(self:Explorer, name:str):
     "Show a persona; what has to be computed first is"
@@ -291,7 +292,7 @@ def add(self:Explorer, v:PersonaVectors, responses:Responses=None):
     with self.lock: self.v,self.name,self.responses = v,list(v)[-1],self.responses if responses is None else responses
     return self.show()
 
-# %% ../nbs/91_look.ipynb #9b67637c
+# %% ../nbs/91_look.ipynb #c55fd599
 def explore(
     v:PersonaVectors, # At one layer or several
     responses:Responses=None, # Their answers
@@ -304,7 +305,7 @@ def explore(
     if beside is not None: e.box = w.HBox([e.box, Explorer(beside).box], layout=w.Layout(flex_flow='row wrap'))
     return e
 
-# %% ../nbs/91_look.ipynb #15b84372
+# %% ../nbs/91_look.ipynb #b85fb3d8
 _ONE = Lock() # Held by what runs a model: steering would move two that run at once
 
 class Column:
@@ -326,7 +327,7 @@ def show(self:Column, reading):
     self.drift.numbers = lambda: reading.turns.to_csv()
     self.drift.figure = plot_drift(reading).to_json()
 
-# %% ../nbs/91_look.ipynb #c6ff5d89
+# %% ../nbs/91_look.ipynb #77d4bed1
 class Talker:
     "What `talk` shows: `box`, the widget; `columns`, name to `Column`; `monitor`, which reads them"
     def __init__(self, extractor, direction, usual=(), prompts=None, max_tokens=128):
@@ -353,7 +354,7 @@ class Talker:
         self._arrange()
     def _repr_mimebundle_(self, **kw): return self.box._repr_mimebundle_(**kw)
 
-# %% ../nbs/91_look.ipynb #2b8213e7
+# %% ../nbs/91_look.ipynb #28bef44a
 @patch
 def _calibrated(self:Talker, rows):
     "Calibrate the monitor on answers, read once; the floor at the 25th percentile of their tokens"
@@ -391,7 +392,7 @@ def new(self:Talker):
     self._arrange()
     return self.work.submit(empty)
 
-# %% ../nbs/91_look.ipynb #8effb2a9
+# %% ../nbs/91_look.ipynb #ace13cad
 @patch
 def _say(self:Talker, c, text, stop):
     "Let the column `c` answer `text`, token by token"
@@ -430,7 +431,7 @@ def send(self:Talker):
     self.going.append(stop := Event())
     return self.work.submit(self._answer, text, stop, steers)
 
-# %% ../nbs/91_look.ipynb #93faf173
+# %% ../nbs/91_look.ipynb #664a3b67
 @patch
 def saved(self:Talker)->str:
     "The conversations as JSON lines, which `monitor` reads"
@@ -468,7 +469,7 @@ def _uploaded(self:Talker):
             try: self.replay(path)
             except (ValueError,OSError) as e: self.said.value = escape(str(e).replace(f'{d}/', ''))
 
-# %% ../nbs/91_look.ipynb #0935142d
+# %% ../nbs/91_look.ipynb #b19819c7
 def talk(
     extractor:ActivationExtractor, # Of the model, which is loaded whole
     direction:Direction,
@@ -479,7 +480,7 @@ def talk(
     "Talk to a model, plain, steered and capped; each token has the colour of its projection"
     return Talker(extractor, direction, usual, prompts, max_tokens)
 
-# %% ../nbs/91_look.ipynb #be1b152f
+# %% ../nbs/91_look.ipynb #e26a27a9
 class _Stopped(Exception): pass
 
 class Adder:
@@ -501,7 +502,7 @@ class Adder:
         self.cost()
     def _repr_mimebundle_(self, **kw): return self.box._repr_mimebundle_(**kw)
 
-# %% ../nbs/91_look.ipynb #ec60e123
+# %% ../nbs/91_look.ipynb #62556e5b
 @patch
 def _questions(self:Adder):
     "So many of the questions, evenly spread"
@@ -534,7 +535,7 @@ def _rows(self:Adder, name, prompt, qs, stop):
         self.bar.value += len(todo[i:i+3])
     return [self.answers[name,prompt,q] for q in qs]
 
-# %% ../nbs/91_look.ipynb #fe5e137e
+# %% ../nbs/91_look.ipynb #6897c58c
 @patch
 def _read(self:Adder, name, prompt, rows):
     "The vectors of the explorer, with those of the new persona"
@@ -572,7 +573,7 @@ def make(self:Adder):
     self.going.append(stop := Event())
     return self.work.submit(self._add, name, prompt, stop)
 
-# %% ../nbs/91_look.ipynb #3f81f786
+# %% ../nbs/91_look.ipynb #b06ea93c
 def add_persona(
     explorer, # From `explore`: on its map it goes
     extractor:ActivationExtractor, # Of the same model, which is loaded whole
@@ -581,7 +582,7 @@ def add_persona(
     "Type in a persona; it is answered, read, and put on the map among the others"
     return Adder(explorer, extractor, max_tokens)
 
-# %% ../nbs/91_look.ipynb #2d75dec0
+# %% ../nbs/91_look.ipynb #2a86ddd1
 def _report_table(path):
     "The table of a report; ValueError if the file holds another"
     try: t = pd.read_csv(path, keep_default_na=False)
@@ -602,8 +603,10 @@ def _evidence(t):
     df = two_way(SimpleNamespace(tables=tables))
     cells = ''.join('<tr>'+''.join(f'<td>{escape(str(o))}</td>' for o in (*k,*r))+'</tr>' for k,r in zip(df.index, df.values))
     of = t[(t.section=='about') & (t.quantity=='model')].value.iloc[0]
-    return f"<p>{escape(said)}. <small>({escape(of)})</small></p><table><tr>{''.join(f'<th>{o}</th>' for o in ('what changes','reading',*df.columns))}</tr>{cells}</table>"
+    heads = ''.join(f'<th>{o}</th>' for o in ('what changes','reading',*df.columns))
+    return f'<p>{escape(said)}. <small>({escape(of)})</small></p><table><tr>{heads}</tr>{cells}</table>'
 
+# %% ../nbs/91_look.ipynb #604b0473
 def _opened(path, layer=None, neutral=None)->PersonaVectors: # Has a neutral persona
     "The vectors in a file, a published set, or the folder of a run: the newest that were read as they were asked; ValueError if they have no neutral persona"
     found = sorted(Path(path, 'data', 'persona_vectors').glob('*.safetensors'), key=lambda o: -o.stat().st_mtime) if Path(path).is_dir() else []
@@ -639,7 +642,7 @@ def _reader(v, model, rs):
     if model and (a := ex.source.width)!=(b := v.means.shape[-1]): raise ValueError(f'the model {ex.source.label} is {a} wide, and the vectors are {b}')
     return ex.as_made(rs.meta) if rs else ex
 
-# %% ../nbs/91_look.ipynb #ca6b095e
+# %% ../nbs/91_look.ipynb #145577e7
 def page_inputs(
     vectors=None, # A file, a published set, or the folder of a run; None: the embedded model's
     responses=None, # A file with the answers
@@ -656,7 +659,7 @@ def page_inputs(
     rs = rs and _prompted(v, rs)
     return v, rs, _reader(v, model, rs), _opened(beside) if beside else None, _report_table(report) if report else None
 
-# %% ../nbs/91_look.ipynb #4cfe1e6a
+# %% ../nbs/91_look.ipynb #b7846e70
 def page(**kw): # As `page_inputs` takes them; returns a widget
     "Everything: evidence, pictures, talk, a new persona"
     (w,*_),(v,rs,ex,other,report) = _widgets(),page_inputs(**kw)
@@ -688,7 +691,7 @@ def _living(explorer, extractor):
     button.on_click(clicked)
     return box
 
-# %% ../nbs/91_look.ipynb #7d888ed2
+# %% ../nbs/91_look.ipynb #42a8a21a
 _PAGE = """
 body { font-family: system-ui, sans-serif; padding: 0 !important }
 .jp-Cell { max-width: 1240px; margin: 0 auto !important; padding: 0 12px !important; box-sizing: border-box }
@@ -710,7 +713,7 @@ body { font-family: system-ui, sans-serif; padding: 0 !important }
 }
 """
 
-# %% ../nbs/91_look.ipynb #6df0dce7
+# %% ../nbs/91_look.ipynb #52054a7a
 _STILL = r"""<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>TITLE</title>
 <style>body { font: 15px/1.45 system-ui, sans-serif; max-width: 1216px; margin: 0 auto; padding: 0 12px } .two { display: flex; flex-wrap: wrap; gap: 20px }
 #figure { flex: 1 1 auto; max-width: 100% } #about { flex: 1 1 260px; min-width: 0 }
@@ -735,7 +738,7 @@ for (const [id, values] of [['what', all.what], ['layer', all.layers]]) { for (c
 $('layer').value = all.layers.at(-1)
 draw()</script></html>"""
 
-# %% ../nbs/91_look.ipynb #65ba15aa
+# %% ../nbs/91_look.ipynb #96c8b437
 def save_still(v:PersonaVectors, path, report=None):
     "Write `explore` of `v` to the .html file `path`, with `plotly.min.js` beside it; `report`: the .csv of its evidence report"
     figures,about = {},{}

@@ -99,9 +99,10 @@ def as_monitor(pg, path):
     "The page's numbers and colours against `Monitor` on the same text, of the plain column"
     from persona_vectors import ActivationExtractor, Monitor, PersonaVectorConfig, assistant_axis, shipped_vectors
     from persona_vectors.conversations import each_conversation
-    ex = ActivationExtractor(PersonaVectorConfig(model_name='smollm2-135m-instruct'))
+    v = shipped_vectors()
+    ex = ActivationExtractor(PersonaVectorConfig(model_name='smollm2-135m-instruct', dtype=v.meta['dtype']))           # as the vectors were read
     talks = dict(each_conversation(path, 'id'))
-    m = Monitor(ex.causal, ex.tokenizer, assistant_axis(shipped_vectors().at(20)))
+    m = Monitor(ex.causal, ex.tokenizer, assistant_axis(v.at(20)))
     want = m.read(talks['plain']).tokens.query('message>=0').projection.tolist()
     got = [(float(re.search(r'projection (\S+)', t)[1]), float(re.search(r' z (\S+)', t)[1]), c) for _,t,c in shown(pg, 0)]
     assert len(got)==len(want) and max(abs(a-b) for (a,*_),b in zip(got, want))<.02

@@ -14,7 +14,7 @@ from .grids import Rescaled, balanced
 import numpy as np, pandas as pd
 
 # %% ../../nbs/analysis/34_coordinates.ipynb #c245ea5d
-def _parts(v, size=8_000_000):
+def _parts(v, size=4_000_000):
     "Yields slices of the coordinates, and the answers in them, 'answer coordinate' in float64"
     step = max(1, size//len(v.rows))
     for i in range(0, v.means.shape[-1], step): yield slice(i, i+step),v.means[:,0,i:i+step].double().numpy()
@@ -66,7 +66,7 @@ def _whitener(r, df, shrink):
 # %% ../../nbs/analysis/34_coordinates.ipynb #7e657c8d
 MANY = 4000 # More answers than this are gone through in parts
 
-def _in_cells(g, size=2000): # A `Grid` without empty cells
+def _in_cells(g, size=1000): # A `Grid` without empty cells
     "Yields slices of the personas, and their cell means 'persona question d_model' in float32, a few thousand cells at a time"
     p,q,d = g.shape
     x = g.means
@@ -93,10 +93,11 @@ def _residual_parts(g):
     return parts
 
 def _products(rs): # of 'answer d_model'
-    out = 0.
-    for r in rs:
-        if np.ndim(out): out += r.T@r
-        else: out = r.T@r
+    "Sum of r.T@r, by half of its entries at a time, and in one array"
+    from scipy.linalg.blas import dsyrk
+    out = None
+    for r in rs: out = dsyrk(1., r.T, **({} if out is None else dict(beta=1., c=out, overwrite_c=1)))
+    for i in range(len(out)): out[i+1:,i] = out[i,i+1:]
     return out
 
 # %% ../../nbs/analysis/34_coordinates.ipynb #dc6e4fb2
@@ -105,6 +106,10 @@ def _shrinkage(lam, length, n): # Eigenvalues of the products of `n` answers, ov
     d,total = len(lam),(lam**2).sum()
     delta = (total-lam.sum()**2/d)/d
     return min(((length**2).sum()/n-total)/(d*n), delta)/delta
+
+def _lengths(r, sd): # Squared, of answers in units of `sd`
+    r /= sd
+    return np.einsum('ij,ij->i', r, r)
 
 def _whitener_of(v, shrink=None):
     "What `_whitener` returns, of `v`"
@@ -118,9 +123,10 @@ def _whitener_of(v, shrink=None):
     sd = np.where(sd>1e-9*sd.max(), sd, sd.max())
     C /= sd
     C /= sd[:,None]
-    s,V = eigh(C.T, overwrite_a=True, driver='evr')              # the driver that needs the least memory
+    s,V = eigh(C, overwrite_a=True, driver='evr')              # the driver that needs the least memory
+    del C
     s = s.clip(0)
-    lam = _shrinkage(s/n, np.concatenate([((r/sd)**2).sum(1) for r in parts()]), n) if shrink is None else shrink
+    lam = _shrinkage(s/n, np.concatenate([_lengths(r, sd) for r in parts()]), n) if shrink is None else shrink
     if not 0<lam<=1: raise ValueError(f"shrink={shrink}: give a number above 0 and up to 1")
     return sd,V.T,(1-lam)*s/df+lam,float(lam)
 
