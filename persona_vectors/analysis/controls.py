@@ -144,7 +144,7 @@ def _length_slope(v):
     l,within,x = np.log(n),_within([(r.persona,r.prompt) for r in v.rows], [r.question for r in v.rows]),v.means.flatten(1)
     inner,total,beta = within(l),0.,np.zeros(x.shape[1])
     if inner@inner<1e-9*len(n): return l-l.mean(),beta,'the same everywhere'
-    for i in range(0, x.shape[1], step := max(1, 4_000_000//len(n))):
+    for i in range(0, x.shape[1], step := max(1, 4_500_000//len(n))):
         rest = within(x[:,i:i+step].double().numpy())
         beta[i:i+step],total = inner@rest/(inner@inner),total+(rest**2).sum()
     share = (inner@inner)*(beta@beta)/total

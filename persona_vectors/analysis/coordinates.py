@@ -14,7 +14,7 @@ from .grids import Rescaled, balanced
 import numpy as np, pandas as pd
 
 # %% ../../nbs/analysis/34_coordinates.ipynb #c245ea5d
-def _parts(v, size=4_000_000):
+def _parts(v, size=4_500_000):
     "Yields slices of the coordinates, and the answers in them, 'answer coordinate' in float64"
     step = max(1, size//len(v.rows))
     for i in range(0, v.means.shape[-1], step): yield slice(i, i+step),v.means[:,0,i:i+step].double().numpy()
@@ -170,6 +170,7 @@ def _whitening(v, shrink):
         sd,V,lams,lam = _whitener_of(v, shrink)
         V *= np.sqrt(lam**-.5-lams**-.5)[:,None]                 # in place: each of these is 230 MB at width 5,376
         W = V.T@V
+        del V
         W *= -1
         W[np.diag_indices(len(W))] += lam**-.5
         W /= sd[:,None]

@@ -85,7 +85,7 @@ def _correction(w, inverse):
     return np.sqrt(1-1/q)*half@_power(half@seen@half, -.5)@half
 
 # %% ../../nbs/analysis/29_grids.ipynb #2ea78657
-def _blocks(v, layer, size=4_000_000):
+def _blocks(v, layer, size=4_500_000):
     "Yields slices of coordinates, with the cell means 'persona question coordinate' and the squares within cells (one number)"
     g = PersonaVectors(v.means[:,layer:layer+1], v.rows, [v.layers[layer]]).grid()
     k = np.bincount(g.at, minlength=g.n.size).reshape(g.n.shape)

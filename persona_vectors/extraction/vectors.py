@@ -203,7 +203,7 @@ def part(self:Grid, s:slice)->np.ndarray:
     return x.reshape(*self.n.shape, -1)
 
 @patch
-def parts(self:Grid, size:int=4_000_000)->list:
+def parts(self:Grid, size:int=4_500_000)->list:
     "Slices of the coordinates, each with at most `size` numbers in the grid: a grid that is larger than memory in float64 is gone through in these"
     step = max(1, size//self.n.size)
     return [slice(i, i+step) for i in range(0, self.shape[-1], step)]
