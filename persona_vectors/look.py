@@ -52,6 +52,7 @@ _STYLE = """
 # %% ../nbs/91_look.ipynb #a9e44c48
 _NARROWED = r"""
 function narrowed(layout, room) {      // its subtitle in lines that fit
+  if ((layout.annotations || []).some(o => o.ax)) return      // names that were placed by the pixel
   const lines = [''], title = layout.title?.subtitle
   for (const word of (title?.text || '').replaceAll('<br>', ' ').split(' '))
     if ((lines.at(-1) + word).length < room/7) lines.push(lines.pop() + ' ' + word); else lines.push(word)
@@ -82,7 +83,8 @@ async function render({model, el}) {
     if (!model.get('figure')) return
     const {data, layout} = JSON.parse(model.get('figure')), room = el.clientWidth
     if (room && room < layout.width) narrowed(layout, room)
-    await P.react(at, data, layout, {displaylogo: false, modeBarButtonsToRemove: ['toImage', 'select2d', 'lasso2d']})
+    const bar = room < 560 ? false : 'hover'
+    await P.react(at, data, layout, {displaylogo: false, displayModeBar: bar, modeBarButtonsToRemove: ['toImage', 'select2d', 'lasso2d']})
     at.removeAllListeners?.('plotly_click')
     at.on?.('plotly_click', e => { const p = e.points[0]; model.send({clicked: String(p.customdata?.[0] ?? p.y)}) })
   }
@@ -716,7 +718,7 @@ body { font-family: system-ui, sans-serif; padding: 0 !important }
 # %% ../nbs/91_look.ipynb #52054a7a
 _STILL = r"""<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>TITLE</title>
 <style>body { font: 15px/1.45 system-ui, sans-serif; max-width: 1216px; margin: 0 auto; padding: 0 12px } .two { display: flex; flex-wrap: wrap; gap: 20px }
-#figure { flex: 1 1 auto; max-width: 100% } #about { flex: 1 1 260px; min-width: 0 }
+#figure { flex: 1 1 auto; max-width: 100%; overflow-x: auto } #about { flex: 1 1 260px; min-width: 0 }
 td, th { text-align: left; vertical-align: top; padding: 2px 12px 2px 0; font-weight: 400 }
 th { opacity: .7 }</style><script src="plotly.min.js"></script>
 <h1>TITLE</h1>EVIDENCE<p><select id="what" aria-label="picture"></select> <label>layer <select id="layer"></select></label></p>
@@ -729,7 +731,7 @@ function about() { if (name) $('about').innerHTML = all.about[$('layer').value][
 async function draw() {
   const at = $('figure'), {data, layout} = structuredClone(all.figures[$('layer').value][$('what').value]), room = document.body.clientWidth - 24
   if (room < layout.width) narrowed(layout, room)
-  await Plotly.react(at, data, layout, {displaylogo: false})
+  await Plotly.react(at, data, layout, {displaylogo: false, displayModeBar: room < 560 ? false : 'hover'})
   at.removeAllListeners('plotly_click')
   at.on('plotly_click', e => { const p = e.points[0]; name = p.customdata ? unescaped(p.customdata[0]) : p.y; about() })
   about()
