@@ -1030,7 +1030,7 @@ def look(vectors:Annotated[Path, typer.Argument(help="A vectors file, a publishe
     "A page on this machine: see the vectors, talk to the model and watch where it goes, add a persona."
     if model and Path(model).expanduser().exists(): model = str(Path(model).expanduser().resolve())
     paths = {k: str(o.resolve()) for k,o in dict(vectors=vectors, responses=responses, beside=beside, report=report).items() if o}
-    more = dict(model=model, layer=layer and int(layer), neutral=neutral and neutral.split(','))
+    more = dict(model=model, layer=layer and int(layer), neutral=neutral and [o.strip() for o in neutral.split(',')])
     given = paths | {k: o for k,o in more.items() if o is not None}
     if given:                                                             # the page would say it late
         from persona_vectors.look import page_inputs

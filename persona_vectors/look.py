@@ -50,6 +50,12 @@ _STYLE = """
 """
 
 # %% ../nbs/91_look.ipynb #a9e44c48
+_KEEP = r"""
+function keep(name, text) {
+  const a = document.createElement('a')
+  a.href = URL.createObjectURL(new Blob([text])); a.download = name; a.click()
+}
+"""
 _NARROWED = r"""
 function narrowed(layout, room) {      // its subtitle in lines that fit
   if ((layout.annotations || []).some(o => o.ax)) return      // names that were placed by the pixel
@@ -62,17 +68,13 @@ function narrowed(layout, room) {      // its subtitle in lines that fit
 """
 
 # %% ../nbs/91_look.ipynb #a7dbc302
-_FIGURE = _NARROWED + r"""
+_FIGURE = _KEEP + _NARROWED + r"""
 function plotly(model) {
   window.personaPlotly ||= new Promise(done => {
     model.on('msg:custom', m => m.plotly && done(Function('module', 'exports', 'define', m.plotly + '\nreturn window.Plotly || Plotly')()))
     model.send({need: 'plotly'})
   })
   return window.personaPlotly
-}
-function keep(name, text) {
-  const a = document.createElement('a')
-  a.href = URL.createObjectURL(new Blob([text])); a.download = name; a.click()
 }
 async function render({model, el}) {
   const at = document.createElement('div'), bar = document.createElement('div')
@@ -99,11 +101,7 @@ export default {render}
 """
 
 # %% ../nbs/91_look.ipynb #4a4948a6
-_CHAT = r"""
-function keep(name, text) {
-  const a = document.createElement('a')
-  a.href = URL.createObjectURL(new Blob([text])); a.download = name; a.click()
-}
+_CHAT = _KEEP + r"""
 function render({model, el}) {
   const talk = document.createElement('div'), below = document.createElement('div')
   let last
