@@ -85,11 +85,16 @@ TRAITS = {o.name: o for o in (formality, pessimism, curiosity, *map(trait_of, so
 def keep_judged(
     responses:Responses, # With scores by the trait's rubric
     trait:Trait,
-    threshold:float=50 # Positive answers are kept at or above it, negative ones below
+    threshold:float=50, # Positive answers are kept at or above it, negative ones below
+    coherence:float=None, # The least score for 'coherence', of both kinds; None: any
+    pairs:bool=False # Keep an answer only with its partner: the same question, pair of prompts and sample
 )->Selection: # For `extract_persona_vectors`
     "The positive answers that show the trait and the negative ones that do not"
     def score(r): return (r.scores or {}).get(trait.name)
-    def fits(r): return score(r) is not None and ((score(r)>=threshold)==(r.persona==trait.poles[0]))
+    def clear(r): return coherence is None or ((r.scores or {}).get('coherence') or 0)>=coherence
+    good = {r.key for r in responses.rows if score(r) is not None and clear(r) and (score(r)>=threshold)==(r.persona==trait.poles[0])}
+    partner = dict(zip(trait.poles, trait.poles[::-1]))
+    def fits(r): return r.key in good and (not pairs or replace(r, persona=partner[r.persona]).key in good)
     if all(score(r) is None for r in responses.rows):
         raise ValueError(f"no answer has a score for {trait.name!r}: judge them first with judge_responses(responses, trait.rubric, config)")
     kept = {r.persona for r in responses.rows if fits(r)}
