@@ -236,7 +236,7 @@ def cache_dir()->Path: # Folder for converted models
 
 # %% ../nbs/01_config.ipynb #95265cf3
 FORMATS = {'vectors': 'persona vectors', 'direction': 'a direction', 'responses': 'answers', 'part': 'a part of a run',
-           'turns': 'turns of conversations'}
+           'turns': 'turns of conversations', 'steering': 'a steering', 'alert': 'an alert rule'}
 TURNS = 'conversation,number,message,role,tokens,direction,projection,' # Begins a .csv file of turns
 
 def _ours(text):
@@ -297,7 +297,8 @@ def check_file(path):
 READERS = {'persona vectors': '`persona-vectors info` says of what', 'a direction': '`persona-vectors info` says of what',
            'a part of a run': '`persona-vectors merge` joins those', 'answers': '`persona-vectors extract` reads them',
            'a conversation': '`persona-vectors monitor` reads it', 'text': 'it is no file of this package',
-           'turns of conversations': '`persona-vectors info` shows them',
+           'turns of conversations': '`persona-vectors info` shows them', 'a steering': '`persona-vectors steer --cap` applies it',
+           'an alert rule': '`persona-vectors monitor --alert` applies it',
            'a control vector': '`persona-vectors import` shows it', 'a GGUF model': 'name it with --model'}
 
 def check_kind(path, *wanted):

@@ -7,7 +7,7 @@ from persona_vectors.config import cache_dir
 from persona_vectors.extraction.vectors import Direction
 from persona_vectors.extraction.blocks import find_blocks, residual_hooks
 from persona_vectors.generation.local import Decoding
-from persona_vectors.steering.steer import Steer, steered
+from persona_vectors.steering.steer import Gate, Steer, steered
 
 D,L,V,K = 32, 4, 99, 2                                                          # width, blocks, words, steered layer
 small = dict(hidden_size=D, intermediate_size=64, num_hidden_layers=L, num_attention_heads=4, num_key_value_heads=2, vocab_size=V, max_position_embeddings=128,
@@ -94,6 +94,23 @@ def test_exactly(arch, side, way):
     again = stream(m, ids, mk, ways[way])
     assert all(torch.equal(again[k], plain[k]) for k in plain)
     assert not any(o._forward_hooks or o._forward_pre_hooks for o in m.modules())
+
+@archs
+@pytest.mark.parametrize('way', ways)
+@pytest.mark.parametrize('below', [False,True])
+def test_gate(arch, way, below):
+    "Behind a gate, at a lower layer and at its own, the tokens that it opens for are as without one, and all others are as they were"
+    m,mk,n = made(arch),mask('left'),torch.tensor(prompts)
+    plain = stream(m, ids, mk, ways[way])
+    for k in (K-1,K):
+        a = (plain[k]@e.unit)
+        at = a[meant('left', 'all')].sort().values[4:6].mean().item()                   # between two tokens
+        for op,want in (('add', plain[K]+v), ('clamp', projected(plain[K], v.norm()))):
+            with steered(m, Steer(d, op=op, when=Gate(e, at, below, k)), prompt_len=n) as s: got = stream(m, ids, mk, ways[way])
+            here = meant('left', 'all') & ((a<at) if below else (a>at))
+            assert torch.equal(got[K][~here], plain[K][~here]) and torch.allclose(got[K][here], want[here], atol=4e-6)
+            assert 0<here.sum()<meant('left', 'all').sum() and not torch.allclose(got[K], torch.where(here.roll(1, 1)[...,None], want, plain[K]), atol=4e-6)
+            assert s.counts.moved.tolist()==[here.sum()] and s.counts.tokens.sum()==meant('left', 'all').sum()
 
 @archs
 def test_single(arch):

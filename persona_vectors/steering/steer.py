@@ -9,15 +9,17 @@ __all__ = ['Steer', 'steered', 'residual_norm', 'prediction_change', 'answers_at
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
+from importlib.metadata import version
 from inspect import signature
+from pathlib import Path
 from fastcore.basics import patch
 from jaxtyping import Float
 from ..analysis.likelihood import decoder_output, unembed
-from ..config import log
-from ..models import batch_key, warn_of_other
+from ..config import check_kind, log
+from ..models import ModelName, batch_key, warn_of_other, weights_of
 from ..extraction.blocks import block_input, block_output, check_decoder, check_states, decoder_of, find_blocks, residual_hooks
 from ..extraction.packing import pad
-from ..extraction.vectors import Direction
+from ..extraction.vectors import Direction, load_tensors, save_tensors
 from ..generation.local import LocalModel, uniforms
 from ..prompts import as_messages
 from ..responses import Response
@@ -40,6 +42,33 @@ def as_directions(ds)->tuple:
             raise ValueError(f"the direction '{d.orientation}' is not a finite vector other than zero: there is nothing to steer along")
     return ds
 
+# %% ../../nbs/steering/50_steer.ipynb #ddbe9847
+def gate_open(
+    h:Float[Tensor, '*batch d_model'], # Residual stream, in float32 or finer
+    unit:Float[Tensor, 'd_model'], # Unit vector
+    at:float, # In units of the residual stream
+    below:bool=False # Open where the projection is at most `at`
+): # '*batch', bool
+    "Where the projection of `h` on `unit` is at least `at`; nowhere that it is NaN"
+    a = h@unit.to(h)
+    return a<=at if below else a>=at
+
+@dataclass(eq=False)
+class Gate:
+    "Which tokens are steered, by their projection on a direction"
+    direction:Direction
+    at:float # The threshold, in units of the residual stream
+    below:bool=False # Open at most `at`; by default, at least
+    layer:int=None # Where it is read, before anything is steered there; None: the direction's own
+    def __post_init__(self):
+        d, = as_directions(self.direction)
+        try: self.at = float(self.at)
+        except (TypeError, ValueError): self.at = torch.nan
+        if not torch.tensor(self.at).isfinite(): raise ValueError("the gate's threshold is not a finite number: take it from `token_projections`")
+        if self.layer is None: self.layer = d.layer
+        if self.layer is None: raise ValueError(f"the gate's direction '{d.orientation}' does not say its layer: give layer=")
+    def __call__(self, h): return gate_open(h, self.direction.unit, self.at, self.below)
+
 # %% ../../nbs/steering/50_steer.ipynb #9251c676
 @dataclass(eq=False)
 class Steer:
@@ -51,6 +80,7 @@ class Steer:
     positions:str='all' # 'all', 'prompt' or 'answer'; 'all+sinks' and 'prompt+sinks' also steer the first token of a row
     unit:str='gap' # 'gap', 'norm' or 'raw'
     norm:dict=None # Layer to mean norm, from `residual_norm`; for unit='norm'
+    when:Gate=None # Steer only the tokens at which it is open; None: all
     def __post_init__(self):
         for name,among in (('op', OPS), ('positions', POSITIONS), ('unit', UNITS)):
             if getattr(self, name) not in among: raise ValueError(f"{name}={getattr(self, name)!r}: choose from {', '.join(among)}")
@@ -74,12 +104,14 @@ def size(self:Steer, d, k)->float:
 
 # %% ../../nbs/steering/50_steer.ipynb #7d8495fa
 def check_layers(s):
-    "ValueError if the layer of a direction, or that layer's norm, is missing"
+    "ValueError if the layer of a direction, or that layer's norm, is missing, or if the gate comes after it"
     for k,d in s.targets:
         if k is None:
             raise ValueError(f"the direction '{d.orientation}' does not say its layer: give layers=[...], or make it from load_vectors(path, layer=...)")
         if s.unit=='norm' and k not in (s.norm or {}):
             raise ValueError(f"unit='norm' needs the mean norm of layer {k}: norm=residual_norm(model, inputs, [{k}])")
+        if s.when and s.when.layer>k:
+            raise ValueError(f"the gate is read at layer {s.when.layer}, after layer {k} that it decides on: give it a layer up to {k}")
 
 # %% ../../nbs/steering/50_steer.ipynb #dfad44aa
 class Bounds:
@@ -180,18 +212,20 @@ def mask(self:TokenPositions,
 
 # %% ../../nbs/steering/50_steer.ipynb #19cf26f5
 class SteeredLayer:
-    "Steers layer `k`: additions first, then bounds, so that the bounds hold in the output"
+    "Steers layer `k`: reads the gates there, then adds, then bounds, so that the bounds hold in the output"
     def __init__(self, k, steers, dtype):
         own,held = [(s, ds) for s in steers if (ds := [d for j,d in s.targets if j==k])],{}
         for s,ds in own:
-            if s.op!='add': held.setdefault(s.positions, []).append((s, ds))
-        if len(held)>1 and {o.removesuffix('+sinks') for o in held}!={'prompt','answer'} or {'prompt','prompt+sinks'}<=set(held):
-            raise ValueError(f"at layer {k} there are bounds at the tokens {', '.join(held)}, which overlap: "
-                             "give them the same positions=, or 'prompt' and 'answer'")
-        self.k,self.adds = k,[(s.positions, s.coef.to(dtype), step(s, ds, k).to(dtype)) for s,ds in own if s.op=='add']
-        self.bounds = {p: bounds(o, k).to(dtype) for p,o in held.items()}
+            if s.op!='add': held.setdefault((s.positions, s.when), []).append((s, ds))
+        at = [p for p,_ in held]
+        if len(held)>1 and sorted(p.removesuffix('+sinks') for p in at)!=['answer','prompt']:
+            raise ValueError(f"at layer {k} there are bounds at the tokens {', '.join(dict.fromkeys(at))}, which overlap: "
+                             "give them the same positions= and the same gate, or 'prompt' and 'answer'")
+        self.k,self.gates = k,list(dict.fromkeys(s.when for s in steers if s.when and s.when.layer==k))
+        self.adds = [(s.positions, s.when, s.coef.to(dtype), step(s, ds, k).to(dtype)) for s,ds in own if s.op=='add']
+        self.bounds = {o: bounds(held[o], k).to(dtype) for o in held}
     def rows(self): # The numbers of rows that there are coefficients for
-        return {n for n in [*(c.numel() for _,c,_ in self.adds), *(len(o.lo) for o in self.bounds.values())] if n>1}
+        return {n for n in [*(c.numel() for *_,c,_ in self.adds), *(len(o.lo) for o in self.bounds.values())] if n>1}
 
 # %% ../../nbs/steering/50_steer.ipynb #f2a0af0c
 def step(s, ds, k):
@@ -201,36 +235,39 @@ def step(s, ds, k):
 
 # %% ../../nbs/steering/50_steer.ipynb #81c5734a
 @patch
-def __call__(self:SteeredLayer, h, mask, note): # Hidden states 'batch token d_model'; `mask(positions)`, `note(positions, tokens, moved)`
+def __call__(self:SteeredLayer, h, mask, note): # Hidden states 'batch token d_model'; `mask(positions, gate)`, `note(positions, kind, tokens, moved)`
     "The steered hidden states"
     if bad := [n for n in self.rows() if n!=len(h)]:
         raise ValueError(f"there are coefficients for {bad[0]} rows and the batch has {len(h)}: give one for each row "
                          "(with num_beams or num_return_sequences, coef.repeat_interleave(n))")
-    self.adds,x = [(p, c.to(h.device), v.to(h.device)) for p,c,v in self.adds],h.to(torch.promote_types(h.dtype, torch.float32))
-    for p,c,v in self.adds:
-        m = mask(p).to(h.device)
-        x = torch.where(m[...,None], x + c.reshape(-1,1,1)*v, x)
-        note(p, m, None)
-    for p,o in self.bounds.items():
-        m,(new,moved) = mask(p).to(h.device),o.to(h.device)(x)
-        x = torch.where(m[...,None], new, x)
-        note(p, m, moved)
+    self.adds,x = [(*o, c.to(h.device), v.to(h.device)) for *o,c,v in self.adds],h.to(torch.promote_types(h.dtype, torch.float32))
+    for p,gate,c,v in self.adds:
+        m,on = (o.to(h.device) for o in mask(p, gate))
+        x = torch.where(on[...,None], x + c.reshape(-1,1,1)*v, x)
+        note(p, 'add', m, on)
+    for (p,gate),o in self.bounds.items():
+        (m,on),(new,moved) = (o.to(h.device) for o in mask(p, gate)),o.to(h.device)(x)
+        x = torch.where(on[...,None], new, x)
+        note(p, 'bound', m, on & moved)
     return x.to(h.dtype)
 
 # %% ../../nbs/steering/50_steer.ipynb #2cdda100
 class Steering:
-    "The state of the hooks of `steered`: the tokens of the running pass, and the counts so far"
-    def __init__(self, params, prompt_len): self.params,self.prompt_len,self.now,self.notes = params,prompt_len,None,{}
-    def begin(self, m, args, kwargs): self.now = TokenPositions(self.params, args, kwargs)
+    "The state of the hooks of `steered`: the tokens of the running pass, which gates are open, and the counts so far"
+    def __init__(self, params, prompt_len): self.params,self.prompt_len,self.now,self.notes,self.open = params,prompt_len,None,{},{}
+    def begin(self, m, args, kwargs): self.now,self.open = TokenPositions(self.params, args, kwargs),{}
     def end(self, m, args, out): self.now = None
     def apply(self, layer, h):
         if self.now is None: raise ValueError("a part of the model was called by itself: call the model that steered(...) was given")
         check_states('the model', h, self.now.real, h.shape[-1])
-        return layer(h, lambda p: self.now.mask(p, self.prompt_len), lambda *o: self._note(layer.k, *o))
-    def _note(self, k, positions, m, moved):
-        n = torch.stack([m.sum(), m.sum() if moved is None else (m & moved).sum()]).detach()
-        key = (k, positions, 'add' if moved is None else 'bound')
-        self.notes[key] = self.notes.get(key, 0)+n
+        for g in layer.gates: self.open[g] = g(h.to(torch.promote_types(h.dtype, torch.float32)))
+        return layer(h, self._mask, lambda *o: self._note(layer.k, *o))
+    def _mask(self, p, gate): # The tokens at `p`; those of them at which the gate is open
+        m = self.now.mask(p, self.prompt_len)
+        return m, m if gate is None else m & self.open[gate].to(m.device)
+    def _note(self, k, p, kind, m, moved):
+        n = torch.stack([m.sum(), moved.sum()]).detach()
+        self.notes[k,p,kind] = self.notes.get((k, p, kind), 0)+n
     @property
     def counts(self): # Indexed by layer and positions; kind, tokens, moved (of a bound: those outside it), fraction
         "How many tokens were read there, and how many were moved"
@@ -266,7 +303,8 @@ def steered(
     check_fits(model, decoder.config.get_text_config().hidden_size, len(found), steers)
     state = Steering(signature(model.forward), prompt_len)
     dtype = torch.promote_types(first.dtype, torch.float32) if first.is_floating_point() else torch.float32
-    layers,hooks = [SteeredLayer(k, steers, dtype) for k in sorted({k for s in steers for k,_ in s.targets})],[]
+    at = {k for s in steers for k,_ in s.targets} | {s.when.layer for s in steers if s.when}
+    layers,hooks = [SteeredLayer(k, steers, dtype) for k in sorted(at)],[]
     try:
         hooks += [model.register_forward_pre_hook(state.begin, with_kwargs=True), model.register_forward_hook(state.end, always_call=True)]
         hooks += [add_hook(found, o, state) for o in layers]
@@ -279,7 +317,7 @@ def steered(
 def check_fits(model, width, n, steers):
     "ValueError where a direction does not fit the model"
     if not steers: raise ValueError("there is nothing to do: give steered(model, Steer(...)) at least one Steer")
-    for k,d in (o for s in steers for o in s.targets):
+    for k,d in [*(o for s in steers for o in s.targets), *((s.when.layer, s.when.direction) for s in steers if s.when)]:
         if not 0<=k<=n:
             raise ValueError(f"layer {k} of the direction '{d.orientation}' is out of range: this model has {n} blocks, "
                              f"so a layer is 0 (before the first) to {n}")
@@ -295,6 +333,50 @@ def check_steered(state):
         if n[0]>0: continue
         why = "no token was decoded; where the answer is read in one pass, say with prompt_len= where it begins" if p=='answer' else "the model read none"
         raise ValueError(f"nothing was steered at the {p} tokens of layer {k}: {why}")
+
+# %% ../../nbs/steering/50_steer.ipynb #c51f3564
+STEERING_FORMAT = 'persona_vectors.steering/1'
+
+def _said_of(d): return dict(orientation=d.orientation, layer=d.layer, model=d.model, made_of=d.made_of, **weights_of(d.model))
+
+def save_steers(
+    path, # A .safetensors file
+    steers:list, # `Steer`, all of which apply together
+    about:dict=None # What made them, for the record
+):
+    "Write `steers` to `path`"
+    if Path(path).suffix!='.safetensors': raise ValueError(f"{path}: a steering is saved as .safetensors")
+    ds = list({id(d): d for s in steers for d in (*s.directions, *([s.when.direction] if s.when else []))}.values())
+    at = {id(d): i for i,d in enumerate(ds)}
+    def gate(g): return g and dict(direction=at[id(g.direction)], at=g.at, below=g.below, layer=g.layer)
+    def said(s): return dict(directions=[at[id(d)] for d in s.directions], coef=s.coef.tolist(), op=s.op, layers=s.layers, positions=s.positions,
+                             unit=s.unit, norm=s.norm and [*s.norm.items()], when=gate(s.when))
+    head = dict(steers=list(map(said, steers)), directions=list(map(_said_of, ds)), about=about or {},
+                versions={o: version(o) for o in ('persona-vectors-lab','torch','transformers')})
+    save_tensors(path, {f'direction.{i}': d.vector.detach().cpu().float().clone() for i,d in enumerate(ds)}, STEERING_FORMAT, head)
+
+# %% ../../nbs/steering/50_steer.ipynb #7ccda875
+def _steers_in(head, tensors):
+    "The steers that the head of a steering file describes"
+    def named(d): return ModelName(*(d.get(k) for k in ('model','fingerprint','adapter')))
+    ds = [Direction(x, d['orientation'], d['layer'], named(d), d['made_of']) for x,d in zip(tensors, head['directions'], strict=True)]
+    def gate(g): return g and Gate(ds[g['direction']], g['at'], g['below'], g['layer'])
+    gates = {str(s['when']): gate(s['when']) for s in head['steers']}                    # one that several steers share stays one
+    def steer(s): return Steer([ds[i] for i in s['directions']], s['coef'], norm=s['norm'] and dict(s['norm']), when=gates[str(s['when'])],
+                               **{k: s[k] for k in ('op','layers','positions','unit')})
+    return list(map(steer, head['steers']))
+
+def load_steers(
+    path # From `save_steers`
+)->tuple: # A list of `Steer`, and a dict: what made them
+    "The steers in `path`; FileNotFoundError, or ValueError that says what is wrong with the file"
+    if not Path(path).is_file(): raise FileNotFoundError(f"no steering file at {path}: make one with `persona-vectors cap`, or check the path")
+    check_kind(path, 'a steering')
+    try:
+        head, = load_tensors(path, STEERING_FORMAT)
+        *xs,_ = load_tensors(path, STEERING_FORMAT, *(f'direction.{i}' for i in range(len(head['directions']))))
+        return _steers_in(head, xs),head['about']
+    except Exception as e: raise ValueError(f"{path} is damaged or holds no steering ({' '.join(str(e).split())})") from None
 
 # %% ../../nbs/steering/50_steer.ipynb #897fb67a
 def residual_norm(
