@@ -393,7 +393,8 @@ def keep_rows(
 # %% ../../nbs/steering/60_screening.ipynb #5130ec7c
 @patch
 def __repr__(self:Screening):
-    d,s,e = self.about.get('reader', {}).get('directions', {}).get('direction', {}),self.summary(),self.estimates()
+    d,s,e = self.about.get('reader', {}).get('directions', {}),self.summary(),self.estimates()
+    d = next(iter(d.values()), None)
     head = f"{self.source}: {len(self):,} rows read, {self.left.n:,} left out" + (f"; along {d['orientation']}, layer {d['layer']}" if d else '')
     left = [f"{n:8,}  {why} ({', '.join(names[:3])})" for n,why,names in self.left.table[:5]]
     out = [head, *left, '', s.to_string(float_format='{:.3f}'.format)]
