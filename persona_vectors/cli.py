@@ -836,8 +836,8 @@ def _check_screen(out, keep, below):
 # %% ../nbs/92_cli.ipynb #b0f67d50
 @app.command(epilog='Example: persona-vectors screen train.jsonl --direction trait.safetensors --model Qwen/Qwen2.5-0.5B-Instruct --out scores.parquet. '
                     'Then, without the model: persona-vectors screen train.jsonl --scores scores.parquet --keep kept.jsonl --below 1.5')
-def screen(file:Annotated[Path, typer.Argument(help="Training data, a row a conversation: messages, prompt and completion, Alpaca or ShareGPT, as .json, one a line, "
-                                                    ".csv or .parquet; or a folder of those.")],
+def screen(file:Annotated[Path, typer.Argument(help="Training data, a row a conversation: messages, prompt and completion, Alpaca or ShareGPT, as .json, "
+                                                    "one a line, .csv or .parquet; or a folder of those.")],
            direction:DirectionFrom=None, vectors:Vectors=None,
            own:Annotated[str, _option("The column with the model's own answer to the last prompt: the difference from it is the score.")]=None,
            out:Annotated[Path, _option('Write the scores to this .parquet or .csv file.')]=None,
