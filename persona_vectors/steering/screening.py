@@ -8,13 +8,12 @@ __all__ = []
 # %% ../../nbs/steering/60_screening.ipynb #378f0b0d
 import heapq, json
 from array import array
-from collections import deque
 from functools import partial
-from itertools import combinations, count, islice
+from itertools import islice
 from pathlib import Path
 from fastcore.basics import patch
 from ..analysis.uncertainty import half_width
-from ..config import PersonaVectorConfig, atomic_write, content_hash, log, only_one
+from ..config import PersonaVectorConfig, atomic_write, content_hash, log
 from ..conversations import KEYS, SYSTEMS, TOOLS, LeftOut, each_row, messages_of
 from ..extraction.extractor import ActivationExtractor
 from ..extraction.ray import cluster, pool
@@ -145,7 +144,8 @@ def summary(self:Screening, level:float=.95)->pd.DataFrame: # Column × rows, di
         ok = np.isfinite(x[:,i])
         if not ok.any(): continue
         mean,low,high = clustered_mean(x[ok,i], key[ok], level)
-        out[k] = dict(rows=ok.sum(), distinct=len(np.unique(key[ok])), mean=mean, low=low, high=high, **dict(zip(('5%','50%','95%'), np.quantile(x[ok,i], (.05,.5,.95)))))
+        q = dict(zip(('5%','50%','95%'), np.quantile(x[ok,i], (.05,.5,.95))))
+        out[k] = dict(rows=ok.sum(), distinct=len(np.unique(key[ok])), mean=mean, low=low, high=high, **q)
     return pd.DataFrame(out).T.astype(dict(rows=int, distinct=int)) if out else pd.DataFrame()
 
 # %% ../../nbs/steering/60_screening.ipynb #79bdf1fe
@@ -383,7 +383,8 @@ def keep_rows(
     if Path(out).exists(): raise ValueError(f"{out} is there already: give another name, or delete it")
     if [list(o) for o in s.about.get('input', _stamp(path))]!=_stamp(path): raise ValueError(f"{path} is not the file that was screened, or it was changed")
     x = s.values[:,COLUMNS.index(by)]
-    if not (x<below).any(): raise ValueError(f"no row has a {by} below {below:g}: the lowest is {np.nanmin(x) if np.isfinite(x).any() else np.nan:.4g}; give a higher bound")
+    if not (x<below).any():
+        raise ValueError(f"no row has a {by} below {below:g}: the lowest is {np.nanmin(x) if np.isfinite(x).any() else np.nan:.4g}; give a higher bound")
     kept,n,k = set(s.numbers[x<below,0].tolist()),0,0
     with atomic_write(out) as f:
         for n,(_,row) in enumerate(islice(each_row(path), s.about.get('limit')), 1):
