@@ -479,7 +479,8 @@ def _of_prompt(w):
 
 def _of_words(w):
     t = w.evidence.astype(float)
-    said = '; '.join(f'{n}: AUC {num(t.auc[n])} ({span(t.auc_low[n], t.auc_high[n])})' for n in ('TF-IDF','length','layer 0','an untrained twin') if n in t.index)
+    there = [n for n in ('TF-IDF','length','layer 0','an untrained twin') if n in t.index]
+    said = '; '.join(f'{n}: AUC {num(t.auc[n])} ({span(t.auc_low[n], t.auc_high[n])})' for n in there)
     return _finding('words', 'Do the words show it too?', 'yes' if t.auc_low.get('TF-IDF', np.nan)>.5 else 'no', f'{said}.',
         'a description: answers that show a trait have its words')
 
