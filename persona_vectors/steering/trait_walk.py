@@ -104,6 +104,7 @@ def generations(self:TraitWalk)->dict: # Name to `Generation`
     alone = list(dict.fromkeys(self.questions['choose']+self.questions['report']))
     return dict(told=of(self.trait.personas, self.asked, self.samples), plain=of({'default': ''}, alone, 1))
 
+# %% ../../nbs/steering/59_trait_walk.ipynb #53d0bbc0
 @patch
 def judged(self:TraitWalk, rs)->Responses:
     "`rs` with scores for the trait and for coherence; as they are without a judge"
@@ -111,12 +112,14 @@ def judged(self:TraitWalk, rs)->Responses:
         for o in (self.trait.rubric, COHERENCE): rs = judge_responses(rs, o, self.judge, self.api)
     return rs
 
+# %% ../../nbs/steering/59_trait_walk.ipynb #2a5cd353
 @patch(as_prop=True)
 def told(self:TraitWalk):
     "The judged answers under the trait's prompts"
     if not hasattr(self, '_told'): self._told = self.judged(self.generations()['told'].run())
     return self._told
 
+# %% ../../nbs/steering/59_trait_walk.ipynb #a4e64667
 @patch(as_prop=True)
 def plain(self:TraitWalk):
     "The judged answers without a prompt"
@@ -126,6 +129,7 @@ def plain(self:TraitWalk):
 # %% ../../nbs/steering/59_trait_walk.ipynb #020f02ad
 READERS = 3 # Pairs of prompts that a text is read under
 
+# %% ../../nbs/steering/59_trait_walk.ipynb #4e542ab7
 @patch
 def readers(self:TraitWalk)->tuple:
     "Positive and negative prompts by pair, at most `READERS` of each"
@@ -133,6 +137,7 @@ def readers(self:TraitWalk)->tuple:
     at = sorted({int(o) for o in np.linspace(0, n-1, min(n, READERS))})
     return tuple({f'pair {i}': ps[i] for i in at} for ps in (self.trait.positive, self.trait.negative))
 
+# %% ../../nbs/steering/59_trait_walk.ipynb #6979f1b9
 @patch
 def measured(self:TraitWalk, rs)->pd.DataFrame: # A row an answer: prompts, words, perplexity, repetition, relevance; NaN where there is no text
     "What needs no judge, from its file or made"
@@ -151,6 +156,7 @@ def measured(self:TraitWalk, rs)->pd.DataFrame: # A row an answer: prompts, word
     with atomic_write(path) as f: f.write(df.to_csv(index=False))
     return df
 
+# %% ../../nbs/steering/59_trait_walk.ipynb #9070bf3b
 @patch
 def scores(self:TraitWalk, rs)->pd.DataFrame:
     "`measured`, and the judge's scores if there is one"
@@ -165,12 +171,14 @@ def auc(a, b)->float: # NaN if one is empty
     a,b = (np.asarray(o, float)[~np.isnan(np.asarray(o, float))] for o in (a,b))
     return float(((a[:,None]>b)+.5*(a[:,None]==b)).mean()) if len(a) and len(b) else np.nan
 
+# %% ../../nbs/steering/59_trait_walk.ipynb #18872485
 def mean_interval(x)->dict: # value, low, high, questions
     "Mean of one number a question, with its 95 % interval"
     x = pd.Series(x, dtype=float).dropna()
     m,half = (x.mean(),half_interval(x)) if len(x)>1 else (x.mean() if len(x) else np.nan, np.nan)
     return dict(value=m, low=m-half, high=m+half, questions=len(x))
 
+# %% ../../nbs/steering/59_trait_walk.ipynb #ff65ba11
 def agreement(
     rows, # Responses of both poles
     values, # A number of each
@@ -184,6 +192,7 @@ def agreement(
 OUTCOMES = dict(judge='the trait by the judge, 0 to 100', coherence='coherence by the judge, 0 to 100',
                 prompts='log p(positive prompts) − log p(negative prompts), nats a token', words='log-odds of positive, from words alone')
 
+# %% ../../nbs/steering/59_trait_walk.ipynb #607547f6
 @patch(as_prop=True)
 def worth(self:TraitWalk)->pd.DataFrame: # By measure: value (AUC), low, high, questions
     "What each measure is worth"
@@ -192,6 +201,7 @@ def worth(self:TraitWalk)->pd.DataFrame: # By measure: value (AUC), low, high, q
         self._worth = pd.DataFrame({m: agreement(self.told.rows, df[m], self.trait.poles) for m in OUTCOMES if m in df}).T
     return self._worth
 
+# %% ../../nbs/steering/59_trait_walk.ipynb #d33a2916
 @patch(as_prop=True)
 def measure(self:TraitWalk)->str: # A key of `OUTCOMES`
     "The measure that decides: the first that agrees with the label"
@@ -205,6 +215,7 @@ def kept(self:TraitWalk)->tuple: # `Selection`; in words, what was kept
     if not hasattr(self, '_kept'): self._kept = self._keep()
     return self._kept
 
+# %% ../../nbs/steering/59_trait_walk.ipynb #057a46b0
 @patch
 def _keep(self:TraitWalk):
     rs = self.told.only(questions=self.questions['made'])
@@ -218,6 +229,7 @@ def _keep(self:TraitWalk):
     if len(both)<4: return every,f'all {n} answers, for the judge keeps {len(rows)}, of {len(both)} questions in both poles (four are needed)'
     return s,f"{len(rows)} of {n} answers, by the judge's scores ({self.keep})"
 
+# %% ../../nbs/steering/59_trait_walk.ipynb #c327eb30
 @patch(as_prop=True)
 def vectors(self:TraitWalk)->PersonaVectors: # At every layer
     "The means of the kept answers"
@@ -227,10 +239,12 @@ def vectors(self:TraitWalk)->PersonaVectors: # At every layer
         self._vectors = kept_rows(v, self.kept[0])
     return self._vectors
 
+# %% ../../nbs/steering/59_trait_walk.ipynb #3f21fef8
 @patch
 def direction(self:TraitWalk, k:int)->Direction: # At layer k
     return trait_direction(self.vectors.at(k), self.trait)
 
+# %% ../../nbs/steering/59_trait_walk.ipynb #d53c7be9
 @patch(as_prop=True)
 def strengths(self:TraitWalk)->pd.DataFrame: # By layer: length (of the direction as it is), squared (without noise), low, high, reliability
     "How long the direction is at every layer, and how reliable"
@@ -248,12 +262,14 @@ def settings(self:TraitWalk):
     if not hasattr(self, '_settings'): self._settings = dict(self.generations()['plain'].settings, dtype=self.extractor.dtype)
     return self._settings
 
+# %% ../../nbs/steering/59_trait_walk.ipynb #eeec8958
 @patch
 def own(self:TraitWalk, qs)->Responses:
     "The answers without a prompt to these questions that have text"
     rs = self.plain.only(questions=qs)
     return Responses([r for r in rs.rows if r.text.strip()], rs.meta)
 
+# %% ../../nbs/steering/59_trait_walk.ipynb #9fb3c7da
 def _coefficients(lm, seqs, d, doses, coefs, blocks):
     "Sign, dose, coefficient and KL: of `coefs`, or where they have those of the `doses` that are reached (None: none is); and why not all are"
     why = None
@@ -265,6 +281,7 @@ def _coefficients(lm, seqs, d, doses, coefs, blocks):
     sign,dose = np.sign(coefs).astype(int),np.abs(coefs)
     return pd.DataFrame(dict(sign=sign, dose=dose, coefficient=coefs, kl=each.mean(axis=1).values, each=each.values.tolist())),None
 
+# %% ../../nbs/steering/59_trait_walk.ipynb #7c307083
 @patch
 def _steer(self:TraitWalk, d, name, own, doses, coefs):
     "Answers under steering, and the table of their doses in `meta['how']`; without the doses that are not reached, and why"
@@ -301,6 +318,7 @@ def steering_effect(
     df = df[df.dose.isin(doses)]
     return mean_interval((df[m]*df.sign).groupby(df.question).mean())
 
+# %% ../../nbs/steering/59_trait_walk.ipynb #54aad783
 @patch(as_prop=True)
 def sweep(self:TraitWalk)->pd.DataFrame: # By layer: value (effect), low, high, questions; attrs: layer, reason
     "What steering at each layer does on the questions that choose, and the choice"
@@ -313,6 +331,7 @@ def sweep(self:TraitWalk)->pd.DataFrame: # By layer: value (effect), low, high, 
         self._sweep = t
     return self._sweep
 
+# %% ../../nbs/steering/59_trait_walk.ipynb #43052765
 @patch(as_prop=True)
 def layer(self:TraitWalk): return self.sweep.attrs['layer']
 
@@ -328,6 +347,7 @@ def noise_directions(
     noise = PersonaVectors(torch.cat([x[:1]*0, x])[:,None], rows, v.layers)
     return [torch.tensor(u, dtype=torch.float32) for u in random_directions(noise, n=n, seed=seed)]
 
+# %% ../../nbs/steering/59_trait_walk.ipynb #83704faf
 def shuffled_labels(
     v:PersonaVectors, # At one layer
     trait:Trait, seed:int
@@ -338,6 +358,7 @@ def shuffled_labels(
     rows = [replace(r, persona=other[r.persona]) if r.question in qs else r for r in v.rows]
     return trait_direction(PersonaVectors(v.means, rows, v.layers, v.meta), trait)
 
+# %% ../../nbs/steering/59_trait_walk.ipynb #95f41197
 @patch
 def ways(self:TraitWalk, k)->list: # (kind, name, `Direction`)
     "The direction at layer k, and its controls, all as long as it"
@@ -362,6 +383,7 @@ def prompted(self:TraitWalk)->list: # of (`Responses`, table)
     def whole(rs, df): return df.assign(question=[r.question for r in rs.rows], text=[r.text for r in rs.rows]).join(self.scores(rs))
     return [whole(*o) for o in zip((own,told), tables)]
 
+# %% ../../nbs/steering/59_trait_walk.ipynb #a9ea358e
 @patch(as_prop=True)
 def curve(self:TraitWalk)->SteeringEvaluation:
     "Effects at the chosen layer on the questions that report, beside controls and prompts"
@@ -387,6 +409,7 @@ def told_apart(v, trait)->dict: # value, low, high, questions
     y = np.stack([d.sum(0)-d[g.questions.index(r.question)] for r in v.rows])
     return agreement(v.rows, (x*y).sum(1), trait.poles)
 
+# %% ../../nbs/steering/59_trait_walk.ipynb #604bed72
 def lengths(
     v:PersonaVectors, other, # Of the same space, or None
     trait
@@ -419,10 +442,12 @@ def readings(self:TraitWalk)->dict: # Name to `PersonaVectors` at the chosen lay
     for o in (own, random): read_together(list(o.values()), self.out/'vectors')
     return {n: cached_vectors(o.extractor, o.selection, o.layers, self.out/'vectors', o.read_under, o.read_text)[0] for n,o in (own|random).items()}
 
+# %% ../../nbs/steering/59_trait_walk.ipynb #af73c4ba
 @patch
 def has_first(self:TraitWalk, pole): # Has the pole a kept answer under its first prompt to at least two questions?
     return len({r.question for r in self.kept[0].responses.rows if r.persona==pole and r.prompt==0})>1
 
+# %% ../../nbs/steering/59_trait_walk.ipynb #80b4f73a
 @patch(as_prop=True)
 def evidence(self:TraitWalk)->pd.DataFrame: # By reading: length, share and auc, each with low and high
     "The direction in other readings and in the text alone"
@@ -452,8 +477,10 @@ def angles(self:TraitWalk)->pd.DataFrame: # By name: cosine, low, high
 # %% ../../nbs/steering/59_trait_walk.ipynb #b67bc11b
 def _finding(key, question, answer, because, rule, **counts): return Finding(key, question, answer, counts.get(answer, 'open'), because, rule)
 
+# %% ../../nbs/steering/59_trait_walk.ipynb #fa5a0109
 def _said(r, digits=2): return f'{num(r["value"], digits)} ({span(r["low"], r["high"], digits)})'
 
+# %% ../../nbs/steering/59_trait_walk.ipynb #379a2c8d
 def _of_worth(w):
     r = w.worth.loc[w.measure]
     others = '; '.join(f'{m} {_said(o)}' for m,o in w.worth.iterrows() if m!=w.measure)
@@ -461,12 +488,14 @@ def _of_worth(w):
         f'By {OUTCOMES[w.measure]}: AUC {_said(r)}; {others}. The direction is of {w.kept[1]}.',
         'the measure that decides is the first of judge, likelihood and words whose interval lies above ½', yes='for', no='against')
 
+# %% ../../nbs/steering/59_trait_walk.ipynb #14450507
 def _of_direction(w):
     r = w.strengths.loc[w.layer]
     return _finding('direction', 'Is there a direction, in other questions too?', 'yes' if r.low>0 else 'no',
         f'Layer {w.layer}: squared length without noise {num(r.squared)} (95 % interval {span(r.low, r.high)}), reliability {num(r.reliability)}.',
         'the interval lies above 0', yes='for', no='against')
 
+# %% ../../nbs/steering/59_trait_walk.ipynb #de14c0e1
 def _of_prompt(w):
     t = w.evidence
     held = t[[o.startswith('every prompt over') for o in t.index]].astype(float)
@@ -477,6 +506,7 @@ def _of_prompt(w):
         f'Shares of its length. Only the prompt differs: {said(held)}. Only the text: {said(text)}.',
         'yes if the share is above 0 over either text (intervals)', yes='for')
 
+# %% ../../nbs/steering/59_trait_walk.ipynb #a33b35d9
 def _of_words(w):
     t = w.evidence.astype(float)
     there = [n for n in ('TF-IDF','length','layer 0','an untrained twin') if n in t.index]
@@ -494,6 +524,7 @@ def _of_layer(w):
         f'{_said(t.loc[k]) if k in t.index else "–"} on the questions that chose it, {_said(e)} on the others.',
         'there is a direction, and the interval lies above 0', yes='for')
 
+# %% ../../nbs/steering/59_trait_walk.ipynb #a0b36dae
 def _of_steering(w):
     q = 'Does steering move the trait beyond its controls?'
     rule = 'the difference from the mean control is outside its interval, widened for the number of comparisons, and no control does as much'
@@ -505,6 +536,7 @@ def _of_steering(w):
     answer = 'yes' if len(hit) else 'no' if len(t) else 'not tested'
     return _finding('steering', q, answer, f'{len(hit)} of {len(t)} comparisons. {said}.', rule, yes='for', no='against')
 
+# %% ../../nbs/steering/59_trait_walk.ipynb #f6b67949
 def _of_prompting(w):
     t,m = w.curve.table(),w.measure
     ok = t.loc[['direction']][lambda o: o.coherent>=t.coherent['unsteered'].iloc[0]-.1] if 'direction' in t.index else t.iloc[:0]
@@ -516,12 +548,14 @@ def _of_prompting(w):
         f'Positive prompts move it by {num(p[m])} (± {num(p[f"{m} ±"])}) at {num(p.kl)} nats a token; {best}.',
         'among doses with at most a tenth fewer coherent answers than without steering')
 
+# %% ../../nbs/steering/59_trait_walk.ipynb #ab03450a
 @patch(as_prop=True)
 def findings(self:TraitWalk)->list:
     "The findings, in the order of the page"
     if not hasattr(self, '_findings'): self._findings = [f(self) for f in (_of_worth,_of_direction,_of_prompt,_of_words,_of_layer,_of_steering,_of_prompting)]
     return self._findings
 
+# %% ../../nbs/steering/59_trait_walk.ipynb #6aafab73
 @patch(as_prop=True)
 def headline(self:TraitWalk)->str:
     f = {o.key: o.answer for o in self.findings}
