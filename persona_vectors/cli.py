@@ -1189,16 +1189,21 @@ def serve(more:Annotated[list[str], typer.Argument(help='Arguments of `vllm serv
           model:Model=EMBEDDED, revision:Revision=None,
           steer:Annotated[list[Path], _option('A steering or a direction, or a folder of those; several times for several.')]=None,
           cap:Annotated[list[Path], _option('A file of a capping, from `cap`; as --steer.')]=None,
+          watch:Annotated[list[Path], _option('A saved direction on which every token is projected; several times for several.')]=None,
+          calibration:Annotated[Path, _option("With --watch: a responses file whose neutral answers say what is usual. Default: projections without z.")]=None,
+          readings:Annotated[Path, _option('With --watch: the folder that receives a file of each request.')]=Path('readings'),
           dry_run:Annotated[bool, _option('Print the command that would be run, and do nothing.', '--dry-run')]=False):
-    "Serve a model by vLLM, steered and capped as each request asks."
+    "Serve a model by vLLM, steered and capped as each request asks, and watched."
     from shlex import join
-    from persona_vectors.steering.serving import need_vllm, serve_command, steering_files
+    from persona_vectors.steering.serving import need_vllm, serve_command, serving_env, steering_files, watching
+    if calibration and not watch: raise ValueError('--calibration goes with --watch')
     files = steering_files([*(steer or []), *(cap or [])])
-    cmd = serve_command(find_model(at_revision(model, revision)), files, more or [])
-    if dry_run: return print(join(cmd))
+    own = watching(config_from(model, revision=revision, dtype='float32'), watch, readings, None if dry_run else calibration) if watch else None
+    cmd = serve_command(find_model(at_revision(model, revision)), files, more or [], own)
+    if dry_run: return print(join([*(f'{k}={o}' for k,o in serving_env(own).items()), *cmd]))
     need_vllm(cmd)
     log.info(f"a request names what it wants in vllm_xargs, as {{\"persona_vectors\": \"NAME\"}}; NAME: {', '.join(files) or 'none'}")
-    os.execv(cmd[0], cmd)
+    os.execve(cmd[0], cmd, os.environ | serving_env(own))
 
 # %% ../nbs/92_cli.ipynb #46ae07c6
 @app.command(epilog='Example: persona-vectors info data/persona_vectors/FILE.safetensors')
