@@ -140,21 +140,21 @@ def _wanted(path, columns, id):
     if not set(KEYS)&set(columns): raise ValueError(f"its columns are {', '.join(map(str, columns[:8]))}, and none is {', '.join(KEYS)}")
     return [k for k in columns if k in (*KEYS, *SYSTEMS, *TOOLS, id)]
 
-def _of_csv(path, id):
+def _of_csv(path, id=None, wanted=_wanted):
     "Yield (name, row) of each row of a CSV file"
     csv.field_size_limit((1<<31)-1)
     with open(path, 'rb') as f: wide = f.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
     with open(path, encoding='utf-16' if wide else 'utf-8-sig', errors='surrogateescape', newline='') as f:
         rows = csv.DictReader(f)
-        keep = _wanted(path, rows.fieldnames or [], id)
+        keep = wanted(path, rows.fieldnames or [], id)
         for i,o in enumerate(rows, 1):
             bad = any(halved(o[k] or '') for k in keep)
             yield f'row {i}', ValueError('it is not UTF-8 text') if bad else {k: o[k] for k in keep if o[k]}
 
-def _of_parquet(path, id):
+def _of_parquet(path, id=None, wanted=_wanted):
     "Yield (name, row) of each row of a Parquet file"
     with open_parquet(path) as f:
-        i,keep = 0,_wanted(path, f.schema_arrow.names, id)
+        i,keep = 0,wanted(path, f.schema_arrow.names, id)
         for batch in f.iter_batches(64, columns=keep):
             for o in batch.to_pylist(): i += 1; yield f'row {i}', o
 
@@ -225,6 +225,27 @@ def each_conversation(
         if not i and id and isinstance(o, dict) and id not in o:
             raise ValueError(f"id={id!r}: the first conversation in {path} has {', '.join(map(repr, list(o)[:8]))}")
         yield _called(name, o, id), _taken(o)
+
+# %% ../nbs/09_conversations.ipynb #af3535a2
+def _all_columns(path, columns, id): return columns
+
+def _rows_in(path):
+    if path.suffix=='.csv': yield from _of_csv(path, wanted=_all_columns); return
+    if path.suffix=='.parquet': yield from _of_parquet(path, wanted=_all_columns); return
+    for name,o in _of_json(path):
+        if name!='' or not isinstance(o, list) or not all(isinstance(r, dict) and 'content' not in r for r in o): yield name or 'row 1', o
+        else: yield from ((f'row {i}', r) for i,r in enumerate(o, 1))
+
+def each_row(
+    path # A file of rows (JSON, JSON lines, CSV, Parquet), or a folder of files
+): # Yields (name, the row as an object, or the ValueError that says why it is none)
+    "Each row of a file with any columns; FileNotFoundError or ValueError says what is wrong with the file"
+    path = Path(path)
+    if not path.exists(): raise FileNotFoundError(f"no file of rows at {path}: check the path")
+    files = sorted(p for p in path.rglob('*') if p.suffix in SUFFIXES and p.is_file()) if path.is_dir() else [path]
+    if not files: raise ValueError(f"{path} is a folder without files of rows ({', '.join(SUFFIXES)})")
+    for p in files:
+        for name,o in _rows_in(p): yield (name if p==path else f'{p.relative_to(path).as_posix()}, {name}'), o
 
 # %% ../nbs/09_conversations.ipynb #99cec3f6
 class LeftOut:

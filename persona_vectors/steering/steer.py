@@ -110,7 +110,8 @@ def check_layers(s):
             raise ValueError(f"the direction '{d.orientation}' does not say its layer: give layers=[...], or make it from load_vectors(path, layer=...)")
         if s.unit=='norm' and k not in (s.norm or {}):
             raise ValueError(f"unit='norm' needs the mean norm of layer {k}: norm=residual_norm(model, inputs, [{k}])")
-        if s.when and s.when.layer>k: raise ValueError(f"the gate is read at layer {s.when.layer}, after layer {k} that it decides on: give it a layer up to {k}")
+        if s.when and s.when.layer>k:
+            raise ValueError(f"the gate is read at layer {s.when.layer}, after layer {k} that it decides on: give it a layer up to {k}")
 
 # %% ../../nbs/steering/50_steer.ipynb #dfad44aa
 class Bounds:
@@ -361,8 +362,9 @@ def _steers_in(head, tensors):
     ds = [Direction(x, d['orientation'], d['layer'], named(d), d['made_of']) for x,d in zip(tensors, head['directions'], strict=True)]
     def gate(g): return g and Gate(ds[g['direction']], g['at'], g['below'], g['layer'])
     gates = {str(s['when']): gate(s['when']) for s in head['steers']}                    # one that several steers share stays one
-    return [Steer([ds[i] for i in s['directions']], s['coef'], s['op'], s['layers'], s['positions'], s['unit'], s['norm'] and dict(s['norm']), gates[str(s['when'])])
-            for s in head['steers']]
+    def steer(s): return Steer([ds[i] for i in s['directions']], s['coef'], norm=s['norm'] and dict(s['norm']), when=gates[str(s['when'])],
+                               **{k: s[k] for k in ('op','layers','positions','unit')})
+    return list(map(steer, head['steers']))
 
 def load_steers(
     path # From `save_steers`

@@ -7,10 +7,13 @@ __all__ = ['TRAITS', 'Trait', 'keep_judged', 'trait_direction', 'trait_strength'
 
 # %% ../../nbs/steering/52_traits.ipynb #f1ebcf37
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from ..analysis.readings import difference
 from ..analysis.uncertainty import Interval, half_width, reliability, resample
+from ..config import data_dir
 from ..extraction.vectors import Direction, PersonaVectors
 from ..generation.judging import Rubric, trait_rubric
+from ..personas import RoleFile, read_data
 from ..responses import Responses
 from ..selection import Selection, select
 import pandas as pd
@@ -24,6 +27,7 @@ class Trait:
     positive:tuple # System prompts
     negative:tuple # System prompts for its opposite, as many
     questions:tuple
+    text:str='' # What a judge is asked, with {question} and {answer}; empty: made from the description
     def __post_init__(self):
         for o in ('positive','negative','questions'):
             if isinstance(getattr(self, o), str): raise TypeError(f"trait {self.name!r}: {o} is one text: give a list of them")
@@ -34,7 +38,7 @@ class Trait:
     @property
     def personas(self): return dict(zip(self.poles, (list(self.positive), list(self.negative)))) # Name to prompts, for `load_personas`
     @property
-    def rubric(self)->Rubric: return trait_rubric(self.name, self.description)
+    def rubric(self)->Rubric: return Rubric(self.name, self.text, 100) if self.text else trait_rubric(self.name, self.description)
 
 # %% ../../nbs/steering/52_traits.ipynb #705db48c
 formality = Trait('formality', 'the answer is worded formally, as in an official letter, and not casually, as among friends.',
@@ -65,7 +69,17 @@ curiosity = Trait('curiosity', 'the answer asks about the other person and about
      'I found an old key in the attic.', 'How are bridges built?', 'I bake my own bread.', 'Why do cats purr?'))
 
 # %% ../../nbs/steering/52_traits.ipynb #7d11988b
-TRAITS = {o.name: o for o in (formality, pessimism, curiosity)} # Name to `Trait`
+def trait_of(
+    path # A trait file, in the form of Chen et al.; `description` may stand in it
+)->Trait:
+    "The trait in a file; ValueError if it is none"
+    path = Path(path)
+    f = RoleFile(path, data := read_data(path, ('.json','.yaml','.yml')))
+    if not f.trait: raise ValueError(f"{path} is a role's file, not a trait's: each entry of a trait's 'instruction' has 'pos' and 'neg'")
+    return Trait(f.name, data.get('description', ''), *map(tuple, f.prompts.values()), tuple(f.questions), f.rubric or '')
+
+# %% ../../nbs/steering/52_traits.ipynb #62a512f2
+TRAITS = {o.name: o for o in (formality, pessimism, curiosity, *map(trait_of, sorted((data_dir()/'traits').glob('*.json'))))} # Name to `Trait`
 
 # %% ../../nbs/steering/52_traits.ipynb #7c22b4a9
 def keep_judged(
