@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/experiments/004_somebody.ipynb #f0565f09
+# %% ../../nbs/experiments/004_somebody.ipynb #ddcce93d
 import gc, json, re, sys, time
 from dataclasses import asdict, dataclass, field, replace
 from datetime import date
@@ -43,7 +43,7 @@ from ..steering.steer import prediction_change, steered
 from ..steering.traits import TRAITS, trait_direction, trait_strength
 import numpy as np, pandas as pd, torch, typer
 
-# %% ../../nbs/experiments/004_somebody.ipynb #81c7d500
+# %% ../../nbs/experiments/004_somebody.ipynb #b7033777
 MODEL = 'qwen2.5-coder-1.5b-instruct'
 ANSWER = ['persona','question','prompt','sample']
 
@@ -69,7 +69,7 @@ class Experiment:
     @property
     def halves(self): return {'chosen on': self.questions[::2], 'reported on': self.questions[1::2]}
 
-# %% ../../nbs/experiments/004_somebody.ipynb #cd515486
+# %% ../../nbs/experiments/004_somebody.ipynb #e74e144b
 @patch(as_prop=True)
 def settings(self:Experiment)->dict:
     "All that decides the content of the files"
@@ -87,7 +87,7 @@ def check(self:Experiment):
     if path.exists(): return
     with atomic_write(path) as f: json.dump(self.settings, f, indent=1)
 
-# %% ../../nbs/experiments/004_somebody.ipynb #7ba07717
+# %% ../../nbs/experiments/004_somebody.ipynb #b20cc458
 @patch
 def keep(self:Experiment, stage, tables, **meta):
     "Write the `tables` of a stage, and what made them"
@@ -100,7 +100,7 @@ def tables(self:Experiment, stage): return load_results(self.path(f'{stage}.json
 @patch
 def about(self:Experiment, stage): return json.loads(self.path(f'{stage}.json').read_text(encoding='utf-8'))['meta'] # What made a stage's tables
 
-# %% ../../nbs/experiments/004_somebody.ipynb #9b428f86
+# %% ../../nbs/experiments/004_somebody.ipynb #26e9e8e2
 STAGES = {} # File of each stage to the function that makes it
 
 def stage(file):
@@ -125,7 +125,7 @@ def run_experiment(
             gc.collect()
             print(f'{file}: {time.monotonic()-t:.0f} s', file=sys.stderr)
 
-# %% ../../nbs/experiments/004_somebody.ipynb #1420bd6f
+# %% ../../nbs/experiments/004_somebody.ipynb #b1a1b6f5
 _AI = re.compile(r"\b(?:as an? (?:ai|a\.i\.|artificial|(?:large )?language model|machine|virtual assistant|computer program)"
     r"|i(?:'|’)?(?: a)?m (?:just |only |not a (?:person|human)|an? (?:ai|a\.i\.|artificial|(?:large )?language model|virtual|computer program))"
     r"|i (?:do not|don['’]t) have (?:personal|feelings|emotions|a physical))\b", re.I)
@@ -136,7 +136,7 @@ def fell_back(
     "Whether an answer speaks as an AI model within its first 200 characters"
     return bool(_AI.search(text[:200]))
 
-# %% ../../nbs/experiments/004_somebody.ipynb #0624fe7f
+# %% ../../nbs/experiments/004_somebody.ipynb #36e04fbe
 @stage('answers.json')
 def answers(x):
     "answers of all personas, in all wordings and samples"
@@ -150,7 +150,7 @@ def selection(self:Experiment, half=None):
     "The answers that are read: all, or those to one half of the questions; a persona with one is left out"
     return select(self.responses, self.personas, self.halves[half] if half else self.questions, strict=False, min_answers=2)
 
-# %% ../../nbs/experiments/004_somebody.ipynb #1ecd443d
+# %% ../../nbs/experiments/004_somebody.ipynb #9445603b
 @stage('scores.json')
 def scores(x):
     "the model's own judgement of each answer, 0 to 3, and whether it fell back"
@@ -159,7 +159,7 @@ def scores(x):
     t = pd.DataFrame(rows).set_index(ANSWER).astype(float)
     x.keep('scores', dict(scores=t, personas=t.groupby(level='persona', sort=False).mean()), judges=rs.meta.get('judges'))
 
-# %% ../../nbs/experiments/004_somebody.ipynb #279ac43b
+# %% ../../nbs/experiments/004_somebody.ipynb #92e8230a
 @patch
 def every(self:Experiment,
     ex, # An extractor
@@ -183,7 +183,7 @@ def read(x):
     read_together([Extraction(ex, s, ex.layers('all'), o) for o in (None, default)], x.data/'persona_vectors', means)
     kept_likelihoods(x.path('adherence.csv'), lambda: both.table)
 
-# %% ../../nbs/experiments/004_somebody.ipynb #241d3bd4
+# %% ../../nbs/experiments/004_somebody.ipynb #b528aa51
 @patch(as_prop=True)
 def adherence(self:Experiment): return pd.read_csv(self.path('adherence.csv'), keep_default_na=False).astype(dict(difference=float))
 
@@ -201,7 +201,7 @@ def layers(x):
 @patch(as_prop=True)
 def layer(self:Experiment): return self.about('layers')['layer']
 
-# %% ../../nbs/experiments/004_somebody.ipynb #b13754ea
+# %% ../../nbs/experiments/004_somebody.ipynb #c2585266
 def lost_in_half(
     v:PersonaVectors
 )->float: # A share
@@ -219,7 +219,7 @@ def save_small(
     head = dict(layers=v.layers, rows=[asdict(r) for r in v.rows], meta=v.meta|dict(stored=str(means.dtype)[6:], float16_loss=loss))
     save_tensors(path, {f'persona.{k}': t.contiguous() for k,t in v.items()} | {'responses.means': means.contiguous()}, VECTORS_FORMAT, head)
 
-# %% ../../nbs/experiments/004_somebody.ipynb #c962a40a
+# %% ../../nbs/experiments/004_somebody.ipynb #f3293d43
 def at_layers(v, ks): return PersonaVectors(v.means[:,[v.layers.index(k) for k in ks]], v.rows, list(ks), {**v.meta, 'layers': list(ks)}) # Some of its layers
 
 @stage('own.safetensors')
@@ -237,7 +237,7 @@ def vectors(self:Experiment, which='own', half='reported on'):
     "The tracked means at the chosen layer, of one half of the questions"
     return load_vectors(self.path(f'{which}.safetensors')).at(self.layer).only(questions=self.halves[half])
 
-# %% ../../nbs/experiments/004_somebody.ipynb #b8422520
+# %% ../../nbs/experiments/004_somebody.ipynb #a95c3388
 @patch(as_prop=True)
 def judged(self:Experiment): return self.tables('scores')['scores'].astype(float).reset_index() # A row an answer: role, fell_back
 
@@ -247,7 +247,7 @@ def behaviours(self:Experiment, half='reported on')->dict: # Name to (table, col
     t = of_questions(self.judged, self.halves[half])
     return {'adherence': (of_questions(self.adherence, self.halves[half]), 'difference'), 'role score': (t, 'role'), 'falls back': (t, 'fell_back')}
 
-# %% ../../nbs/experiments/004_somebody.ipynb #7b2f86de
+# %% ../../nbs/experiments/004_somebody.ipynb #e12c83c8
 def _goes_with(v, table, column, n):
     "How the roles' places go with a behaviour: rank correlation; and for roles that the axis was made without"
     place,by = along(v).loc[v.roles].mean(axis=1),table.groupby('persona')[column].mean()
@@ -263,7 +263,7 @@ def behaviour(x):
     rows = {k: _goes_with(v, t, c, min(499, x.n)) if t[c].std()>0 else dict(note='no differences') for k,(t,c) in found.items()}
     x.keep('behaviour', dict(behaviour=pd.DataFrame(rows).T.rename_axis('behaviour')))
 
-# %% ../../nbs/experiments/004_somebody.ipynb #66134b52
+# %% ../../nbs/experiments/004_somebody.ipynb #434af852
 @patch
 def marks(self:Experiment, v)->dict: # Name to (score of each row, least score that is kept); NaN for the neutral personas
     "By what answers can be kept: not falling back, and the judge's score"
@@ -279,7 +279,7 @@ def kept(x):
     found = {k: selection_evidence(v, {k: o}, least, min_answers=2) for k,(o,least) in x.marks(v).items()}
     x.keep('kept', dict(kept=pd.concat(found, names=['by','set'])), left_out={k: o.attrs['left_out'] for k,o in found.items()})
 
-# %% ../../nbs/experiments/004_somebody.ipynb #7d7c8c3c
+# %% ../../nbs/experiments/004_somebody.ipynb #5e115f41
 def is_first(r): return not (r.prompt or r.sample) # Whether an answer, or its row, is the first sample of the first wording
 
 def first_rows(v):
@@ -290,7 +290,7 @@ def first_rows(v):
 @patch
 def first(self:Experiment): return Responses(filter(is_first, self.responses.rows), self.responses.meta) # Those answers
 
-# %% ../../nbs/experiments/004_somebody.ipynb #f316a096
+# %% ../../nbs/experiments/004_somebody.ipynb #82b90dab
 SHORT = 48 # Most tokens of an answer under steering, or under a floor
 
 @stage('steering.json')
@@ -300,7 +300,7 @@ def steering(x):
     v = first_rows(x.every(ex).at(x.layer))
     evaluate_steering(ex, v, x.first(), doses=x.doses, max_tokens=min(SHORT, x.config.max_tokens)).save(x.path('steering.json'))
 
-# %% ../../nbs/experiments/004_somebody.ipynb #9742ca06
+# %% ../../nbs/experiments/004_somebody.ipynb #f3f4304b
 def hand_down(ex, v, selection, layers, folder, under=None):
     "Write the vectors of `selection` at `layers`, taken from `v`, to the file where they are looked for"
     path = vectors_file(folder, ex.cache_key(selection, layers, under))
@@ -313,7 +313,7 @@ def read_twin(ex, s, k, default, folder):
     read_together([Extraction(twin, s, [k]), Extraction(twin, s, [k], None, default), last], folder)
     twin.release()
 
-# %% ../../nbs/experiments/004_somebody.ipynb #9002d0b0
+# %% ../../nbs/experiments/004_somebody.ipynb #eb4feb73
 @patch
 def prepare(self:Experiment, ex, s):
     "Hand down what a report on the answers `s` would read again, and read the twin"
@@ -334,7 +334,7 @@ def report(x):
     e = evidence(**got, steering=load_evaluation(x.path('steering.json')).against_controls(), sweep=sweep, selection=some, n=x.n)
     save_page(e, x.path('report.html'))
 
-# %% ../../nbs/experiments/004_somebody.ipynb #3b0ad9d4
+# %% ../../nbs/experiments/004_somebody.ipynb #07786bd5
 def tried(own, bare, adherence, direction=None, order=None)->dict:
     "What is asked of each axis; `order`: the roles' places on the first of them"
     t,y = contributions(own, bare, direction),along(own, direction).loc[own.roles]
@@ -346,7 +346,7 @@ def tried(own, bare, adherence, direction=None, order=None)->dict:
     both = [] if order is None else [p for p in place.index if p in order.index]
     return row | dict(zip(('same order','same order, low','same order, high'), spearman(place[both], order[both]) if both else (np.nan,)*3))
 
-# %% ../../nbs/experiments/004_somebody.ipynb #e35ec7c5
+# %% ../../nbs/experiments/004_somebody.ipynb #25920449
 def some_rows(v, keep):
     "The rows where `keep`, of personas that keep answers to two questions"
     asked = {}
@@ -365,7 +365,7 @@ def attempts(self:Experiment, own, bare, made):
         yield k, some_rows(own, keep), some_rows(bare, keep), None
     yield 'LDA direction', own, bare, probe_direction(made, 'lda')
 
-# %% ../../nbs/experiments/004_somebody.ipynb #f9adfbd8
+# %% ../../nbs/experiments/004_somebody.ipynb #88d46846
 @stage('attempts.json')
 def explain_away(x):
     "other axes: matched lengths, answers left out, LDA, other layers; beside the axis"
@@ -381,7 +381,7 @@ def explain_away(x):
         except ValueError as e: rows[name] = dict(note=' '.join(str(e).split()))
     x.keep('attempts', dict(attempts=pd.DataFrame(rows).T.rename_axis('axis')))
 
-# %% ../../nbs/experiments/004_somebody.ipynb #4f8120d9
+# %% ../../nbs/experiments/004_somebody.ipynb #c26dbfd2
 SMALL = 'SmolLM2 135M'
 
 @patch
@@ -397,7 +397,7 @@ def readings(self:Experiment)->tuple: # Name to PersonaVectors at one layer; nam
     bare = {f'{SMALL}, these answers': read(small, small.layer, s, self.neutral())}
     return found, bare, {'these answers': s.responses, f'answers of {SMALL}': theirs.responses}
 
-# %% ../../nbs/experiments/004_somebody.ipynb #92aa0060
+# %% ../../nbs/experiments/004_somebody.ipynb #3bda297b
 @stage('comparison.json')
 def comparison(x):
     "both models, on the same answers and on each one's own"
@@ -407,7 +407,7 @@ def comparison(x):
     shares = pd.concat({k: contributions(found[k], o) for k,o in under.items()}, names=['reading'])
     x.keep('comparison', dict(agreement=c.table, increment=c.increment, projections=c.projections.rename_axis('persona'), shares=shares))
 
-# %% ../../nbs/experiments/004_somebody.ipynb #8013334a
+# %% ../../nbs/experiments/004_somebody.ipynb #b088502d
 @patch
 def floors(self:Experiment, ex, neutral)->dict: # Name to Capping
     "Floors along the axes of three layers, and one along random directions; `neutral`: `Tokens` of the answers that calibrate"
@@ -429,7 +429,7 @@ def cost_of(model, floors, sets, blocks=None)->pd.DataFrame: # Floor and answers
             rows[k,name] = {o: np.average(e[o], weights=e.tokens) for o in ('moved','kl','match','gain')} | dict(kl_se=e.kl.sem())
     return pd.DataFrame(rows).T.rename_axis(['floor','answers'])
 
-# %% ../../nbs/experiments/004_somebody.ipynb #b10272cf
+# %% ../../nbs/experiments/004_somebody.ipynb #9c14d806
 def write_under(lm, floors, rows, max_tokens)->dict: # Floor to answers
     "Greedy answers to the cells `rows`, without a floor and under each"
     out,todo = {'no floor': lm.answer(rows, max_tokens, 0., leave=False)},[replace(r, text='') for r in rows]
@@ -457,7 +457,7 @@ def judged_texts(x, rows):
     t = [dict(persona=r.persona, question=r.question, role=(r.scores or {}).get('role'), fell_back=float(fell_back(r.text)), text=r.text) for r in rs.rows]
     return pd.DataFrame(t).set_index(['persona','question'])
 
-# %% ../../nbs/experiments/004_somebody.ipynb #501bb1a4
+# %% ../../nbs/experiments/004_somebody.ipynb #66897201
 @patch
 def talk(self:Experiment, ex, direction, max_tokens=100)->list: # Messages
     "The conversation so far, and the rest of it; each answer is kept as soon as it is whole"
@@ -472,7 +472,7 @@ def talk(self:Experiment, ex, direction, max_tokens=100)->list: # Messages
         with atomic_write(path) as f: json.dump(msgs, f, ensure_ascii=False)
     return msgs
 
-# %% ../../nbs/experiments/004_somebody.ipynb #dd134872
+# %% ../../nbs/experiments/004_somebody.ipynb #a44997cf
 @patch
 def watched(self:Experiment, ex, pairs=100)->dict: # Name to Direction
     "The axis, that of layer 0, and differences of two roles"
@@ -497,7 +497,7 @@ def conversation(x):
     x.keep('conversation', dict(turns=t.set_index('message')[['role','asked','tokens',*(f'z {k}' for k in found),'text']]))
     x.path('conversation.partial.json').unlink(missing_ok=True)
 
-# %% ../../nbs/experiments/004_somebody.ipynb #d847b83d
+# %% ../../nbs/experiments/004_somebody.ipynb #caf035d0
 def _trait(x, trait, judged, v, axis):
     "A row for one trait: its length, reliability, cosine with the axis; the judge's mean score of either pole"
     length,reliable = trait_strength(v, trait, n=x.n)
@@ -519,7 +519,7 @@ def traits(x):
         rows[t.name] = _trait(x, t, judged[t.name], v, axis)
     x.keep('traits', dict(traits=pd.DataFrame(rows).T.rename_axis('trait')))
 
-# %% ../../nbs/experiments/004_somebody.ipynb #80bfa57c
+# %% ../../nbs/experiments/004_somebody.ipynb #358f4bc2
 @patch(as_prop=True)
 def work(self:Experiment)->dict: # File to (tokens read, tokens written)
     "What each stage takes"
@@ -534,7 +534,7 @@ def work(self:Experiment)->dict: # File to (tokens read, tokens written)
         'comparison.json': (len(prompts)*qs/2*(one+256), 0),
         'floor.json': (6*cells*(one+c.max_tokens), 4*cells*short), 'traits.json': (64*3*(one+c.max_tokens), 64*c.max_tokens)}
 
-# %% ../../nbs/experiments/004_somebody.ipynb #d17c24c3
+# %% ../../nbs/experiments/004_somebody.ipynb #046e41e6
 @patch(as_prop=True)
 def size(self:Experiment)->tuple: # Weights; those in the blocks; number of blocks; width; bytes to fetch
     "How large the model is, without fetching it"
@@ -546,7 +546,7 @@ def size(self:Experiment)->tuple: # Weights; those in the blocks; number of bloc
     head,item = 0 if cfg.tie_word_embeddings else plan.embedding,getattr(torch, self.dtype).itemsize
     return (plan.weights+head)//item,(plan.weights-plan.embedding)//item,ex.num_layers,cfg.hidden_size,0
 
-# %% ../../nbs/experiments/004_somebody.ipynb #e783944b
+# %% ../../nbs/experiments/004_somebody.ipynb #c56b2eef
 BANDWIDTH,TOGETHER = 8e9,52 # Bytes a second of any machine's memory; answers that are written at a time
 
 @patch
@@ -558,7 +558,7 @@ def speed(self:Experiment, rate=None)->tuple: # Functions of a number of tokens:
     def step(k): return weights*dtype.itemsize/BANDWIDTH + 2*k*weights/rate + .002*depth
     return (lambda n: 2*n*blocks/rate), (lambda n: n*step(TOGETHER)/TOGETHER), (lambda n: n*step(1))
 
-# %% ../../nbs/experiments/004_somebody.ipynb #bd65f0de
+# %% ../../nbs/experiments/004_somebody.ipynb #1f16c32e
 def forecast(
     x:Experiment,
     rate:float=None # FLOP per second; None: measured here
@@ -574,7 +574,7 @@ def forecast(
     return t,dict(answers=answers, fetch=fetch, weights=weights*item, means=means, memory=weights*item+means+7e8,
                   seconds=float(t[~t.there.astype(bool)].seconds.sum()))
 
-# %% ../../nbs/experiments/004_somebody.ipynb #87c68635
+# %% ../../nbs/experiments/004_somebody.ipynb #39ac9a63
 def _time(s): return f'{s:.0f} s' if s<100 else f'{s/60:.0f} min' if s<6000 else f'{s/3600:.1f} h'
 def _gb(n): return f'{n/1e9:.2f} GB'
 
@@ -591,7 +591,7 @@ def said(self:Experiment, t, total):
     yield f"there already: {', '.join(t.index[there]) or 'nothing'}"
     yield f"in all about {_time(total['seconds'])} on this machine; after an interruption the same command goes on"
 
-# %% ../../nbs/experiments/004_somebody.ipynb #3fa9234a
+# %% ../../nbs/experiments/004_somebody.ipynb #7fbc539c
 def main(
     model:Annotated[str, typer.Option(help='Hub id, folder, .gguf file or packaged model.')]=MODEL,
     out:Annotated[Path, typer.Option(help='Folder that receives data/.')]=Path('.'),
@@ -616,3 +616,17 @@ def main(
     for file in STAGES: print(x.path(file))
 
 if __name__=='__main__' and '__file__' in globals(): typer.run(main)   # not in a notebook
+
+# %% ../../nbs/experiments/004_somebody.ipynb #5e49eac7
+def tracked(
+    model:str=MODEL,
+    folder=None # Of data/; None: that of the package
+)->Experiment: # None: its files are not there
+    "The experiment on `model`, with the settings and files that are tracked"
+    out = Path(folder) if folder else data_dir().parent
+    path = Experiment(PersonaVectorConfig(model_name=model), out).path('settings.json')
+    if not path.exists(): return None
+    st = json.loads(path.read_text(encoding='utf-8'))
+    c = PersonaVectorConfig(model_name=model, **{k: st[k] for k in ('dtype','max_tokens','temperature','seed')})
+    prompts = {p: next(o for o in (WORDINGS[p], WORDINGS[p][:1]) if content_hash(o)==h) for p,h in st['personas'].items()}
+    return Experiment(c, out, prompts, st['questions'], st['samples'], n=st['n'], doses=tuple(st['doses']))
