@@ -46,5 +46,6 @@ setup(
     packages=find_packages(str(root), include=[lib, f'{lib}.*']), package_data={lib: ['*.pyi']}, zip_safe=False,
     install_requires=shlex.split(cfg['requirements']),
     extras_require={k: shlex.split(cfg[f'{k}_requirements']) for k in ('dev','page','ray','adapters','quantize')},
-    entry_points={'console_scripts': shlex.split(cfg['console_scripts']), 'nbdev': [f'{lib}={lib}._modidx:d']},
+    entry_points={'console_scripts': shlex.split(cfg['console_scripts']), 'nbdev': [f'{lib}={lib}._modidx:d'],
+                  'vllm.general_plugins': [f'{lib}={lib}.steering.serving:register']},
     cmdclass={'build_py': BuildWithData})

@@ -12,6 +12,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache
 from html import escape, unescape
+from itertools import islice
 from pathlib import Path
 from textwrap import wrap
 from threading import Event, Lock, RLock
@@ -20,11 +21,12 @@ from fastcore.basics import patch
 from .analysis.axis import assistant_axis, cosine_matrix, rank_personas, role_pca
 from .analysis.figures import CATEGORY_COLOURS, plot_cosine, plot_pca, plot_ranking, styled
 from .analysis.uncertainty import rank_intervals
-from .config import PersonaVectorConfig, atomic_write, data_dir
+from .config import SAMPLING, PersonaVectorConfig, atomic_write, data_dir
 from .conversations import each_conversation
 from .extraction.blocks import decoder_of
 from .extraction.extractor import ActivationExtractor, extract_persona_vectors
 from .extraction.vectors import Direction, PersonaVectors, load_vectors, shipped_vectors
+from .generation.answers import settings
 from .generation.local import LocalModel
 from .models import same_model, unlike
 from .personas import category_of
@@ -116,7 +118,7 @@ function render({model, el}) {
   }
   function all() { talk.replaceChildren(); for (const t of model.get('turns')) { turn(t.role); t.tokens.forEach(token) } }
   model.on('change:turns', all)
-  model.on('msg:custom', m => { if (m.turn) turn(m.turn); if (m.token) token(m.token); if (m.save) keep(m.name, m.save) })
+  model.on('msg:custom', m => { if (m.turn) turn(m.turn); if (m.token) token(m.token); if (m.again) all(); if (m.save) keep(m.name, m.save) })
   all()
 }
 export default {render}
@@ -148,7 +150,7 @@ def _space(v):
     "The first three components"
     pca = role_pca(v)
     if pca.scores.shape[1]<3: raise ValueError('three components take four roles or more')
-    df,fig = pca.scores.iloc[:,:3].assign(category=[category_of(p) for p in pca.scores.index]),go.Figure()
+    df,fig = pca.scores.iloc[:,:3].assign(category=['Neutral' if p in v.neutral else category_of(p) for p in pca.scores.index]),go.Figure()
     for c,g in df.groupby('category', sort=False):
         names = [escape(p, quote=False) for p in g.index]
         fig.add_scatter3d(x=g.PC1, y=g.PC2, z=g.PC3, mode='markers+text' if len(df)<=60 else 'markers', text=names, textfont_size=10, name=c,
@@ -308,6 +310,18 @@ def explore(
 # %% ../nbs/91_look.ipynb #b85fb3d8
 _ONE = Lock() # Held by what runs a model: steering would move two that run at once
 
+class _Work:
+    "Work in a thread beside the page, one piece after the other, each stopped by its `Event`"
+    def __init__(self): self.going,self.threads = [],ThreadPoolExecutor(1)
+    def submit(self, f, *args): return self.threads.submit(f, *args)
+    def begin(self, f, *args):
+        self.going.append(stop := Event())
+        return self.submit(f, *args, stop)
+    def halt(self):
+        "Stop what is going on, and what waits behind it"
+        for o in self.going: o.set()
+        self.going.clear()
+
 class Column:
     "One conversation: `messages`; `widget`, which shows it; `reading`, its last `Reading`"
     def __init__(self, name):
@@ -332,20 +346,21 @@ class Talker:
     "What `talk` shows: `box`, the widget; `columns`, name to `Column`; `monitor`, which reads them"
     def __init__(self, extractor, direction, usual=(), prompts=None, max_tokens=128):
         w,*_ = _widgets()
-        self.extractor,self.direction,self.max_tokens,self.going,self.work = extractor,direction,max_tokens,[],ThreadPoolExecutor(1)
+        self.extractor,self.direction,self.max_tokens,self.work = extractor,direction,max_tokens,_Work()
         self.lm = LocalModel(extractor.causal, extractor.tokenizer, extractor.format)
         self.monitor = Monitor(self.lm.model, self.lm.tokenizer, {'projection': direction}, self.lm.format, extractor.config.blocks)
         self.cap = self._calibrated(list(usual)) if len(usual)>2 else None
         self.columns = {k: Column(k) for k in ('plain','steered','capped')[:3 if self.cap else 2]}
         self.coef = w.FloatSlider(-1., min=-4, max=4, step=.25, description='steer by', continuous_update=False)
         self.on = {k: w.Checkbox(k!='capped', description=k, indent=False, layout=w.Layout(width='90px')) for k in self.columns}
-        self.system = w.Dropdown(options={'no system prompt': ''} | (prompts or {}), description='as')
+        self.system,self.offering = w.Dropdown(options=[('no system prompt',''), *(prompts or {}).items()], description='as'),False
         self.text = w.Textarea(placeholder='Ask something', rows=2, layout=w.Layout(width='100%'))
         self.said,self.file = w.HTML(),w.FileUpload(accept='.json,.jsonl', description='replay a file')
         send,stop,new,save = (w.Button(description=o, layout=w.Layout(width='80px')) for o in ('send','stop','new','save'))
-        for b,f in ((send,'send'), (stop,'halt'), (new,'new'), (save,'save')): b.on_click(lambda _, f=f: getattr(self, f)())
+        for b,f in ((send,'send'), (new,'new'), (save,'save')): b.on_click(lambda _, f=f: getattr(self, f)())
+        stop.on_click(lambda _: self.work.halt())
         for k,o in self.on.items(): o.observe(lambda _: self._arrange(), 'value')
-        self.system.observe(lambda _: self.new(), 'value')
+        self.system.observe(lambda _: None if self.offering else self.new(), 'value')
         self.file.observe(lambda _: self._uploaded(), 'value')
         wrap = w.Layout(flex_flow='row wrap')
         self.shown = w.HBox(layout=wrap)
@@ -375,12 +390,6 @@ def _moving(self:Talker, c, model):
     return steered(model, *c.steers, blocks=self.extractor.config.blocks) if c.steers else nullcontext()
 
 @patch
-def halt(self:Talker):
-    "Stop what is being said, and what was to be said after it"
-    for o in self.going: o.set()
-    self.going.clear()
-
-@patch
 def _arrange(self:Talker): self.shown.children = [self.columns[k].widget for k,o in self.on.items() if o.value]
 
 @patch
@@ -388,9 +397,16 @@ def new(self:Talker):
     "Begin anew, once what is being said has stopped; returns that work"
     def empty():
         for c in self.columns.values(): c.messages,c.reading,c.chat.turns,c.drift.figure = [],None,[],''
-    self.halt()
+    self.work.halt()
     self._arrange()
     return self.work.submit(empty)
+
+@patch
+def offer(self:Talker, name, prompt):
+    "Add a system prompt to those that can be chosen; what is being said goes on"
+    kept,self.offering = self.system.label,True
+    self.system.options = [*self.system.options, (name,prompt)]
+    self.system.label,self.offering = kept,False
 
 # %% ../nbs/91_look.ipynb #ace13cad
 @patch
@@ -406,11 +422,12 @@ def _say(self:Talker, c, text, stop):
             said += t.text
             if stop.is_set(): break
     if said.strip(): c.messages = msgs + [dict(role='assistant', content=said)]
-    if not c.messages: return
-    with self._moving(c, decoder_of(self.lm.model)): c.show(self.monitor.read(c.messages))
+    if c.messages:
+        with self._moving(c, decoder_of(self.lm.model)): c.show(self.monitor.read(c.messages))
+    c.chat.send(dict(again=True))                                         # a question without an answer goes
 
 @patch
-def _answer(self:Talker, text, stop, steers):
+def _answer(self:Talker, text, steers, stop):
     for k,s in steers.items():
         self.said.value,c = f'<i>{k} answers …</i>',self.columns[k]
         try:
@@ -428,8 +445,7 @@ def send(self:Talker):
     if not text or not steers: return
     self.text.value = ''
     self._arrange()
-    self.going.append(stop := Event())
-    return self.work.submit(self._answer, text, stop, steers)
+    return self.work.begin(self._answer, text, steers)
 
 # %% ../nbs/91_look.ipynb #664a3b67
 @patch
@@ -442,22 +458,24 @@ def saved(self:Talker)->str:
 @patch
 def save(self:Talker):
     "Hand the conversations to the browser as a file"
-    c = next((c for c in self.columns.values() if c.messages), None)
+    c = next((c for k,c in self.columns.items() if c.messages and c.widget in self.shown.children), None)
     if c is None: self.said.value = 'nothing was said yet'
     else: c.chat.send(dict(save=self.saved(), name='conversation.jsonl'))
 
 @patch
 def replay(self:Talker, path):
-    "Show the first conversation in a file, read by the plain model; returns the work that is going on"
-    name,o = next(each_conversation(path), (None,ValueError(f'{path} holds no conversation')))
-    if isinstance(o, ValueError): raise o
-    c = Column('replayed')
+    "Show the conversations in a file, at most three, read by the plain model; returns the work that is going on"
+    got = [(str(name),o) for name,o in islice(each_conversation(path, 'id'), 3)] or [('',ValueError(f'{path} holds no conversation'))]
+    for _,o in got:
+        if isinstance(o, ValueError): raise o
+    cs = [Column(name) for name,_ in got]
     def read():
         try:
-            with _ONE: c.show(self.monitor.read(o))
+            for c,(_,o) in zip(cs, got):
+                with _ONE: c.show(self.monitor.read(o))
             self.said.value = ''
         except Exception as e: self.said.value = escape(f'{type(e).__name__}: {e}')
-    self.shown.children,self.said.value = [c.widget],'<i>reading …</i>'
+    self.shown.children,self.said.value = [c.widget for c in cs],'<i>reading …</i>'
     return self.work.submit(read)
 
 @patch
@@ -485,20 +503,24 @@ class _Stopped(Exception): pass
 
 class Adder:
     "What `add_persona` shows: `box`, the widget; `answers`, those made so far; `rate`, tokens a second"
-    def __init__(self, explorer, extractor, max_tokens=128):
+    def __init__(self, explorer, extractor, max_tokens=None, added=None):
         w,*_ = _widgets()
-        self.explorer,self.extractor,self.max_tokens,self.going,self.work = explorer,extractor,max_tokens,[],ThreadPoolExecutor(1)
+        s = explorer.responses.meta.get('settings', {}) if explorer.responses else {}
+        kept = {k: s[k] for k in ('temperature','seed',*SAMPLING) if k in s}       # as the others' answers were made
+        self.config = replace(extractor.config, max_tokens=max_tokens or s.get('max_tokens', 128), **kept)
+        self.explorer,self.extractor,self.work,self.added = explorer,extractor,_Work(),added
         self.answers,self.lm = {},LocalModel(extractor.causal, extractor.tokenizer, extractor.format)
         self.rate = self._speed()
-        qs = explorer.v.questions
+        self.questions = qs = explorer.v.complete().questions
         self.name = w.Text(placeholder='lighthouse_keeper', description='name')
         self.prompt = w.Textarea(placeholder='You are a lighthouse keeper …', description='prompt', rows=3, layout=w.Layout(width='100%'))
         self.n,self.bar,self.said = w.IntSlider(min(6, len(qs)), min=min(2, len(qs)), max=len(qs), description='questions'),w.IntProgress(),w.HTML()
-        make,stop = w.Button(description='make'),w.Button(description='stop')
-        make.on_click(lambda _: self.make())
-        stop.on_click(lambda _: self.halt())
+        self.file = _widgets()[2]()                                           # shows nothing: it hands a file to the browser
+        make,stop,save = (w.Button(description=o, layout=w.Layout(width='80px')) for o in ('make','stop','save'))
+        for b,f in ((make,'make'), (save,'save')): b.on_click(lambda _, f=f: getattr(self, f)())
+        stop.on_click(lambda _: self.work.halt())
         self.n.observe(lambda _: self.cost(), 'value')
-        self.box = w.VBox([self.name, self.prompt, w.HBox([self.n,make,stop,self.bar], layout=w.Layout(flex_flow='row wrap')), self.said])
+        self.box = w.VBox([self.name, self.prompt, w.HBox([self.n,make,stop,save,self.bar], layout=w.Layout(flex_flow='row wrap')), self.said, self.file])
         self.cost()
     def _repr_mimebundle_(self, **kw): return self.box._repr_mimebundle_(**kw)
 
@@ -506,7 +528,7 @@ class Adder:
 @patch
 def _questions(self:Adder):
     "So many of the questions, evenly spread"
-    qs,n = self.explorer.v.questions,self.n.value
+    qs,n = self.questions,self.n.value
     return [qs[i*len(qs)//n] for i in range(n)]
 
 @patch
@@ -520,17 +542,17 @@ def _speed(self:Adder):
 def cost(self:Adder):
     "Say what it will take"
     n = self.n.value
-    self.said.value = f'{n} answers of up to {self.max_tokens} tokens: at most about {n*self.max_tokens/self.rate:.0f} s'
+    self.said.value = f'{n} answers of up to {self.config.max_tokens} tokens: at most about {n*self.config.max_tokens/self.rate:.0f} s'
 
 @patch
 def _rows(self:Adder, name, prompt, qs, stop):
     "The answers to `qs`, made three at a time; those that are there already are kept"
     def step(i):
         if stop.is_set(): raise _Stopped()
-    todo = [Response(name, q, '', system=prompt) for q in qs if (name,prompt,q) not in self.answers]
+    c,todo = self.config,[Response(name, q, '', system=prompt) for q in qs if (name,prompt,q) not in self.answers]
     self.bar.max,self.bar.value = len(qs),len(qs)-len(todo)
     for i in range(0, len(todo), 3):
-        with _ONE: made = self.lm.answer(todo[i:i+3], self.max_tokens, step=step)
+        with _ONE: made = self.lm.answer(todo[i:i+3], c.max_tokens, c.temperature, c.seed, step, sampling=c.sampling)
         for r in made: self.answers[name,prompt,r.question] = r
         self.bar.value += len(todo[i:i+3])
     return [self.answers[name,prompt,q] for q in qs]
@@ -554,15 +576,10 @@ def _add(self:Adder, name, prompt, stop):
         self.said.value = '<i>reading the answers …</i>'
         with _ONE: v,rs = self._read(name, prompt, rows),self.explorer.responses
         self.explorer.add(v, Responses([*(rs.rows if rs else []), *rows]))
+        if self.added: self.added(name, prompt)
         self.said.value = f'{escape(name)} is on the map, by {len(rows)} answers'
     except _Stopped: self.said.value = f'stopped: {self.bar.value} of {self.bar.max} answers are kept, and “make” goes on with the others'
     except Exception as e: self.said.value = escape(f'{type(e).__name__}: {e}')
-
-@patch
-def halt(self:Adder):
-    "Stop what is being made"
-    for o in self.going: o.set()
-    self.going.clear()
 
 @patch
 def make(self:Adder):
@@ -570,17 +587,30 @@ def make(self:Adder):
     name,prompt = self.name.value.strip(),self.prompt.value.strip()
     if not name or not prompt: self.said.value = 'give it a name and a prompt'; return
     if name in self.explorer.v: self.said.value = f'{escape(name)} is there already: give it another name'; return
-    self.going.append(stop := Event())
-    return self.work.submit(self._add, name, prompt, stop)
+    return self.work.begin(self._add, name, prompt)
+
+@patch
+def saved(self:Adder)->str:
+    "The answers made so far, as the text of a file that `extract` reads"
+    with tempfile.TemporaryDirectory() as d:
+        Responses(self.answers.values(), dict(settings=settings(self.config, self.extractor.source))).save(path := Path(d)/'answers.json')
+        return path.read_text(encoding='utf-8')
+
+@patch
+def save(self:Adder):
+    "Hand the answers made so far to the browser as a file"
+    if not self.answers: self.said.value = 'no answer was made yet'; return
+    self.file.send(dict(save=self.saved(), name='answers.json'))
 
 # %% ../nbs/91_look.ipynb #b06ea93c
 def add_persona(
     explorer, # From `explore`: on its map it goes
     extractor:ActivationExtractor, # Of the same model, which is loaded whole
-    max_tokens:int=128 # Most tokens an answer
-): # It shows as a widget; `answers` are those made
+    max_tokens:int=None, # Most tokens an answer; None: as the explorer's answers were made, else 128
+    added=None # Called with the name and prompt of a persona that was added
+): # It shows as a widget; `answers` are those made, `saved()` their file
     "Type in a persona; it is answered, read, and put on the map among the others"
-    return Adder(explorer, extractor, max_tokens)
+    return Adder(explorer, extractor, max_tokens, added)
 
 # %% ../nbs/91_look.ipynb #2a86ddd1
 def _report_table(path):
@@ -669,27 +699,39 @@ def page(**kw): # As `page_inputs` takes them; returns a widget
         except (ValueError,LookupError): said.value = "the report's table has no verdict"
     if report is not None: e.work.submit(read)                            # after the first picture
     parts = [w.HTML(f'<style>{_PAGE}</style><h1>{escape(v.model)}</h1>'), said, w.HTML('<h2>Explore</h2>'), e.box]
-    return w.VBox(parts + [_living(e, ex) if ex else w.HTML('<p>To talk to the model, name it: <code>--model</code>.</p>')])
+    return w.VBox(parts + [_Living(e, ex).box if ex else w.HTML('<p>To talk to the model, name it: <code>--model</code>.</p>')])
 
-def _living(explorer, extractor):
-    "What needs the model: a button that loads it, and then is replaced"
-    w,*_ = _widgets()
-    button,said,work = w.Button(description=f'load {extractor.config.model_name}', layout=w.Layout(width='auto')),w.HTML(),ThreadPoolExecutor(1)
-    box = w.VBox([w.HTML('<h2>Talk, and add a persona</h2>'), w.HBox([button,said])])
-    def load():
+# %% ../nbs/91_look.ipynb #5a52eed9
+class _Living:
+    "What needs the model: `box`, a button that loads it, and then the conversation and the new persona"
+    def __init__(self, explorer, extractor):
+        w,*_ = _widgets()
+        self.explorer,self.extractor,self.talker,self.adder,self.work = explorer,extractor,None,None,ThreadPoolExecutor(1)
+        self.button,self.said = w.Button(description=f'load {extractor.config.model_name}', layout=w.Layout(width='auto')),w.HTML()
+        self.button.on_click(lambda _: self.clicked())
+        explorer.layer.observe(lambda _: self.offered(), 'value')
+        self.box = w.VBox([w.HTML('<h2>Talk, and add a persona</h2>'), self.button, self.said])
+    def clicked(self):
+        self.button.disabled,self.said.value = True,'<i>loading …</i>'
+        return self.work.submit(self.load)
+    def offered(self):
+        "Another layer than the conversation's is looked at: its axis can be taken"
+        if self.talker is None: return
+        k = self.explorer.layer.value
+        self.button.description,self.button.layout.display = f'talk along layer {k}','none' if k==self.talker.direction.layer else ''
+    def load(self):
+        w,*_ = _widgets()
         try:
-            v,rows = explorer.v,explorer.responses.rows if explorer.responses else []
-            axis,usual = assistant_axis(v.at(explorer.layer.value)),[r for r in rows if r.persona in v.neutral[:1] and not r.blank]
-            prompts = {p: o[0] for p,o in v.meta.get('prompts', {}).items()}
-            parts = [talk(extractor, axis, usual, prompts).box]
-            if not v.means_only: parts += [w.HTML('<h2>Add a persona</h2>'), add_persona(explorer, extractor).box]
-            box.children = [w.HTML(f'<h2>Talk</h2><p>Along: {escape(axis.orientation)}, layer {axis.layer}</p>'), *parts]
-        except Exception as e: said.value,button.disabled = escape(f'{type(e).__name__}: {e}'),False
-    def clicked(_):
-        button.disabled,said.value = True,'<i>loading …</i>'
-        work.submit(load)
-    button.on_click(clicked)
-    return box
+            v,rows = self.explorer.v,self.explorer.responses.rows if self.explorer.responses else []
+            axis,usual = assistant_axis(v.at(self.explorer.layer.value)),[r for r in rows if r.persona in v.neutral[:1] and not r.blank]
+            self.talker = t = talk(self.extractor, axis, usual, {p: o[0] for p,o in v.meta.get('prompts', {}).items()})
+            if not (self.adder or v.means_only): self.adder = add_persona(self.explorer, self.extractor, added=lambda *o: self.talker.offer(*o))
+            said = w.HTML(f'<h2>Talk</h2><p>Along: {escape(axis.orientation)}, layer {axis.layer}</p>')
+            self.box.children = [said, self.button, self.said, t.box, *([w.HTML('<h2>Add a persona</h2>'), self.adder.box] if self.adder else [])]
+            self.said.value = ''
+            self.offered()
+        except Exception as e: self.said.value = escape(f'{type(e).__name__}: {e}')
+        finally: self.button.disabled = False
 
 # %% ../nbs/91_look.ipynb #42a8a21a
 _PAGE = """

@@ -2,7 +2,7 @@
 import json, random, signal, subprocess, sys, time
 from pathlib import Path
 import pytest
-from persona_vectors import EVAL_QUESTIONS, PERSONAS
+from persona_vectors import EVAL_QUESTIONS, PERSONAS, PersonaVectorConfig, generate_responses
 from tiny import env, final, heeds, journal, lines, make_llama, script, stop, until
 
 who,batch = ('default','bard','ghost'), 4
@@ -25,6 +25,19 @@ LocalModel.answer = logged
 c = PersonaVectorConfig(model_name=model, max_tokens=6, dtype='float32')
 generate_responses(c, {p: PERSONAS[p] for p in %r}, EVAL_QUESTIONS, out, batch_size=%d)
 ''' % (who, batch)
+
+# The command itself, with a pause after each batch: time enough to be stopped in
+slowly = '''import time
+from persona_vectors.cli import main
+from persona_vectors.generation.local import LocalModel
+answer = LocalModel.answer
+def slow(*args, **kw):
+    res = answer(*args, **kw)
+    time.sleep(1)
+    return res
+LocalModel.answer = slow
+main()
+'''
 
 def whole(path):
     "The answers in the journal at `path` whose lines are whole, by (persona, question)"
@@ -107,6 +120,19 @@ def test_damaged_journal(model, alone, tmp_path):
     err = p.communicate(timeout=60)[1]
     assert p.returncode!=0 and j.name in err and lines(tmp_path/'log')==[] and j.read_text()=='{"persona": "bard"\n'
 
+def test_stopped_while_it_writes(model, tmp_path, monkeypatch):
+    "Ctrl-C that comes when a batch is in the file, and not yet said to be: the batch is kept"
+    def stop(*_, **__): raise KeyboardInterrupt
+    c = PersonaVectorConfig(model_name=str(model), max_tokens=6, dtype='float32')
+    def run(out):
+        with pytest.raises(KeyboardInterrupt): generate_responses(c, {'bard': PERSONAS['bard']}, EVAL_QUESTIONS, out, batch_size=batch)
+    monkeypatch.setattr('persona_vectors.generation.answers.os.fsync', stop)
+    run(tmp_path/'out')
+    assert len(whole(journal(tmp_path/'out')))==batch
+    monkeypatch.setattr('persona_vectors.generation.local.LocalModel.answer', stop)          # the control: before the first batch nothing is left
+    run(tmp_path/'none')
+    assert not (tmp_path/'none').exists()
+
 def test_ctrl_c(model, tmp_path):
     "Ctrl-C ends the command soon, without a traceback, and the same command goes on to the file of a run left alone"
     args = [script, *f'generate --model {model} --personas {",".join(list(PERSONAS)[:6])} --max-tokens 8 --dtype float32'.split()]
@@ -114,7 +140,8 @@ def test_ctrl_c(model, tmp_path):
     for o in cwds: o.mkdir()
     assert subprocess.run(args, cwd=cwds[0], env=env(), capture_output=True).returncode==0
     out = cwds[1]/'data/responses'
-    p = subprocess.Popen(args, cwd=cwds[1], env=env(), stdout=subprocess.PIPE, stderr=open(tmp_path/'err', 'w'), text=True, preexec_fn=heeds)
+    slow = [sys.executable, '-c', slowly, *args[1:]]
+    p = subprocess.Popen(slow, cwd=cwds[1], env=env(), stdout=subprocess.PIPE, stderr=open(tmp_path/'err', 'w'), text=True, preexec_fn=heeds)
     assert stopped(p, out, 0, signal.SIGINT) not in (0,None)
     kept = whole(journal(out))
     assert 0<len(kept)<6*18 and final(out) is None and 'Traceback' not in (tmp_path/'err').read_text()

@@ -2,6 +2,7 @@
 import json, os, re, shutil, signal, subprocess, sys, time
 from pathlib import Path
 import psutil, pytest
+from persona_vectors import load_responses
 playwright = pytest.importorskip('playwright.sync_api', reason='the browser is driven by playwright')
 chromium = shutil.which('chromium') or pytest.skip('there is no chromium', allow_module_level=True)
 pytestmark = pytest.mark.xdist_group('browser')
@@ -82,7 +83,12 @@ def test_walk(page_at, browser, tmp_path):
     with pg.expect_download() as d: pg.get_by_role('button', name='save').click()
     d.value.save_as(tmp_path/'conversation.jsonl')
     as_monitor(pg, tmp_path/'conversation.jsonl')
+    replayed(pg, tmp_path)
     make(pg)
+    with pg.expect_download() as d: pg.get_by_role('button', name='save').nth(1).click()
+    d.value.save_as(tmp_path/'answers.json')
+    assert {'beekeeper','<img src=x onerror=alert(1)>keeper'} == {r.persona for r in load_responses(tmp_path/'answers.json').rows}
+    assert 'beekeeper' in pg.locator('select').filter(has_text='no system prompt').inner_text()
     other,_ = opened(browser, page_at[1], 1300)                                   # a second tab, undisturbed by the first
     assert 'keeper' not in other.inner_text('body')
     click_persona(other, 'ghost')
@@ -110,6 +116,16 @@ def as_monitor(pg, path):
     moved = [float(re.search(r'projection (\S+)', t)[1]) for _,t,_ in shown(pg, 1)]
     plain = m.read(talks['steered']).tokens.query('message>=0').projection.tolist()
     assert len(moved)==len(plain) and max(abs(a-b) for a,b in zip(moved, plain))>1                # it was steered
+
+def replayed(pg, folder):
+    "The page's own file shows all its conversations; an empty file is refused in words"
+    (folder/'empty.jsonl').write_text('')
+    for name,said in (('empty.jsonl','no conversation'), ('conversation.jsonl','steered')):
+        with pg.expect_file_chooser() as f: pg.get_by_role('button', name='replay a file').click()
+        f.value.set_files(folder/name)
+        if name=='empty.jsonl': pg.wait_for_selector(f'text={said}', timeout=30_000)
+    pg.wait_for_function("!document.body.innerText.includes('reading …') && !document.body.innerText.includes('no conversation')", timeout=60_000)
+    assert [pg.locator('.pv-chat').nth(k).locator('p').count() for k in (0,1)]==[6,6]
 
 def make(pg):
     "Make a persona whose name is markup; stop another, and go on with it"

@@ -185,7 +185,7 @@ def locked(self:Generation):
         try: yield
         finally:
             self.journal.close()
-            if not self.journal.size: self.journal.path.unlink(missing_ok=True)   # nothing was answered
+            if not self.journal.whole(): self.journal.path.unlink(missing_ok=True)   # nothing was answered
 
 # %% ../../nbs/generation/12_answers.ipynb #0ebcf3f3
 def tally(r:Response)->Counter:

@@ -32,8 +32,8 @@ def read_lines(lines, seconds:float=60):
     os.killpg(0, signal.SIGKILL)
 
 # %% ../../nbs/generation/14_vllm.ipynb #76567999
-def answer_tokens():
-    "What vLLM's process runs"
+def answer_tokens(more=lambda engine: {}):
+    "What vLLM's process runs; with what is done goes what `more` returns"
     out,lines = os.fdopen(os.dup(1), 'w'),queue.SimpleQueue()
     os.dup2(2, 1)
     def say(**kw): print(json.dumps(kw), file=out, flush=True)
@@ -48,7 +48,7 @@ def answer_tokens():
                 if (o := lines.get()) is None: return
                 engine.add_request(o['key'], dict(type='token', prompt_token_ids=o['ids']), SamplingParams(**o['params']))
             done = [(o.request_id, list(o.outputs[0].token_ids), o.outputs[0].finish_reason) for o in engine.step() if o.finished]
-            if done: say(done=done)
+            if done: say(done=done, **more(engine))
     except Exception as e: say(error=f'{type(e).__name__}: {one_line(e)}')
 
 # %% ../../nbs/generation/14_vllm.ipynb #269ad39a
@@ -65,9 +65,10 @@ class Engine:
     "vLLM in a process of its own, as a context; when the context has ended, so have all processes"
     def __init__(self,
         args:dict, # Of vLLM's `EngineArgs`
-        env:dict=None # Further environment variables
+        env:dict=None, # Further environment variables
+        runs:str='generation.vllm_engine.answer_tokens' # What its process runs
     ):
-        self.args,self.env,self.dtype = args,env or {},None
+        self.args,self.env,self.runs,self.dtype = args,env or {},runs.rpartition('.'),None
     def send(self, o):
         try: print(json.dumps(o), file=self.process.stdin, flush=True)
         except BrokenPipeError: self.receive()                  # it says why it is gone
@@ -82,7 +83,8 @@ class Engine:
 # %% ../../nbs/generation/14_vllm.ipynb #386e4803
 @patch
 def __enter__(self:Engine):
-    code,self.keep_log = 'from persona_vectors.generation.vllm_engine import answer_tokens; answer_tokens()',False
+    module,_,f = self.runs
+    code,self.keep_log = f'from persona_vectors.{module} import {f}; {f}()',False
     with tempfile.NamedTemporaryFile('w', prefix='vllm-', suffix='.log', delete=False) as f:
         self.log = Path(f.name)
         self.process = subprocess.Popen([sys.executable, '-P', '-c', code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=f, text=True,
