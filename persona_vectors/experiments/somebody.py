@@ -9,7 +9,6 @@ __all__ = []
 import gc, json, re, sys, time
 from dataclasses import asdict, dataclass, field, replace
 from datetime import date
-from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -30,9 +29,9 @@ from .two_families import load_results, save_results
 from ..extraction.extractor import ActivationExtractor, Extraction, cached_vectors, prompt_of, read_together, vectors_file
 from ..extraction.planning import READ_SHARE, free_memory, matmul_rate
 from ..extraction.vectors import Direction, PersonaVectors, VECTORS_FORMAT, load_vectors, save_tensors
-from ..generation.answers import Generation, generate_responses
+from ..generation.answers import generate_responses
 from ..generation.judging import judge_responses
-from ..models import EMBEDDED, PACKAGED, converted_folder, default_dtype, find_device, find_model
+from ..models import EMBEDDED, PACKAGED, converted_folder, default_dtype, find_device
 from ..personas import EVAL_QUESTIONS, NEUTRAL, WORDINGS, spread
 from ..responses import Responses, load_responses, shipped_responses
 from ..selection import Unanswered, select
