@@ -90,6 +90,14 @@ def renumbered(e, msgs)->ValueError:
     def said(m): return 'the system text' if (i := dict(enumerate(msgs.at)).get(int(m[1]), int(m[1])))<0 else f'message {i}'
     return ValueError(re.sub(r'\bmessage (\d+)', said, str(e)))
 
+def tokenised(o, tokens_of):
+    "(messages, tokens, spans) of the conversation `o` by the function `tokens_of`, or the ValueError that says why there are none"
+    if isinstance(o, ValueError): return o
+    try:
+        msgs = Messages(as_messages(o), places(o))
+        return msgs, *tokens_of(msgs)
+    except ValueError as e: return renumbered(e, o)
+
 # %% ../nbs/09_conversations.ipynb #4f082d34
 def messages_of(o)->list[dict]:
     "The messages of a conversation in any of these forms; ValueError says which cannot be read"
@@ -172,16 +180,24 @@ def _of_answers(path):
 FORM = 'it should be a JSON list of messages with role and content, or one such list a line'
 SUFFIXES = '.json','.jsonl','.csv','.parquet' # Of the files that are read in a folder
 
+def _first_is_answers(found): return _is_answers(next((o for _,o in found if not isinstance(o, ValueError)), None))
+
+def holds_answers(path)->bool:
+    "Whether a file holds answers of personas, as a responses file does, and not conversations"
+    path = Path(path)
+    if path.suffix=='.csv' or not path.is_file(): return False
+    if path.suffix=='.parquet':
+        with open_parquet(path) as f: return _is_answers(dict.fromkeys(f.schema_arrow.names))
+    return _first_is_answers(islice(_of_json(path), 20))
+
 def _entries(path, id):
     "Yield (name, what stands there or a ValueError) of each conversation in a file"
     check_kind(path, 'a conversation', 'answers', *['text']*(path.suffix=='.csv'))
     if path.suffix=='.csv': yield from _of_csv(path, id); return
-    if path.suffix=='.parquet':
-        with open_parquet(path) as f: answers = _is_answers(dict.fromkeys(f.schema_arrow.names))
-        yield from _of_answers(path) if answers else _of_parquet(path, id); return
+    if path.suffix=='.parquet': yield from _of_answers(path) if holds_answers(path) else _of_parquet(path, id); return
     found = _of_json(path)
     first = list(islice(found, 20))
-    if _is_answers(next((o for _,o in first if not isinstance(o, ValueError)), None)): found,first = _of_answers(path),[]
+    if _first_is_answers(first): found,first = _of_answers(path),[]
     yield from chain(first, found)
 
 # %% ../nbs/09_conversations.ipynb #90d293ee

@@ -1,8 +1,11 @@
 "Steering, capping and reading inside a real vLLM on a CPU, beside transformers in float32; runs in the environment that tools/vllm_cpu_env.py makes"
-import gc, os
+import gc, json, os, signal, socket, subprocess, time
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from unittest.mock import patch
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 import pytest
 
 pytest.importorskip('vllm', reason='needs a vLLM beside this package (tools/vllm_cpu_env.py)')
@@ -15,7 +18,8 @@ from persona_vectors import (EMBEDDED, ActivationExtractor, Direction, PersonaVe
 from persona_vectors.extraction.blocks import find_blocks, residual_hooks
 from persona_vectors.steering import serving
 from persona_vectors.generation.vllm_engine import Engine
-from persona_vectors.steering.serving import EXTENSION, KEY, Pass, VllmExtractor, add_stream_hook, steers_in, whole
+from persona_vectors.steering.serving import (EXTENSION, KEY, Pass, VllmExtractor, add_stream_hook, serve_command, served_reading, serving_env, steering_files, steers_in,
+                                              watching, whole)
 from persona_vectors.steering.steer import Gate, save_steers, steered
 from transformers import AutoModelForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig, GPT2Config, GPT2LMHeadModel, Qwen3Config, Qwen3ForCausalLM
 
@@ -75,7 +79,7 @@ def answers(llm, prompts, names, n=12, **kw):
 @contextmanager
 def recorded(llm):
     "Collects the residual stream of every token that vLLM computes: request to layer to place to state"
-    w,seen,last = worker(llm),{},{}
+    w,seen = worker(llm),{}
     served,found = vars(w)[KEY],find_blocks(w.model_runner.model)
     def keep(k, h, r):
         if not served.running: return
@@ -176,7 +180,7 @@ def test_cached_prefix_is_not_shared(tiny):
 def test_unknown_steering_is_refused(tiny):
     folder,_,files = tiny
     with engine(folder, dict(steer=files)) as llm:
-        with pytest.raises(ValueError, match="no steering 'west' here: there are added"): answers(llm, some_prompts(1), ['west'])
+        with pytest.raises(Exception, match="no steering 'west' here: there are added"): answers(llm, some_prompts(1), ['west'])
         assert len(answers(llm, some_prompts(1), [None])[0])==12
     for own,kw,why in ((dict(steer=files), dict(enforce_eager=False), 'enforce-eager'), (dict(steer=dict(files, wide=str(folder.parent/'wide.safetensors'))), {}, 'has width 8')):
         save_steers(folder.parent/'wide.safetensors', [Steer(Direction(torch.ones(8), 'wide', 1, 'another'))])
@@ -215,7 +219,7 @@ def test_plain_to_the_bit(tiny):
 def test_embedded_model(tmp_path):
     source = find_model(EMBEDDED)
     model = AutoModelForCausalLM.from_pretrained(source.path, dtype=torch.float32)
-    axis,g = assistant_axis(shipped_vectors().at(20)),torch.Generator().manual_seed(0)
+    axis = assistant_axis(shipped_vectors().at(20))
     files = dict(away=str(tmp_path/'away.safetensors'), capped=str(tmp_path/'capped.safetensors'))
     save_steers(files['away'], [Steer(axis, -2, positions='answer')])
     save_steers(files['capped'], [Steer(replace(axis, layer=k), 5, 'floor', unit='raw') for k in (19,20,21)])
@@ -250,3 +254,50 @@ def test_extract_by_vllm(tmp_path):
     a,b = (o.means-o.means.mean(0) for o in (ours, theirs))
     cos = torch.nn.functional.cosine_similarity(a[:,1:], b[:,1:], dim=-1)
     assert cos.min()>.9999 and torch.nn.functional.cosine_similarity(a[:,1:], b.roll(1, 0)[:,1:], dim=-1).max()<.9
+
+@contextmanager
+def server(cmd, log):
+    "`cmd`, with a port of its own, until the block ends; the address"
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        port = s.getsockname()[1]
+    keep = {k: o for k,o in os.environ.items() if k!='VLLM_ENABLE_V1_MULTIPROCESSING'}
+    with open(log, 'w') as f:
+        p = subprocess.Popen([*cmd, '--host', '127.0.0.1', '--port', str(port)], env=keep | serving_env(dict(out=str(log.parent/'readings'))), stdout=f, stderr=f, start_new_session=True)
+    try:
+        while True:
+            if p.poll() is not None: pytest.fail(log.read_text()[-3000:])
+            try: urlopen(f'http://127.0.0.1:{port}/health'); break
+            except OSError: time.sleep(.5)
+        yield f'http://127.0.0.1:{port}/v1/chat/completions'
+    finally:
+        os.killpg(p.pid, signal.SIGKILL)
+        p.wait()
+
+def test_server(tmp_path):
+    "One command serves; a request names its steering; what was read of an answer comes with it"
+    source,axis = find_model(EMBEDDED),assistant_axis(shipped_vectors().at(20))
+    axis.save(tmp_path/'axis.safetensors')
+    save_steers(tmp_path/'away.safetensors', [Steer(axis, -2, positions='answer')])
+    own = watching(PersonaVectorConfig(model_name=EMBEDDED, dtype='float32'), [tmp_path/'axis.safetensors'], tmp_path/'readings')
+    cmd = serve_command(source, steering_files([tmp_path/'away.safetensors']), ['--dtype', 'float32', '--max-model-len', '512'], own)
+    if not Path(cmd[0]).exists(): pytest.skip('vLLM has no command here')
+    def ask(name=None):
+        body = dict(model=EMBEDDED, messages=[dict(role='user', content='Who are you?')], temperature=0, max_tokens=12, **(dict(vllm_xargs={KEY: name}) if name else {}))
+        return json.loads(urlopen(Request(url, json.dumps(body).encode(), {'Content-Type': 'application/json'})).read())
+    with server(cmd, tmp_path/'log') as url:
+        plain,away,again = ask(),ask('away'),ask()
+        with pytest.raises(HTTPError) as e: ask('west')
+    assert e.value.code==400 and "no steering 'west' here: there are away" in e.value.read().decode()
+    said = [o['choices'][0]['message']['content'] for o in (plain,away,again)]
+    assert said[0]==said[2]!=said[1]
+    model = AutoModelForCausalLM.from_pretrained(source.path, dtype=torch.float32)
+    for o,ss in ((plain,[]), (away,steers_in(tmp_path/'away.safetensors'))):
+        (r,) = o[KEY]
+        x = torch.tensor([float('nan') if x is None else x for x in r['projections']['axis']])
+        want = by_transformers(model, r['ids'], ss, r['prompt'])[20]@axis.unit
+        there = ~x.isnan() & (torch.arange(len(x))>0)
+        assert r['prompt']+11<=len(x)<=r['prompt']+12 and there[r['prompt']:].all() and (x-want)[there].abs().max()<1e-3*want[1:].abs().max()
+        assert abs(r['turn']['axis']-want[r['prompt']:].mean())<1e-2 and r['steering']==('away' if ss else '')
+    seen = served_reading(next((tmp_path/'readings').glob(f"*{away['id']}*")), source.tokenizer())
+    assert said[1].startswith(seen.messages[1]['content'].strip()[:20]) and len(seen.turns)==2

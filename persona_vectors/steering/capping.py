@@ -6,12 +6,22 @@
 __all__ = ['token_projections', 'Capping', 'calibrate', 'load_capping']
 
 # %% ../../nbs/steering/51_capping.ipynb #14c69d8f
-from dataclasses import dataclass, replace
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
 from fastcore.basics import patch
-from ..config import log
-from ..extraction.blocks import residual_hooks
-from ..extraction.vectors import Direction, load_pt, need_layer
-from .steer import Steer
+from ..analysis.axis import assistant_axis
+from ..config import PersonaVectorConfig, content_hash, log
+from ..conversations import LeftOut, conversation_of, each_conversation, holds_answers, tokenised, unread
+from ..extraction.blocks import decoder_of, residual_hooks
+from ..extraction.extractor import ActivationExtractor
+from ..extraction.vectors import Direction, at_given, load_pt, need_layer, vectors_of
+from ..generation.local import load_local
+from ..personas import NEUTRAL
+from ..prompts import context_length, conversation_tokens, tokenize
+from ..responses import load_responses, shipped_responses
+from .steer import Gate, Steer, load_steers, prediction_change, predictions, save_steers, steered
 import numpy as np, torch
 
 # %% ../../nbs/steering/51_capping.ipynb #875185dd
@@ -41,6 +51,8 @@ class Capping:
     thresholds:tuple # On each direction, in units of the residual stream
     distribution:str # What the thresholds are percentiles of, in words
     op:str='floor' # 'floor' or 'ceiling'
+    when:Gate=None # Only at tokens at which it is open
+    about:dict=field(default_factory=dict, repr=False) # What made it and what it costs, for the record
     def __post_init__(self):
         for d in self.directions: need_layer(d)
         n,m = len(self.directions),len(self.thresholds)
@@ -48,10 +60,19 @@ class Capping:
     @property
     def layers(self): return [d.layer for d in self.directions]
     def steers(self, positions='all'): # For `steered`
-        return [Steer(d, t, self.op, positions=positions, unit='raw') for d,t in zip(self.directions, self.thresholds)]
+        return [Steer(d, t, self.op, positions=positions, unit='raw', when=self.when) for d,t in zip(self.directions, self.thresholds)]
     def __repr__(self):
-        at = ', '.join(f'{t:.4g}' for t in self.thresholds)
-        return f"{self.op} at layers {', '.join(map(str, self.layers))} along '{self.directions[0].orientation}' at {at}: {self.distribution}"
+        at,gate = ', '.join(f'{t:.4g}' for t in self.thresholds),self.when
+        only = gate and f", where '{gate.direction.orientation}' at layer {gate.layer} is at {'most' if gate.below else 'least'} {gate.at:.4g}"
+        return f"{self.op} at layers {', '.join(map(str, self.layers))} along '{self.directions[0].orientation}' at {at}: {self.distribution}{only or ''}"
+
+# %% ../../nbs/steering/51_capping.ipynb #eb1ee3e3
+def check_rule(percentile, rule, op):
+    "ValueError if a threshold cannot be set so"
+    if rule not in ('token','response'): raise ValueError(f"rule={rule!r}: choose from token, response")
+    if op not in ('floor','ceiling'): raise ValueError(f"op={op!r}: choose from floor, ceiling")
+    if not 0<=percentile<=100: raise ValueError(f"percentile={percentile}: give a number from 0 to 100")
+    if 0<percentile<1: log.warning(f"percentile={percentile:g} is below one per cent: for a quarter give 25")
 
 # %% ../../nbs/steering/51_capping.ipynb #a37db2e9
 def calibrate(
@@ -59,12 +80,11 @@ def calibrate(
     directions:list, # The same as there; positive is the side to keep
     percentile:float, # Of the projections, 0 to 100
     rule:str='token', # 'token': of the tokens' projections; 'response': of the answers' mean projections
-    of:str='the answers given' # Whose projections, for the record
-)->Capping: # A floor
-    "A floor at a percentile of projections"
-    if rule not in ('token','response'): raise ValueError(f"rule={rule!r}: choose from token, response")
-    if not 0<=percentile<=100: raise ValueError(f"percentile={percentile}: give a number from 0 to 100")
-    if 0<percentile<1: log.warning(f"percentile={percentile:g} is below one per cent: for a quarter give 25")
+    of:str='the answers given', # Whose projections, for the record
+    op:str='floor' # 'floor', or 'ceiling' to keep the negative side
+)->Capping:
+    "A floor or a ceiling at a percentile of projections"
+    check_rule(percentile, rule, op)
     ks = [d.layer for d in directions]
     if len(set(ks))<len(ks): raise ValueError(f"the directions are at layers {ks}: give one for each layer")
     if bad := [tuple(o.shape) for o in projections if o.ndim!=2 or o.shape[1]!=len(ks)]:
@@ -72,7 +92,7 @@ def calibrate(
     x = torch.cat(projections) if rule=='token' else torch.stack([o.mean(0) for o in projections])
     what = f'{len(x)} tokens' if rule=='token' else f'the means of {len(x)} answers'
     ts = np.percentile(x.double().numpy(), percentile, axis=0).tolist()
-    return Capping(tuple(directions), tuple(ts), f"percentile {percentile:g} of {what} of {of}")
+    return Capping(tuple(directions), tuple(ts), f"percentile {percentile:g} of {what} of {of}", op)
 
 # %% ../../nbs/steering/51_capping.ipynb #6159358b
 @patch
@@ -84,15 +104,30 @@ def flipped(self:Capping,
         made_of = d.made_of and dict(d.made_of, kind='difference', plus=d.made_of['minus'], minus=d.made_of['plus'])
         return replace(d, vector=-d.vector, orientation=orientation, made_of=made_of)
     op = 'ceiling' if self.op=='floor' else 'floor'
-    return Capping(tuple(map(turn, self.directions)), tuple(-t for t in self.thresholds), self.distribution, op)
+    return replace(self, directions=tuple(map(turn, self.directions)), thresholds=tuple(-t for t in self.thresholds), op=op)
+
+# %% ../../nbs/steering/51_capping.ipynb #f180420f
+@patch
+def save(self:Capping, path):
+    "Write the capping to `path`, a .safetensors file that `load_steers` reads too"
+    save_steers(path, self.steers(), dict(self.about, distribution=self.distribution))
+
+def _of_steers(path):
+    "The `Capping` in a file of ours; ValueError if it holds other steers"
+    steers,about = load_steers(path)
+    if 'distribution' not in about: raise ValueError(f"{path} holds a steering that is no capping: `load_steers` reads it")
+    ds,ts = zip(*((s.directions[0], s.coef.item()) for s in steers))
+    return Capping(ds, ts, about.pop('distribution'), steers[0].op, steers[0].when, about)
 
 # %% ../../nbs/steering/51_capping.ipynb #f5200a36
 def load_capping(
-    path, # A .pt file of the assistant-axis project, with 'vectors' and 'experiments'
-    model:str, # Its model, which the file does not name
-    experiment:str=None # Its id; None if there is only one
-)->Capping: # A floor along default − role
-    "Read a published capping; nothing is unpickled"
+    path, # A .safetensors file of ours, or a .pt file of the assistant-axis project, with 'vectors' and 'experiments'
+    model:str=None, # The model of a .pt file, which does not name it
+    experiment:str=None # Its id in a .pt file; None if there is only one
+)->Capping: # Of a .pt file: a floor along default − role
+    "Read a capping; nothing is unpickled"
+    if Path(path).suffix=='.safetensors': return _of_steers(path)
+    if not model: raise ValueError(f"{path} does not name its model: say it with model=")
     d = load_pt(path)
     if not isinstance(d, dict) or not {'vectors','experiments'}<=set(d):
         found = list(d)[:5] if isinstance(d, dict) else type(d).__name__
@@ -107,3 +142,108 @@ def load_capping(
     ds = tuple(Direction(v['vector'].float(), 'role − default', int(v['layer'])+1, model) for v in vs)
     caps,source = tuple(float(o['cap']) for o in found[experiment]),f"assistant-axis, experiment {experiment}: its caps along role − default"
     return Capping(ds, caps, source, 'ceiling').flipped('default − role')
+
+# %% ../../nbs/steering/51_capping.ipynb #3a4f8b76
+def axes_of(ex, vectors, layer)->dict:
+    "The assistant axis of the file `vectors` at each layer, by name"
+    v,ks = vectors_of(ex.source, vectors),ex.layers(layer)
+    if None in v.layers:
+        if layer is None or len(ks)>1: raise ValueError(f"{vectors} does not record its layer: say the one with --layer")
+        v = at_given(v, ks[0], vectors)
+    return {f'axis, layer {k}': assistant_axis(v.at(k)) for k in ks}
+
+def _each_said(path):
+    "Yield (name, whether the model speaks as itself, the messages or a ValueError) of each conversation; of answers, a neutral persona's are its own"
+    if path and not holds_answers(path): yield from ((name, True, o) for name,o in each_conversation(path)); return
+    for r in (load_responses(path) if path else shipped_responses()).rows:
+        own,name = r.persona in NEUTRAL,f"the answer of {r.persona!r} to {r.question!r}"
+        if not r.blank and (own or r.system): yield name, own, conversation_of(replace(r, system=r.system or ''))
+
+# %% ../../nbs/steering/51_capping.ipynb #ca201ec2
+def spoken(path, ex, limit=None)->tuple:
+    "Two lists of (`Tokens`, spans of the answers): conversations in which the model speaks as itself, and others. What cannot be read is named in the log"
+    longest,by,left,n = context_length(ex.model_config),{True: [], False: []},LeftOut(),0
+    if path: next(each_conversation(path), None)                         # what is wrong with the file is said as everywhere
+    for n,(name,own,o) in enumerate(islice(_each_said(path), limit), 1):
+        o = tokenised(o, lambda msgs: conversation_tokens(ex.tokenizer, ex.format, msgs, longest))
+        if isinstance(o, ValueError): left.add(name, o); continue
+        at = [s for m,s in zip(o[0], o[2]) if m['role']=='assistant' and s[1]>s[0]]
+        if at: by[own].append((o[1], at))
+    if left.n: log.warning(f'left out: {unread(path, left, n)}')
+    if len(by[True])>=5: return by[True],by[False]
+    raise ValueError(f"{path} has {len(by[True])} conversations in which the model answers as itself (of answers: those of {', '.join(NEUTRAL)}): "
+                     "give at least 5, since one in five is kept to measure the cost")
+
+# %% ../../nbs/steering/51_capping.ipynb #c122bc44
+FACTS = """capital of France|Paris|Rome;capital of Japan|Tokyo|Beijing;largest planet|Jupiter|Mars;color of grass|green|red;opposite of hot|cold|warm
+number of days in a week|seven|nine;chemical symbol for water|H2O|CO2;author of Hamlet|William Shakespeare|Charles Dickens;plural of mouse|mice|mouses
+language spoken in Brazil|Portuguese|Dutch;number of legs of a spider|eight|six;first month of the year|January|June;opposite of up|down|left
+currency of the United Kingdom|the pound|the peso;animal that barks|the dog|the cow;capital of Italy|Rome|Madrid;planet closest to the Sun|Mercury|Saturn
+sum of two and two|four|five;frozen form of water|ice|steam;continent that Egypt is in|Africa|Europe;organ that pumps blood|the heart|the liver
+largest ocean|the Pacific|the Arctic;past tense of go|went|goed;country of the Eiffel Tower|France|Canada"""
+FACTS = [tuple(o.split('|')) for o in FACTS.replace('\n', ';').split(';')] # What is asked, the right answer, a wrong one
+
+def fact_margins(lm, steers=())->np.ndarray: # A number for each of `FACTS`, in nats
+    "How much likelier the `LocalModel` finds right answers than wrong ones under `steers`"
+    def likelihood(q, a):
+        t = tokenize(lm.tokenizer, lm.format.full('', f'What is the {q}?', f'It is {a}.'))
+        with steered(decoder_of(lm.model), *steers) if steers else nullcontext(): p, = predictions(lm.model, [t])
+        return p[range(len(p)),t.ids[t.start:t.end]].sum().item()
+    return np.array([likelihood(q, right)-likelihood(q, wrong) for q,right,wrong in FACTS])
+
+# %% ../../nbs/steering/51_capping.ipynb #3f7415df
+def _projections(model, said, ds, blocks=None):
+    "Of each answer in `said`, from `spoken`: 'token direction'"
+    for t,at in said:
+        x, = token_projections(model, [replace(t, start=0, end=len(t))], ds, blocks)
+        yield from (x[a:b] for a,b in at)
+
+def _cost(model, said, steers, blocks=None)->dict:
+    "What `steers` change in the last answers of `said`; shares and means over tokens, and the standard error of the KL over answers"
+    last = [replace(t, ids=t.ids[:at[-1][1]], start=at[-1][0], end=at[-1][1]) for t,at in said]
+    e = prediction_change(model, last, steers, blocks)
+    return dict(answers=len(e), tokens=int(e.tokens.sum()), **{o: float(np.average(e[o], weights=e.tokens)) for o in ('moved','kl','match','gain')},
+                kl_se=float(e.kl.sem()) if len(e)>1 else None)
+
+def _spread(said, n): return [said[i] for i in np.linspace(0, len(said)-1, min(n, len(said))).round().astype(int)]
+
+# %% ../../nbs/steering/51_capping.ipynb #c99d53c7
+def costs(lm, cap, kept, roles, blocks=None)->dict:
+    "What the capping `cap` changes in conversations of the model as itself, in a role, and in what it knows; for the record"
+    steers = cap.steers()
+    told = {k: _cost(lm.model, o, steers, blocks) for k,o in (('as itself', kept), ('in a role', roles)) if o}
+    plain,capped = fact_margins(lm),fact_margins(lm, steers)
+    change = capped-plain
+    return dict(cost=told, facts=dict(of=len(FACTS), right=int((plain>0).sum()), right_capped=int((capped>0).sum()), margin=float(plain.mean()),
+                                      change=float(change.mean()), change_se=float(change.std(ddof=1)/len(change)**.5)))
+
+# %% ../../nbs/steering/51_capping.ipynb #3e96ef10
+def make_capping(
+    path, # A file or folder of conversations, or a file of answers; None: the answers that come with the package
+    config:PersonaVectorConfig, # The model
+    vectors=None, layer=None, # Vectors file whose assistant axis is bounded, and its layers; None: the embedded model's, by `layer_fraction`
+    direction:Direction=None, # Instead of the axis
+    percentile:float=None, # Of the calibration's projections; None: 25 for a floor, 75 for a ceiling
+    rule:str='token', op:str='floor', # As `calibrate` takes them
+    when:Direction=None, # Bound only tokens whose projection on it is high
+    when_percentile:float=95., # High: above this percentile of the calibration's tokens
+    measured:int=20, # Answers of each kind that the cost is measured on, at most
+    limit:int=None # Read the first so many conversations
+)->Capping: # Its `about` has the cost
+    "A capping from what a model says as itself, and what it costs; what is wrong is said before the model is loaded"
+    p = {'floor': 25., 'ceiling': 75.}.get(op) if percentile is None else percentile
+    check_rule(p, rule, op); check_rule(when_percentile, rule, op)
+    ex = ActivationExtractor(config)
+    ds = [direction] if direction else list(axes_of(ex, vectors, layer).values())
+    if when and when.layer>(k := min(d.layer for d in ds)): raise ValueError(f"the gate's direction is of layer {when.layer}: give one up to layer {k}")
+    own,roles = spoken(path, ex, limit)
+    used,kept = [o for i,o in enumerate(own) if i%5<4],_spread(own[4::5], measured)
+    lm = load_local(ex.source, ex.format, ex.device, ex.dtype)
+    xs = list(_projections(lm.model, used, [*ds, *([when] if when else [])], config.blocks))
+    source = f"{path.name if (path := path and Path(path)) else 'the shipped answers'}, the model as itself"
+    cap = calibrate([x[:,:len(ds)] for x in xs], ds, p, rule, source, op)
+    if when: cap = replace(cap, when=Gate(when, float(np.percentile(torch.cat(xs)[:,-1].double().numpy(), when_percentile))))
+    made = dict(percentile=p, rule=rule, when_percentile=when and when_percentile, conversations=len(used), tokens=sum(map(len, xs)),
+                read=content_hash([t.ids for t,_ in used]),
+                model=ex.source.label, fingerprint=ex.source.fingerprint, prompt_format=ex.config.prompt_format, dtype=ex.dtype)
+    return replace(cap, about=made | costs(lm, cap, kept, _spread(roles, measured), config.blocks))

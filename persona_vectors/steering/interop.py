@@ -7,7 +7,8 @@ __all__ = ['export_direction', 'import_file', 'load_direction', 'export_roles']
 
 # %% ../../nbs/steering/55_interop.ipynb #7cf0d314
 import json, re, tempfile
-from dataclasses import dataclass
+from base64 import b64encode
+from dataclasses import dataclass, replace
 from pathlib import Path
 from ..analysis.readings import difference
 from ..config import atomic_write, check_file, check_kind, file_kind, log
@@ -15,6 +16,7 @@ from ..personas import split_names
 from ..models import ModelName, find_model, same_model, unlike, weights_of
 from ..extraction.vectors import Direction, PersonaVectors, folder_vectors, load_pt, need_layer, not_vectors, of_roles, one_shape
 from ..extraction.vectors import role_of, save_pt
+from .steer import step
 import numpy as np, torch
 from torch import Tensor
 
@@ -109,7 +111,7 @@ def write_gguf(ds, path, m):
         for k,o in own.items(): w.add_string(f'persona_vectors.{k}', o)
         w.add_array('persona_vectors.layers', [d.layer for d in ds])
         for d in ds: w.add_tensor(f"direction.{their_index(d.layer, 'gguf', m.num_layers)}", plain_float(d.vector).numpy())
-        for step in (w.write_header_to_file, w.write_kv_data_to_file, w.write_tensors_to_file, w.close): step()
+        for write in (w.write_header_to_file, w.write_kv_data_to_file, w.write_tensors_to_file, w.close): write()
         data = (Path(tmp)/'v.gguf').read_bytes()
     with atomic_write(path, 'wb') as f: f.write(data)
 
@@ -444,3 +446,94 @@ def export_roles(
         rows = layer_rows({k: xs[k] for k in ks}, m.num_layers, 'assistant-axis', m)
         kind = v.meta.get('types', {}).get(p, 'mean' if p in v.neutral else 'pos_3')
         save_pt(Path(folder)/f'{p}.pt', dict(vector=rows, type=kind, role=p.removesuffix(f'_{kind}')))
+
+# %% ../../nbs/steering/55_interop.ipynb #13dfb04a
+ENGINES = 'interp-engine','easysteer','vllm-lens'
+
+def _their_steers(steers, format, m):
+    "The steers as [(block, operation, unit vector or what is added, coefficient or bound)], additions first; ValueError if `format` has no place for one"
+    out = []
+    for s in sorted(steers, key=lambda s: s.op!='add'):
+        if s.when: raise ValueError(f"{format} has no gates: leave out when=")
+        if s.coef.numel()>1: raise ValueError(f"{format} has one coefficient for all rows, and this {s.op} has {s.coef.numel()}")
+        if s.op=='ablate' and len(s.directions)>1: raise ValueError(f"{format} ablates one direction at a time, not a span: give one")
+        for k,d in s.targets:
+            if len(d.vector)!=m.width: raise ValueError(f"the direction '{d.orientation}' is {len(d.vector)} wide, and {m.label} is {m.width}")
+            if not 1<=k<=m.num_layers: raise ValueError(f"{format} steers what a block wrote, layers 1 to {m.num_layers} of {m.label}, not layer {k}")
+            c = s.coef.item()*(1 if s.op in ('add','ablate') else s.size(d, k))
+            out.append((k-1, s.op, step(s, [d], k).float() if s.op=='add' else d.unit.float().cpu(), c))
+    return out
+
+# %% ../../nbs/steering/55_interop.ipynb #0711bf43
+def _first_too(steers, format):
+    "ValueError if `steers` leave out tokens that `format` steers; of the first one, the log says it"
+    at = [s.positions for s in steers]
+    if bad := [o for o in at if not o.startswith('all')]:
+        raise ValueError(f"{format} steers all tokens, and this is for the {bad[0]}: give positions='all'")
+    if 'all' in at: log.warning(f"{format} steers the first token of a prompt too, which positions='all' leaves out: exclude it there if you can")
+
+def _base64(x): return b64encode(x.detach().cpu().float().contiguous().numpy().tobytes()).decode()
+
+def for_interp_engine(steers, m)->list: # For JSON
+    "A list with one spec of interp-engine's server, its operations by block"
+    _first_too(steers, 'interp-engine')
+    layers = {}
+    for i,op,v,c in _their_steers(steers, 'interp-engine', m):
+        how = dict(method='projection_cap', min=None if op=='ceiling' else c, max=None if op=='floor' else c)
+        if op=='add': how = dict(method='additive', scale=c)
+        if op=='ablate': how = dict(method='ablate') if c==1 else dict(method='orthogonal', coeff=1-c)
+        layers.setdefault(str(i), []).append(dict(how, vector=dict(dtype='float32', shape=list(v.shape), data=_base64(v))))
+    return [dict(point='resid_post', layers=layers)]
+
+# %% ../../nbs/steering/55_interop.ipynb #aef5c53d
+def for_vllm_lens(steers, m)->dict: # For JSON
+    "A steering vector of vllm-lens: what is added, by block"
+    if bad := [s.op for s in steers if s.op!='add']: raise ValueError(f"vllm-lens adds vectors, and this is a {bad[0]}: interp-engine has that")
+    _first_too(steers, 'vllm-lens')
+    by = {}
+    for i,_,v,c in _their_steers(steers, 'vllm-lens', m): by[i] = by.get(i, 0)+c*v
+    x = torch.stack(list(by.values()))
+    there = dict(data=_base64(x), dtype='float32', original_dtype='torch.float32', shape=list(x.shape))
+    return dict(activations=there, layer_indices=list(by), scale=1., norm_match=False, position_indices=None)
+
+# %% ../../nbs/steering/55_interop.ipynb #23db7177
+def _apply(positions):
+    "Which tokens, as EasySteer says it"
+    where,sinks = positions.partition('+')[::2]
+    at = dict.fromkeys({'all': ('prompt','generation'), 'prompt': ('prompt',), 'answer': ('generation',)}[where], 'all')
+    return at if sinks or where=='answer' else dict(at, exclude_prompt_positions=[0])
+
+def write_easysteer(steers, path, m):
+    "Write a SteeringSpec of EasySteer to `path`, and a GGUF file beside it for each direction that it names"
+    if bad := [s.op for s in steers if s.op not in ('add','ablate')]: raise ValueError(f"EasySteer has no {bad[0]}: interp-engine has that")
+    if any(s.op=='ablate' and s.coef.item()!=1 for s in steers): raise ValueError("EasySteer erases a direction as a whole: give coef=1")
+    _their_steers(steers, 'EasySteer', m)
+    vectors,files = [],[]
+    for s in sorted(steers, key=lambda s: s.op!='add'):
+        for d in s.directions:
+            ks,p = s.layers or [d.layer],path.with_name(f'{path.stem}-{len(files)}.gguf')
+            files.append(([replace(d, layer=k, vector=step(s, [d], k).float()) for k in ks], p))
+            how = dict(algorithm='direct', scale=s.coef.item()) if s.op=='add' else dict(algorithm='erase', scale=1.)
+            vectors.append(dict(source=str(p), **how, layers=[k-1 for k in ks], apply=_apply(s.positions)))
+    for ds,_ in files: [check_place(d.layer, 'gguf', m.num_layers, m.kinds) for d in ds]
+    for ds,p in files: write_gguf(ds, p, m)
+    _write_json(path, dict(vectors=vectors, conflict='sequential'))
+
+def _write_json(path, o):
+    with atomic_write(path) as f: json.dump(o, f, indent=1)
+
+# %% ../../nbs/steering/55_interop.ipynb #354c9cc2
+def export_steering(
+    steers:list, # `Steer`, all of which apply, as `load_steers` returns them
+    path, # The .json file to write
+    format:str, # 'interp-engine', 'easysteer' or 'vllm-lens'
+    model=None # Where the model's configuration is; None: the directions' own model
+):
+    "Write steers as another engine takes them; ValueError says what does not fit, and nothing is written"
+    if format not in ENGINES: raise ValueError(f"format={format!r}: choose from {', '.join(ENGINES)}")
+    path = Path(path)
+    if path.suffix!='.json': raise ValueError(f"{path}: {format} takes JSON, so give a name that ends in .json")
+    if not steers: raise ValueError('there is no steer to write')
+    m = find_model(model or steers[0].directions[0].model)
+    if format=='easysteer': return write_easysteer(steers, path, m)
+    _write_json(path, (for_interp_engine if format=='interp-engine' else for_vllm_lens)(steers, m))

@@ -14,20 +14,20 @@ from html import escape
 from importlib.metadata import version
 from itertools import islice
 from fastcore.basics import patch
-from ..analysis.axis import assistant_axis
 from ..analysis.figures import LINE_COLOURS, styled
 from ..config import PersonaVectorConfig, content_hash, log
-from ..conversations import FORM, LeftOut, Messages, conversation_of, each_conversation, places, renumbered, unread
+from ..conversations import FORM, LeftOut, conversation_of, each_conversation, places, tokenised, unread
 from ..extraction.blocks import decoder_of, find_blocks, residual_hooks
 from ..extraction.engine import default_batch_tokens, each_batch, keeping_memory, packs
 from ..extraction.extractor import ActivationExtractor
-from ..extraction.vectors import Direction, at_given, need_layer, vectors_of
+from ..extraction.vectors import Direction, need_layer
 from ..generation.local import LocalModel
 from ..extraction.packing import forward
 from ..models import EMBEDDED, batch_key, same_model, warn_of_other
 from ..personas import NEUTRAL
 from ..prompts import as_messages, context_length, conversation_tokens, get_format
 from ..responses import load_responses, shipped_responses
+from .capping import axes_of
 import numpy as np, pandas as pd, torch
 import plotly.graph_objects as go
 
@@ -167,14 +167,6 @@ def read(self:Monitor,
     return self._reading(msgs, t, spans, self.project(t.ids))
 
 # %% ../../nbs/steering/53_monitoring.ipynb #5260d7d7
-def tokenised(o, tokens_of):
-    "(messages, tokens, spans) of the conversation `o` by the function `tokens_of`, or the ValueError that says why there are none"
-    if isinstance(o, ValueError): return o
-    try:
-        msgs = Messages(as_messages(o), places(o))
-        return msgs, *tokens_of(msgs)
-    except ValueError as e: return renumbered(e, o)
-
 @patch
 def _windows(self:Monitor, conversations, most):
     "Yield lists of tokenised conversations with about `most` tokens in each"
@@ -351,15 +343,6 @@ def plot_drift(
     about = '; '.join(f'{k}: {o}' for k,o in r.about.items()) + (f' · z against the turns of {c.source}' if c else '')
     return styled(fig, 'Drift over turns', escape(about, quote=False), (580,300))
 
-# %% ../../nbs/steering/53_monitoring.ipynb #8c8e053a
-def _axes(ex, vectors, layer):
-    "The assistant axis of the file `vectors` at each layer, by name"
-    v,ks = vectors_of(ex.source, vectors),ex.layers(layer)
-    if None in v.layers:
-        if layer is None or len(ks)>1: raise ValueError(f"{vectors} does not record its layer: say the one with --layer")
-        v = at_given(v, ks[0], vectors)
-    return {f'axis, layer {k}': assistant_axis(v.at(k)) for k in ks}
-
 # %% ../../nbs/steering/53_monitoring.ipynb #d4d85a5d
 def tokens_of(ex):
     "A function from messages to their tokens and spans, as the extractor `ex` reads them; no model is loaded for it"
@@ -390,7 +373,7 @@ def _reader(ex, ds):
 def _monitor(config, vectors, calibration, layer, direction, check):
     "A calibrated `Monitor` along the axes of a vectors file, or along `direction`; what is wrong, by `check(extractor)` too, is said before loading"
     ex = ActivationExtractor(config)
-    ds = {'direction': direction} if direction else _axes(ex, vectors, layer)
+    ds = {'direction': direction} if direction else axes_of(ex, vectors, layer)
     check_fit(ds, ex.num_layers, ex.source.width)
     usual,top = _usual(calibration, ex),max(o.layer for o in ds.values())
     check(ex)

@@ -6,7 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/steering/58_serving.ipynb #srv00004
-import base64, hashlib, inspect, json, sys
+import asyncio, base64, hashlib, inspect, json, os, re, sys, time
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
@@ -15,14 +15,18 @@ from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from fastcore.basics import patch
-from ..config import content_hash, file_kind
+from ..config import atomic_write, content_hash, file_kind
+from ..conversations import conversation_of
 from ..extraction.blocks import find_blocks
 from ..extraction.engine import reading_bar
 from ..extraction.extractor import ActivationExtractor
 from ..extraction.vectors import Direction
 from ..generation.vllm_engine import HELD, HOW, Engine, answer_tokens, check_vllm
+from ..personas import NEUTRAL
+from ..responses import load_responses
+from .monitoring import Calibration, Monitor, Reading, check_fit
 from .steer import Steer, SteeredLayer, TokenPositions, check_fits, load_steers
-import numpy as np, torch
+import numpy as np, pandas as pd, torch
 from torch import Tensor
 
 # %% ../../nbs/steering/58_serving.ipynb #srv00007
@@ -76,6 +80,9 @@ class Request:
     names:str='' # The steerings that it asked for
     span:tuple=None # (first token, one past the last) of what is averaged, and its number
     sums:dict=field(default_factory=dict) # Layer to the sum over the tokens of the span
+    ids:list=None # Token ids of the prompt, where they are watched
+    read:list=field(default_factory=list) # (first place, token ids) of each pass
+    seen:dict=field(default_factory=dict) # Layer to (first place, projections 'token direction') of each pass
 
 # %% ../../nbs/steering/58_serving.ipynb #srv00015
 class TokenRow(TokenPositions):
@@ -154,13 +161,74 @@ def check_served(config):
     if config.speculative_config is not None: raise ValueError("with speculative decoding tokens are read that are then dropped: leave it out")
     if getattr(p, 'enable_dbo', False): raise ValueError("with --enable-dbo a pass is split in two: leave it out")
 
-# %% ../../nbs/steering/58_serving.ipynb #srv00027
+# %% ../../nbs/steering/58_serving.ipynb #srv00028
+class Watch:
+    "The directions that a server projects on, and where readings go"
+    def __init__(self, own): # directions: name to file; out: a folder; calibration: as `calibration_as_json` makes it
+        self.directions,self.out,self.calibration = {k: Direction.load(p) for k,p in own['directions'].items()},Path(own['out']),own.get('calibration')
+        by = {}
+        for k,d in self.directions.items(): by.setdefault(d.layer, []).append(k)
+        self.names,self.units = by,{k: torch.stack([self.directions[o].unit.float() for o in ns], 1) for k,ns in by.items()}
+    def project(self, k, x): # 'token d_model' to 'token direction'
+        self.units[k] = self.units[k].to(x.device)
+        return x@self.units[k]
+    def of(self, q): # Name to the projections of the tokens of the request `q`, NaN where there is none
+        n = max(s+len(x) for xs in q.seen.values() for s,x in xs)
+        out = {k: np.full(n, np.nan, np.float32) for k in self.directions}
+        for k,xs in q.seen.items():
+            for s,x in xs:
+                for name,col in zip(self.names[k], x.cpu().numpy().T): out[name][s:s+len(col)] = col
+        return out
+
+def calibration_as_json(c):
+    "A `Calibration` of `Monitor`, as JSON can hold it"
+    return dict(source=c.source, table=[[*k, *map(float, row)] for k,row in zip(c.table.index, c.table.values)])
+
+def calibration_in(o):
+    if o is None: return None
+    at = pd.MultiIndex.from_tuples([tuple(r[:2]) for r in o['table']], names=['direction','of'])
+    return Calibration(pd.DataFrame([r[2:] for r in o['table']], at, ['mean','sd','n']).astype(dict(n=int)), o['source'])
+
+# %% ../../nbs/steering/58_serving.ipynb #srv00029
+@patch
+def record(self:Watch, name, q)->dict:
+    "What is kept of the request `q`: token ids, projections, their mean over the answer, and z of both where there is a calibration"
+    x,c = pd.DataFrame(self.of(q)),calibration_in(self.calibration)
+    ids = [*(q.ids or []), *[None]*len(x)][:len(x)]
+    for s,new in q.read: ids[s:s+len(new)] = new.tolist()
+    turn = x[q.prompt:].mean().to_frame().T
+    def said(x): return {k: [None if np.isnan(o) else round(float(o), 5) for o in x[k]] for k in x}
+    z = {} if c is None else dict(z=said(c.z(x, 'tokens')), turn_z={k: o[0] for k,o in said(c.z(turn, 'turns')).items()})
+    about = {k: f'{d.model}, layer {d.layer}: {d.orientation}' for k,d in self.directions.items()}
+    return dict(request=name, steering=q.names, prompt=q.prompt, ids=ids, projections=said(x), turn={k: o[0] for k,o in said(turn).items()}, **z,
+                about=about, calibration=self.calibration)
+
+def reading_file(name)->str: return re.sub(r'[^\w.-]', '_', name)[-200:] # A request's id may be anything
+
+@patch
+def write(self:Watch, name, q):
+    "Keep the readings of the request `q`"
+    with atomic_write(self.out/f'{reading_file(name)}.json') as f: json.dump(self.record(name, q), f)
+
+# %% ../../nbs/steering/58_serving.ipynb #srv00030
+def served_reading(
+    path, # A file that a server wrote
+    tokenizer # Of its model
+)->Reading: # Of two messages: the prompt with its template, and the answer
+    "What a server read while it answered, as `Monitor` reads a conversation"
+    o = json.loads(Path(path).read_text(encoding='utf-8'))
+    ids,n = o['ids'],o['prompt']
+    x = pd.DataFrame(o['projections'], dtype=float)
+    msgs = [dict(role=r, content=tokenizer.decode(t)) for r,t in (('user', ids[:n]), ('assistant', ids[n:]))]
+    return Reading(msgs, ids, [tokenizer.decode([i]) for i in ids], [(0,n),(n,len(ids))], x, o['about'], calibration_in(o['calibration']), o['request'])
+
+# %% ../../nbs/steering/58_serving.ipynb #srv00032
 KEY = 'persona_vectors' # In `vllm_xargs` of a request, and in the additional configuration of a server
 NO_PLUGIN = ('vLLM has not loaded the plugin of persona_vectors, which keeps what is cached steered apart from what is plain: '
              'install persona-vectors-lab beside vLLM, and leave VLLM_PLUGINS unset, or name persona_vectors in it')
 
 def settings(config)->dict:
-    "What a configuration of vLLM says for this package: `steer`, name to file of a steering; `pool`, the layers that are averaged"
+    "What a configuration of vLLM says for this package: `steer`, name to file of a steering; `pool`, the layers that are averaged; `watch`, see `Watch`"
     return (config.additional_config or {}).get(KEY, {})
 
 def steers_here(config)->bool: # Whether this vLLM has steerings, and shares what it has cached
@@ -171,13 +239,14 @@ def admits()->bool:
     from vllm.v1.engine.input_processor import InputProcessor
     return getattr(InputProcessor.process_inputs, KEY, False)
 
-# %% ../../nbs/steering/58_serving.ipynb #srv00029
+# %% ../../nbs/steering/58_serving.ipynb #srv00034
 class Served:
     "Steers the requests of a runner of vLLM"
-    def __init__(self, runner, config):
+    def __init__(self, runner, config, first=True): # Whether it is the first rank, which keeps readings
         "Nothing is hooked before the model is loaded"
-        self.runner,self.config,self.now,self.order,self.requests = runner,config,None,None,{}
+        self.runner,self.config,self.first,self.now,self.order,self.requests = runner,config,first,None,None,{}
         self.loaded,self.running,self.means = Loaded(settings(config).get('steer', {})),False,{}
+        self.watch = Watch(settings(config)['watch']) if 'watch' in settings(config) and first else None
         self.wrap('load_model', self.load); self.wrap('execute_model', self.execute)
         if hasattr(runner, 'prepare_inputs'): self.wrap('prepare_inputs', self.prepare)         # of vLLM's second model runner
     def wrap(self, name, f):
@@ -192,7 +261,7 @@ class Served:
         self.order = out.req_ids
         return out
 
-# %% ../../nbs/steering/58_serving.ipynb #srv00030
+# %% ../../nbs/steering/58_serving.ipynb #srv00035
 @patch
 def hook(self:Served, model):
     "Hook the blocks that are steered; ValueError if a direction does not fit the model"
@@ -203,7 +272,9 @@ def hook(self:Served, model):
     steers = [s for ss in self.loaded.steers.values() for s in ss]
     if steers: check_fits(model, cfg.hidden_size, len(found), steers)
     self.pool = settings(self.config).get('pool', [])
-    for k in sorted({*steered_layers(steers), *self.pool}): add_stream_hook(found, k, self.at)
+    watched = self.watch.units if self.watch else {}
+    if watched: check_fit(self.watch.directions, len(found), cfg.hidden_size); model.register_forward_pre_hook(self.reads, with_kwargs=True)
+    for k in sorted({*steered_layers(steers), *self.pool, *watched}): add_stream_hook(found, k, self.at)
 
 def add_stream_hook(found, k, f):
     "Call `f` with `k` and the two parts of the residual stream at layer `k` in every pass through the blocks `found`"
@@ -212,13 +283,14 @@ def add_stream_hook(found, k, f):
     if k==0: return found[0].register_forward_pre_hook(before, with_kwargs=True)
     return found[k-1].register_forward_hook(after)
 
-# %% ../../nbs/steering/58_serving.ipynb #srv00031
+# %% ../../nbs/steering/58_serving.ipynb #srv00036
 @patch
 def execute(self:Served, own, plan, *args, **kw):
     "Run `own`, vLLM's step, on the scheduler's `plan`"
     if kw.get('dummy_run'): return own(plan, *args, **kw)
-    for o in plan.finished_req_ids: self.requests.pop(o, None)
-    for r in plan.scheduled_new_reqs: self.requests[r.req_id] = Request(r.prompt_len, *asked_for(r.sampling_params))
+    for o in plan.finished_req_ids: self.finish(o)
+    for r in plan.scheduled_new_reqs:
+        self.requests[r.req_id] = Request(r.prompt_len, *asked_for(r.sampling_params), ids=r.prompt_token_ids if self.watch else None)
     cached = plan.scheduled_cached_reqs
     self.before = dict(zip(cached.req_ids, cached.num_computed_tokens)) | {r.req_id: r.num_computed_tokens for r in plan.scheduled_new_reqs}
     self.counts,self.now,self.order,self.running = plan.num_scheduled_tokens,None,None,True
@@ -230,7 +302,7 @@ def asked_for(params)->tuple:
     more = (params.extra_args or {}) if params is not None else {}
     return more.get(KEY) or '',more.get(f'{KEY}_span')
 
-# %% ../../nbs/steering/58_serving.ipynb #srv00032
+# %% ../../nbs/steering/58_serving.ipynb #srv00038
 @patch
 def at(self:Served, k, h, r):
     "Steer the stream at layer `k`, in the parts `h` and `r`, where requests of this pass ask for it"
@@ -242,8 +314,9 @@ def at(self:Served, k, h, r):
         x = whole(h, r, t.index)
         put(h, r, t.index, x, t.through(layer, x))
     if k in self.pool: self.average(k, h, r)
+    if self.watch and k in self.watch.units: self.project(k, h, r)
 
-# %% ../../nbs/steering/58_serving.ipynb #srv00034
+# %% ../../nbs/steering/58_serving.ipynb #srv00040
 @patch
 def average(self:Served, k, h, r):
     "Add the stream at layer `k` to the sums of the spans; a span that is whole becomes a mean"
@@ -257,6 +330,27 @@ def average(self:Served, k, h, r):
         if lo<hi==y and k==max(self.pool): self.means[key] = torch.stack([q.sums[j] for j in self.pool])/(y-x)
 
 # %% ../../nbs/steering/58_serving.ipynb #srv00041
+@patch
+def reads(self:Served, model, args, kwargs):
+    "Keep the token ids of a pass"
+    if self.running: self.ids = kwargs['input_ids'].clone() if kwargs.get('input_ids') is not None else None
+
+@patch
+def project(self:Served, k, h, r):
+    "Keep the projections of all tokens of a pass at layer `k`"
+    x,first = self.watch.project(k, whole(h, r, slice(0, self.now.total))),k==min(self.watch.units)
+    for o,(a,s,e) in self.now.spans.items():
+        q,now = self.requests[o],slice(a, a+e-s)
+        q.seen.setdefault(k, []).append((s, x[now]))
+        if first and self.ids is not None: q.read.append((s, self.ids[now]))
+
+@patch
+def finish(self:Served, o):
+    "Forget the request `o`, whose readings are kept"
+    q = self.requests.pop(o, None)
+    if q and q.seen: self.watch.write(o, q)
+
+# %% ../../nbs/steering/58_serving.ipynb #srv00050
 class Worker:
     "vLLM's worker with steering, by `--worker-extension-cls persona_vectors.steering.serving.Worker`"
     @property
@@ -264,14 +358,14 @@ class Worker:
     @model_runner.setter
     def model_runner(self, runner):
         vars(self)['model_runner'] = runner
-        if runner is not None: vars(self)[KEY] = Served(runner, self.vllm_config)
+        if runner is not None: vars(self)[KEY] = Served(runner, self.vllm_config, self.rank==0)
     def persona_vectors_means(self):
         "The numbers of the spans whose means are made since the last call, and the means, as bytes of float32; None on other ranks"
         done,vars(self)[KEY].means = vars(self)[KEY].means,{}
         if self.rank==0: return list(done),torch.stack(list(done.values())).cpu().numpy().tobytes() if done else b''
 EXTENSION = f'{Worker.__module__}.{Worker.__qualname__}'
 
-# %% ../../nbs/steering/58_serving.ipynb #srv00044
+# %% ../../nbs/steering/58_serving.ipynb #srv00053
 _known = {}
 
 def admitted(request, config):
@@ -287,36 +381,91 @@ def admitted(request, config):
     request.cache_salt = f"{KEY} {names} {_known[key].hash} {request.cache_salt or ''}"
     return request
 
-# %% ../../nbs/steering/58_serving.ipynb #srv00045
+# %% ../../nbs/steering/58_serving.ipynb #srv00054
 def register():
     "What vLLM calls in each of its processes, as a plugin: requests are admitted by `admitted`"
     if admits(): return
+    from vllm.exceptions import VLLMValidationError
     from vllm.v1.engine.input_processor import InputProcessor
     own = InputProcessor.process_inputs
-    def process_inputs(self, *args, **kw): return admitted(own(self, *args, **kw), self.vllm_config)
+    def process_inputs(self, *args, **kw):
+        request = own(self, *args, **kw)
+        try: return admitted(request, self.vllm_config)
+        except (ValueError, OSError) as e: raise VLLMValidationError(str(e), parameter=f'vllm_xargs.{KEY}') from None      # answered as an error of the request
     setattr(process_inputs, KEY, True)
     InputProcessor.process_inputs = process_inputs
 
-# %% ../../nbs/steering/58_serving.ipynb #srv00048
+# %% ../../nbs/steering/58_serving.ipynb #srv00058
+class WithReadings:
+    "A middleware of vLLM's server that adds to an answer what was read of it; a folder in PERSONA_VECTORS_READINGS"
+    def __init__(self, app, seconds=10): self.app,self.seconds,self.out = app,seconds,Path(os.environ['PERSONA_VECTORS_READINGS'])
+    async def __call__(self, scope, receive, send):
+        if scope['type']!='http' or not scope['path'].endswith('/completions'): return await self.app(scope, receive, send)
+        begun,parts = [],[]
+        async def told(m):
+            if m['type']=='http.response.start' and m['status']==200 and b'json' in dict(m['headers']).get(b'content-type', b''): begun.append(m); return
+            if not begun: return await send(m)
+            parts.append(m.get('body', b''))
+            if m.get('more_body'): return
+            raw = await self.completed(b''.join(parts))
+            sized = [(k,v) for k,v in begun[0]['headers'] if k!=b'content-length']+[(b'content-length', str(len(raw)).encode())]
+            await send(begun[0] | dict(headers=sized))
+            await send(dict(type='http.response.body', body=raw))
+        await self.app(scope, receive, told)
+    async def completed(self, raw):
+        o,end = json.loads(raw),time.monotonic()+self.seconds
+        def there(): return sorted(self.out.glob(f"*{reading_file(o['id'])}*.json"))
+        while len(there())<len(o['choices']) and time.monotonic()<end: await asyncio.sleep(.02)
+        return json.dumps(o | {KEY: [json.loads(p.read_text(encoding='utf-8')) for p in there()]}).encode()
+
+# %% ../../nbs/steering/58_serving.ipynb #srv00061
 def serve_command(
     source, # The `ModelSource`
     files:dict, # Name to file of a steering
-    more=() # Further arguments of `vllm serve`
+    more=(), # Further arguments of `vllm serve`
+    watch:dict=None # As `Watch` takes it
 )->list:
     "The command that serves a model with steerings; ValueError if one does not fit it"
     if source.adapter or source.quantize: raise ValueError(f"model {source.name!r}: give vLLM a folder with the weights as they shall be served")
     steers = [s for ss in Loaded(files).steers.values() for s in ss]
     if steers: check_fits(SimpleNamespace(source=source, config=source.text_config()), source.width, source.num_layers, steers)
-    own = {KEY: dict(steer={k: str(Path(p).absolute()) for k,p in files.items()})}
+    own = dict(steer={k: str(Path(p).absolute()) for k,p in files.items()})
+    if watch:
+        check_fit(Watch(watch).directions, source.num_layers, source.width)
+        own['watch'],more = watch,['--middleware', f'{WithReadings.__module__}.{WithReadings.__qualname__}', *more]
     at = ['--revision', source.revision] if source.revision else []
     return [str(Path(sys.executable).with_name('vllm')), 'serve', source.path, *at, '--served-model-name', str(source.label), '--enforce-eager',
-            '--worker-extension-cls', EXTENSION, '--additional-config', json.dumps(own), *more]
+            '--worker-extension-cls', EXTENSION, '--additional-config', json.dumps({KEY: own}), *more]
 
 def need_vllm(cmd):
     "ValueError if there is no vLLM to run `cmd`"
     if not Path(cmd[0]).exists(): raise ValueError("vLLM is not installed beside this package: pip install vllm, or see the command with --dry-run")
 
-# %% ../../nbs/steering/58_serving.ipynb #srv00051
+# %% ../../nbs/steering/58_serving.ipynb #srv00063
+def serving_env(watch=None)->dict:
+    "Environment variables of a server: the runner of the model that this was tried with, unless another is chosen, and the folder of readings"
+    return dict(VLLM_USE_V2_MODEL_RUNNER=os.environ.get('VLLM_USE_V2_MODEL_RUNNER', '0'), **(dict(PERSONA_VECTORS_READINGS=watch['out']) if watch else {}))
+
+def watching(
+    config, # The `PersonaVectorConfig` of the model
+    files, # Of saved directions
+    out, # Folder that receives the readings
+    calibration=None # Responses file whose neutral answers say what is usual; None: no z
+)->dict:
+    "What `Watch` takes; the model reads the answers of the calibration, by transformers"
+    own = dict(directions={Path(p).stem: str(Path(p).absolute()) for p in files}, out=str(Path(out).absolute()))
+    if len(own['directions'])<len(files): raise ValueError("two files of directions have the same name: rename one")
+    ds = Watch(own).directions
+    ex = ActivationExtractor(config)
+    check_fit(ds, ex.num_layers, ex.source.width)
+    if not calibration: return own
+    rows = [r for r in load_responses(calibration).rows if r.persona in NEUTRAL and not r.blank]
+    if not rows: raise ValueError(f"{calibration} has no answer of a neutral persona ({', '.join(NEUTRAL)}) to calibrate on")
+    m = Monitor(ex.blocks(max(d.layer for d in ds.values())), ex.tokenizer, ds, ex.format)
+    c = m.calibrate(map(conversation_of, rows), f"{len(rows)} answers of {', '.join(dict.fromkeys(r.persona for r in rows))}")
+    return own | dict(calibration=calibration_as_json(c))
+
+# %% ../../nbs/steering/58_serving.ipynb #srv00067
 def read_spans():
     "What vLLM's process runs for a `VllmExtractor`"
     def means(engine):
@@ -336,7 +485,7 @@ class VllmExtractor(ActivationExtractor):
         made = super().provenance(*args)
         return made | dict(versions=made['versions'] | (dict(vllm=version('vllm')) if find_spec('vllm') else {}))
 
-# %% ../../nbs/steering/58_serving.ipynb #srv00052
+# %% ../../nbs/steering/58_serving.ipynb #srv00068
 @patch
 def read_rest(self:VllmExtractor, kept, progress=True, plan=None):
     "All means, after vLLM has read the sequences that have none yet"
@@ -349,7 +498,7 @@ def read_rest(self:VllmExtractor, kept, progress=True, plan=None):
     def ask(i):
         t = kept.seqs[i]
         e.send(dict(key=str(i), ids=[*t.ids], params=dict(max_tokens=1, temperature=0, detokenize=False, extra_args={f'{KEY}_span': [t.start, t.end, i]})))
-    env = env | dict(VLLM_ALLOW_LONG_MAX_MODEL_LEN='1')                   # a token is always answered, beyond the context too
+    env = env | serving_env() | dict(VLLM_ALLOW_LONG_MAX_MODEL_LEN='1')                   # a token is always answered, beyond the context too
     with reading_bar(kept, progress) as bar, Engine(args|self.args, env, 'steering.serving.read_spans') as e:
         for i in islice(todo, HELD): ask(i)
         while kept.todo:

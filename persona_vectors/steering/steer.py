@@ -6,7 +6,7 @@
 __all__ = ['Steer', 'steered', 'residual_norm', 'prediction_change', 'answers_at']
 
 # %% ../../nbs/steering/50_steer.ipynb #8c8c1abb
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import reduce
 from importlib.metadata import version
@@ -436,6 +436,22 @@ def prediction_change(
             tokens=len(own)))
     return pd.DataFrame(rows)
 
+# %% ../../nbs/steering/50_steer.ipynb #1090c448
+def answers_under(
+    lm:LocalModel,
+    talks:list, # Conversations, as `as_messages` takes them, each a row of the batch
+    steers:list, # `Steer`, all of which apply; empty: none
+    max_tokens:int=128, temperature:float=0., seed:int=0 # As `answers_at` takes them
+)->list: # Of texts
+    "The answers of the model under `steers`; all rows get the same random numbers"
+    talks = [as_messages(o) for o in talks]
+    if any(o[-1]['role']=='assistant' for o in talks): raise ValueError("the conversation ends with the assistant's turn: end it with a question")
+    texts = [lm.format.conversation(o)[0] for o in talks]
+    prompts,us = lm.encode(texts),uniforms(Response('', talks[0][-1]['content'], ''), max_tokens, seed).expand(len(talks), -1)
+    with steered(lm.model, *steers, prompt_len=torch.tensor(list(map(len, prompts)))) if steers else nullcontext():
+        out = lm.generate(prompts, us, temperature, leave=False)
+    return [lm.finished(o, t)['text'].strip() for o,t in zip(out, texts)]
+
 # %% ../../nbs/steering/50_steer.ipynb #3c3f2487
 def answers_at(
     lm:LocalModel,
@@ -452,10 +468,4 @@ def answers_at(
     if talks and isinstance(talks[0], dict): talks = [talks]*len(coefs)
     if len(talks)!=len(coefs) or not coefs:
         raise ValueError(f"{len(talks)} conversations and {len(coefs)} coefficients: give one conversation for each, or one for all")
-    talks = [as_messages(o) for o in talks]
-    if any(o[-1]['role']=='assistant' for o in talks): raise ValueError("the conversation ends with the assistant's turn: end it with a question")
-    texts = [lm.format.conversation(o)[0] for o in talks]
-    prompts,us = lm.encode(texts),uniforms(Response('', talks[0][-1]['content'], ''), max_tokens, seed).expand(len(coefs), -1)
-    with steered(lm.model, Steer(direction, coefs, positions=positions), prompt_len=torch.tensor(list(map(len, prompts)))):
-        out = lm.generate(prompts, us, temperature, leave=False)
-    return [lm.finished(o, t)['text'].strip() for o,t in zip(out, texts)]
+    return answers_under(lm, talks, [Steer(direction, coefs, positions=positions)], max_tokens, temperature, seed)
