@@ -3,6 +3,7 @@ import gc, json, os, signal, socket, subprocess, time
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from unittest.mock import patch
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -57,7 +58,8 @@ def engine(folder, own=None, **kw):
     from vllm import LLM
     from vllm.distributed import cleanup_dist_env_and_memory
     extra = {} if own is None else dict(worker_extension_cls=EXTENSION, additional_config={KEY: own})
-    llm = LLM(str(folder), **dict(dtype='float32', enforce_eager=True, max_model_len=256, block_size=32, skip_tokenizer_init=True, max_num_seqs=16) | extra | kw)
+    usual = dict(dtype='float32', enforce_eager=True, max_model_len=256, block_size=32, skip_tokenizer_init=True, max_num_seqs=16)
+    llm = LLM(str(folder), **usual | extra | kw)
     try: yield llm
     finally:
         kind = type(worker(llm))
@@ -301,3 +303,22 @@ def test_server(tmp_path):
         assert abs(r['turn']['axis']-want[r['prompt']:].mean())<1e-2 and r['steering']==('away' if ss else '')
     seen = served_reading(next((tmp_path/'readings').glob(f"*{away['id']}*")), source.tokenizer())
     assert said[1].startswith(seen.messages[1]['content'].strip()[:20]) and len(seen.turns)==2
+
+@pytest.mark.slow
+def test_throughput(tmp_path):
+    "In processor time, in turn: 16 requests by a plain vLLM, with the extension and nothing loaded, and each steered along one direction"
+    source = find_model(EMBEDDED)
+    save_steers(tmp_path/'away.safetensors', [Steer(assistant_axis(shipped_vectors().at(20)), -1)])
+    g = torch.Generator().manual_seed(0)
+    prompts = [torch.randint(100, 40000, (40,), generator=g).tolist() for _ in range(16)]
+    def seconds(llm, names):
+        t = time.process_time()
+        answers(llm, prompts, names, 48)
+        return time.process_time()-t
+    with engine(source.path) as a, engine(source.path, dict(steer={})) as b, engine(source.path, dict(steer=dict(away=str(tmp_path/'away.safetensors')))) as c:
+        runs = dict(plain=(a, [None]*16), nothing=(b, [None]*16), loaded=(c, [None]*16), one=(c, ['away']*16))
+        for o in runs.values(): seconds(*o)
+        got = [{k: seconds(*o) for k,o in runs.items()} for _ in range(7)]
+    rate = {k: median(o['plain']/o[k] for o in got) for k in runs}
+    print(rate, f"{16*48/median(o['plain'] for o in got):.0f} tokens a second")
+    assert rate['nothing']>=.98 and rate['one']>=.9

@@ -63,6 +63,7 @@ class Loaded:
     def __getitem__(self, names): # Names with commas between
         "Layer to `SteeredLayer`; ValueError if there is no such steering, or if they contradict each other"
         if names not in self.made:
+            if len({*names.split(',')})<names.count(',')+1: raise ValueError(f"{names!r} has a steering twice: name each once")
             if missing := [k for k in names.split(',') if k not in self.steers]:
                 raise ValueError(f"there is no steering {missing[0]!r} here: there are {', '.join(self.steers) or 'none'}")
             ss = [s for k in names.split(',') for s in self.steers[k]]

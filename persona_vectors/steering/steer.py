@@ -25,6 +25,7 @@ from ..prompts import as_messages
 from ..responses import Response
 import pandas as pd, torch
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
 # %% ../../nbs/steering/50_steer.ipynb #2f4e353e
 OPS = ('add', 'ablate', 'floor', 'ceiling', 'clamp') # Operations along a direction
@@ -164,7 +165,7 @@ def check_mask(mask, cache, seen, b, t):
 
 # %% ../../nbs/steering/50_steer.ipynb #c2915c4b
 class TokenPositions:
-    "The tokens of one forward pass: `real` (not padding) and `place` (in the row), 'batch token'; `seen`, how many are in the cache"
+    "The tokens of one forward pass: `real` (not padding) and `place` (in the row), 'batch token'; `seen`, how many are in the cache; `open`, which gates are"
     def __init__(self,
         params, # `signature(model.forward)`
         args, kwargs # What the model is called with
@@ -174,7 +175,7 @@ class TokenPositions:
         ids = next((call[o] for o in ('input_ids','inputs_embeds') if call.get(o) is not None), None)
         if ids is None: raise ValueError("steering needs a model that is called with input_ids or inputs_embeds")
         (b,t),cache,mask,pos = ids.shape[:2],*map(call.get, ('past_key_values','attention_mask','position_ids'))
-        self.seen,self.masks = 0 if cache is None else int(cache.get_seq_length()),{}
+        self.seen,self.masks,self.open = 0 if cache is None else int(cache.get_seq_length()),{},{}
         check_mask(mask, cache, self.seen, b, t)
         new = slice(self.seen, self.seen+t)
         if mask is not None: self.real,self.place = mask.bool()[:,new],(mask.long().cumsum(-1)-1)[:,new]
@@ -254,17 +255,25 @@ def __call__(self:SteeredLayer, h, mask, note): # Hidden states 'batch token d_m
 # %% ../../nbs/steering/50_steer.ipynb #2cdda100
 class Steering:
     "The state of the hooks of `steered`: the tokens of the running pass, which gates are open, and the counts so far"
-    def __init__(self, params, prompt_len): self.params,self.prompt_len,self.now,self.notes,self.open = params,prompt_len,None,{},{}
-    def begin(self, m, args, kwargs): self.now,self.open = TokenPositions(self.params, args, kwargs),{}
+    def __init__(self, params, prompt_len): self.params,self.prompt_len,self.now,self.notes,self.passes = params,prompt_len,None,{},WeakIdKeyDictionary()
+    def begin(self, m, args, kwargs): self.now = TokenPositions(self.params, args, kwargs)
     def end(self, m, args, out): self.now = None
-    def apply(self, layer, h):
-        if self.now is None: raise ValueError("a part of the model was called by itself: call the model that steered(...) was given")
-        check_states('the model', h, self.now.real, h.shape[-1])
-        for g in layer.gates: self.open[g] = g(h.to(torch.promote_types(h.dtype, torch.float32)))
-        return layer(h, self._mask, lambda *o: self._note(layer.k, *o))
-    def _mask(self, p, gate): # The tokens at `p`; those of them at which the gate is open
-        m = self.now.mask(p, self.prompt_len)
-        return m, m if gate is None else m & self.open[gate].to(m.device)
+    def apply(self, layer, h, block=None, given=()):
+        now = self._pass(block, given)
+        check_states('the model', h, now.real, h.shape[-1])
+        for g in layer.gates: now.open[g] = g(h.to(torch.promote_types(h.dtype, torch.float32)))
+        def mask(p, gate): # The tokens at `p`; those of them at which the gate is open
+            m = now.mask(p, self.prompt_len)
+            return m, m if gate is None else m & now.open[gate].to(m.device)
+        return layer(h, mask, (lambda *o: self._note(layer.k, *o)) if now is self.now else lambda *o: None)
+    def _pass(self, block, given): # The `TokenPositions` of the pass in which `block` gets the tensors `given`
+        if self.now is not None:
+            if given and block.training:
+                for o in given: self.passes.setdefault(o, set()).add(self.now)
+            return self.now
+        found = set.intersection(*kept) if (kept := [self.passes[o] for o in given if o in self.passes]) else ()
+        if len(found)==1: return found.pop()                             # a checkpoint runs it again, in the backward pass
+        raise ValueError("a part of the model was called by itself: call the model that steered(...) was given")
     def _note(self, k, p, kind, m, moved):
         n = torch.stack([m.sum(), moved.sum()]).detach()
         self.notes[k,p,kind] = self.notes.get((k, p, kind), 0)+n
@@ -275,16 +284,20 @@ class Steering:
         return df.assign(fraction=df.moved/df.tokens).set_index(['layer','positions'])
 
 # %% ../../nbs/steering/50_steer.ipynb #b006a151
+def given_tensors(args, kwargs)->list:
+    "The tensors that a block is called with"
+    return [o for x in (*args, *kwargs.values()) for o in (x if isinstance(x, (tuple,list)) else (x,)) if isinstance(o, Tensor)]
+
 def add_hook(found, layer, state):
     "Hook `layer` into the blocks `found` and return the handle; before other hooks, so that they see the steered states"
-    def after(m, args, out):
-        h = state.apply(layer, block_output(out))
+    def after(m, args, kwargs, out):
+        h = state.apply(layer, block_output(out), m, given_tensors(args, kwargs))
         return h if isinstance(out, Tensor) else (h, *out[1:])
     def before(m, args, kwargs):
-        h = state.apply(layer, block_input(args, kwargs))
+        h = state.apply(layer, block_input(args, kwargs), m, given_tensors(args, kwargs))
         return ((h, *args[1:]), kwargs) if args else (args, kwargs | dict(hidden_states=h))
     if layer.k==0: return found[0].register_forward_pre_hook(before, prepend=True, with_kwargs=True)
-    return found[layer.k-1].register_forward_hook(after, prepend=True)
+    return found[layer.k-1].register_forward_hook(after, prepend=True, with_kwargs=True)
 
 # %% ../../nbs/steering/50_steer.ipynb #b4da898c
 @contextmanager
