@@ -270,10 +270,14 @@ def check_rounding(self:ModelSource):
 # %% ../nbs/07_models.ipynb #42d21ac1
 CONVERSION = 2 # Raised when a file would be converted otherwise than before: folders and vectors of older conversions are left alone
 
+def converted_folder(stem, fp)->tuple: # Its path, and the hash in its name
+    "Where the model is kept that a GGUF file with the hash `fp` is converted to"
+    fp = hashlib.sha256(f'{fp} {CONVERSION}'.encode()).hexdigest()[:16]
+    return cache_dir()/f'{stem}-{fp}',fp
+
 def _converted(name, stem, fp, get):
     "The model in the cache, made by converting the GGUF file that `get` returns"
-    fp = hashlib.sha256(f'{fp} {CONVERSION}'.encode()).hexdigest()[:16]
-    path = cache_dir()/f'{stem}-{fp}'
+    path,fp = converted_folder(stem, fp)
     if path.exists(): return ModelSource(name, str(path), fp)
     with only_one(path.with_name(f'{path.name}.lock')):                # another process may be at it
         if not path.exists(): _convert(name, path, get)

@@ -961,7 +961,7 @@ def _frames(e):
 @patch(as_prop=True)
 def table(self:Report)->pd.DataFrame: # section, item, quantity, value
     "Every number of the report, one a row"
-    def name(i): return ', '.join(i) if isinstance(i, tuple) else str(i)
+    def name(i): return ', '.join(map(str, i)) if isinstance(i, tuple) else str(i)
     rows = [('about','','model',self.model),('about','','direction',self.name),('about','','verdict',self.verdict)]
     rows += [(k, name(i), str(c), x) for k,o in _frames(self).items() for i,r in zip(o.index, o.to_dict('records')) for c,x in r.items()]
     return pd.DataFrame(rows, columns=['section','item','quantity','value'])
@@ -1005,11 +1005,11 @@ def _read_again(extractor, selection, both, v, under, folder):
     return {'layer 0': both.at(0), **own, **random, **prompt_baselines(v.meta['prompts'])}
 
 # %% ../../nbs/analysis/39_report.ipynb #85de0c6b
-def _likelihood_file(extractor, selection, default, folder):
+def likelihood_file(extractor, selection, default, folder):
     what = extractor.cache_key(selection, [extractor.num_layers])
     return folder/f"{slug(what['model'])}-{content_hash([what, default])[:8]}.csv"
 
-def _likelihoods(path, table):
+def kept_likelihoods(path, table):
     "How much more probable each answer is under its own persona's prompt, from the file `path`, or from the function `table`, once"
     if not path.exists():
         df = table()
@@ -1021,11 +1021,11 @@ def _read_first(extractor, selection, own, k, default, first, data, likely):
     "The vectors of the `Extraction` `own`; with all that comes out of the same pass in files, likelihoods too if `likely`"
     some = _held(extractor, selection, k, (), [default] if default else ()) | dict(own=own)
     if own.extractor.config.span.startswith('answer'): some['first'] = Extraction(first_tokens(extractor, first), selection, [k])
-    path = default and _likelihood_file(extractor, selection, default, data/'adherence')
+    path = default and likelihood_file(extractor, selection, default, data/'adherence')
     fits = default and likely and not extractor.plan(own.seqs, [*own.layers, extractor.num_layers], False).stream
     both = Scoring(extractor, selection.responses.rows, [None, prompt_of(default, selection.prompts)]) if fits and not path.exists() else None
     got = _from_files(some, data/'persona_vectors', both and both.means)
-    if both: _likelihoods(path, lambda: both.table)
+    if both: kept_likelihoods(path, lambda: both.table)
     return got['own'],got.get('first')
 
 # %% ../../nbs/analysis/39_report.ipynb #645108ec
@@ -1077,7 +1077,7 @@ def gather(
                variants={f'first {first} tokens': start} if start else {})
     if whole: got['whole'] = every.at(k)
     if not likely: return got
-    path = _likelihood_file(extractor, selection, v.neutral[0], data/'adherence')
-    got['adherence'] = _likelihoods(path, lambda: log_likelihood_ratio(extractor, selection, against=v.neutral[0]))
+    path = likelihood_file(extractor, selection, v.neutral[0], data/'adherence')
+    got['adherence'] = kept_likelihoods(path, lambda: log_likelihood_ratio(extractor, selection, against=v.neutral[0]))
     if sweep: got['sweep'] = _over_layers(both, got['adherence'], k)
     return got | dict(extras=_in_words(extractor, v, d, selection.responses))

@@ -77,6 +77,13 @@ def blocks(self:ActivationExtractor, k:int):
 @patch(as_prop=True)
 def placed_on(self:ActivationExtractor): return 'auto' if self.config.device=='auto' else self.device
 
+# %% ../../nbs/extraction/27_extractor.ipynb #4ec8e400
+@patch
+def release(self:ActivationExtractor):
+    "Let go of the model; the next reading loads it again"
+    self._blocks = None
+    vars(self).pop('causal', None)
+
 # %% ../../nbs/extraction/27_extractor.ipynb #487fd8c6
 def prompt_of(read_under:str, personas)->str:
     "The prompt of the persona `read_under`, among `personas` or built in (None: None); ValueError if there is none of that name"
