@@ -15,8 +15,8 @@ from ..analysis.controls import last_prompt_token, random_directions, text_basel
 from ..analysis.figures import LINE_COLOURS, styled
 from ..analysis.page import STYLE, templates
 from ..analysis.readings import gaps
-from ..analysis.report import Finding, kept_rows, listed, moved, num, percent, span
-from ..analysis.uncertainty import half_width, jackknife
+from ..analysis.report import Finding, kept_rows, moved, num, percent, span
+from ..analysis.uncertainty import jackknife
 from ..config import PersonaVectorConfig, atomic_write, content_hash, layer_index, log, slug
 from ..extraction.extractor import ActivationExtractor, Extraction, cached_vectors, read_together
 from ..extraction.vectors import Direction, PersonaVectors, Row
