@@ -80,7 +80,7 @@ def test_walk(page_at, browser, tmp_path):
         pg.wait_for_function(f"[...document.querySelectorAll('.pv-chat')].slice(0, 2).every(o => o.querySelectorAll('p').length === {2*n}) "
                              "&& !document.body.innerText.includes('answers …')", timeout=180_000)
     assert not pg.locator('.pv-chat b').count() and '<b>Why</b>' in pg.inner_text('.pv-chat')
-    with pg.expect_download() as d: pg.get_by_role('button', name='save').click()
+    with pg.expect_download() as d: pg.get_by_role('button', name='save').first.click()
     d.value.save_as(tmp_path/'conversation.jsonl')
     as_monitor(pg, tmp_path/'conversation.jsonl')
     replayed(pg, tmp_path)
@@ -120,11 +120,11 @@ def as_monitor(pg, path):
 def replayed(pg, folder):
     "The page's own file shows all its conversations; an empty file is refused in words"
     (folder/'empty.jsonl').write_text('')
-    for name,said in (('empty.jsonl','no conversation'), ('conversation.jsonl','steered')):
+    for name,said in (('empty.jsonl','is empty'), ('conversation.jsonl','steered')):
         with pg.expect_file_chooser() as f: pg.get_by_role('button', name='replay a file').click()
         f.value.set_files(folder/name)
         if name=='empty.jsonl': pg.wait_for_selector(f'text={said}', timeout=30_000)
-    pg.wait_for_function("!document.body.innerText.includes('reading …') && !document.body.innerText.includes('no conversation')", timeout=60_000)
+    pg.wait_for_function("!document.body.innerText.includes('reading …') && !document.body.innerText.includes('is empty')", timeout=60_000)
     assert [pg.locator('.pv-chat').nth(k).locator('p').count() for k in (0,1)]==[6,6]
 
 def make(pg):

@@ -402,7 +402,8 @@ def _from_any(path):
             if len(d := load_file(path))==1: raise ValueError('it holds one tensor: `load_direction` reads a single vector')
             return _checked(_plain(d, path.name))
         means,head = load_tensors(path, VECTORS_FORMAT, 'responses.means')
-        return _checked(PersonaVectors(means.float(), [Row(**o) for o in head['rows']], head['layers'], dict(head['meta'])))
+        if means.is_floating_point(): means = means.float()
+        return _checked(PersonaVectors(means, [Row(**o) for o in head['rows']], head['layers'], dict(head['meta'])))
     except OSError: raise
     except Exception as e:
         raise ValueError(f"{path} does not hold persona vectors ({' '.join(str(e).split())}): check the path, "
