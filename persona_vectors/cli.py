@@ -1155,9 +1155,22 @@ def _answer_of(rs, who, i):
     return found[0].prompted()
 
 # %% ../nbs/92_cli.ipynb #cfb739a1
-@app.command(epilog='Example: persona-vectors verify --device cuda --dtype bfloat16')
-def verify(device:Device=None, dtype:Dtype=None):
-    "Re-extract stored answers and compare with the reference vectors; exit 1 if a cosine falls short."
+@app.command(epilog='Example: persona-vectors verify --served http://localhost:8000 --model Qwen/Qwen3-8B --cap capping.safetensors')
+def verify(served:Annotated[str, _option('The address of a server that `serve` has started with --watch: compare it with transformers in float32.')]=None,
+           model:Model=EMBEDDED, revision:Revision=None,
+           cap:Annotated[Path, _option('With --served: a capping that the server has, and watches.')]=None,
+           watch:Annotated[list[Path], _option('With --served: a direction or a steering that it watches; several times for several.')]=None,
+           out:Annotated[Path, _option('With --cap: write the capping with new thresholds to this file, if the server needs some.')]=None,
+           device:Device=None,
+           dtype:Annotated[str, _option('float32, bfloat16, float16. Default: what the device multiplies natively, or what the server says.')]=None):
+    "Re-extract stored answers and compare with the reference vectors, or a server with transformers; exit 1 if it falls short."
+    if served:
+        from persona_vectors.steering.served import verify_served
+        result = verify_served(served, config_from(model, revision=revision, device=device), cap, watch or (), out, dtype)
+        print(result)
+        if not result.passed: raise typer.Exit(1)
+        return
+    if given := _given(cap=cap, watch=watch, out=out, revision=revision, model=model!=EMBEDDED): raise ValueError(f"{given[0]} goes with --served")
     from persona_vectors.verification import verify as check
     result = check(device, dtype)
     print(json.dumps(result, indent=1))
@@ -1233,7 +1246,7 @@ def serve(more:Annotated[list[str], typer.Argument(help='Arguments of `vllm serv
           model:Model=EMBEDDED, revision:Revision=None,
           steer:Annotated[list[Path], _option('A steering or a direction, or a folder of those; several times for several.')]=None,
           cap:Annotated[list[Path], _option('A file of a capping, from `cap`; as --steer.')]=None,
-          watch:Annotated[list[Path], _option('A saved direction on which every token is projected; several times for several.')]=None,
+          watch:Annotated[list[Path], _option('A direction or a steering along which every token is projected; several times for several.')]=None,
           calibration:Annotated[Path, _option("With --watch: a responses file whose neutral answers say what is usual. Default: projections without z.")]=None,
           readings:Annotated[Path, _option('With --watch: the folder that receives a file of each request.')]=Path('readings'),
           dry_run:Annotated[bool, _option('Print the command that would be run, and do nothing.', '--dry-run')]=False):

@@ -7,7 +7,7 @@ __all__ = []
 
 # %% ../../nbs/steering/58_serving.ipynb #srv00004
 import asyncio, base64, hashlib, inspect, json, os, re, sys, time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -162,11 +162,24 @@ def check_served(config):
     if config.speculative_config is not None: raise ValueError("with speculative decoding tokens are read that are then dropped: leave it out")
     if getattr(p, 'enable_dbo', False): raise ValueError("with --enable-dbo a pass is split in two: leave it out")
 
+# %% ../../nbs/steering/58_serving.ipynb #f2ee88bf
+def watched_in(path)->dict: # Name to `Direction`
+    "The directions in a file: a saved one has the file's name; those of a steering are called NAME@LAYER"
+    name,steers,found = Path(path).stem,steers_in(path),{}
+    if file_kind(path)=='a direction': return {name: steers[0].directions[0]}
+    for k,d in (o for s in steers for o in s.targets):
+        twins = [n for n,o in found.items() if o.layer==k]
+        if not any(torch.equal(found[n].vector, d.vector) for n in twins):
+            found[f'{name}@{k}'+(f'.{len(twins)+1}' if twins else '')] = replace(d, layer=k)
+    return found
+
 # %% ../../nbs/steering/58_serving.ipynb #srv00028
 class Watch:
     "The directions that a server projects on, and where readings go"
     def __init__(self, own): # directions: name to file; out: a folder; calibration: as `calibration_as_json` makes it
-        self.directions,self.out,self.calibration = {k: Direction.load(p) for k,p in own['directions'].items()},Path(own['out']),own.get('calibration')
+        found = {p: watched_in(p) for p in {*own['directions'].values()}}
+        self.directions,self.how = {k: found[p][k] for k,p in own['directions'].items()},{}                     # and how the model runs
+        self.out,self.calibration = Path(own['out']),own.get('calibration')
         by = {}
         for k,d in self.directions.items(): by.setdefault(d.layer, []).append(k)
         self.names,self.units = by,{k: torch.stack([self.directions[o].unit.float() for o in ns], 1) for k,ns in by.items()}
@@ -202,7 +215,7 @@ def record(self:Watch, name, q)->dict:
     z = {} if c is None else dict(z=said(c.z(x, 'tokens')), turn_z={k: o[0] for k,o in said(c.z(turn, 'turns')).items()})
     about = {k: f'{d.model}, layer {d.layer}: {d.orientation}' for k,d in self.directions.items()}
     return dict(request=name, steering=q.names, prompt=q.prompt, ids=ids, projections=said(x), turn={k: o[0] for k,o in said(turn).items()}, **z,
-                about=about, calibration=self.calibration)
+                about=about, how=self.how, calibration=self.calibration)
 
 def reading_file(name)->str: return re.sub(r'[^\w.-]', '_', name)[-200:] # A request's id may be anything
 
@@ -240,6 +253,12 @@ def admits()->bool:
     from vllm.v1.engine.input_processor import InputProcessor
     return getattr(InputProcessor.process_inputs, KEY, False)
 
+# %% ../../nbs/steering/58_serving.ipynb #70540d5a
+def how_served(config)->dict:
+    "The arithmetic of a vLLM with the configuration `config`, in its own words"
+    m = config.model_config
+    return dict(dtype=str(m.dtype).removeprefix('torch.'), quantization=m.quantization, kv_cache=config.cache_config.cache_dtype)
+
 # %% ../../nbs/steering/58_serving.ipynb #srv00034
 class Served:
     "Steers the requests of a runner of vLLM"
@@ -248,6 +267,7 @@ class Served:
         self.runner,self.config,self.first,self.now,self.order,self.requests = runner,config,first,None,None,{}
         self.loaded,self.running,self.means = Loaded(settings(config).get('steer', {})),False,{}
         self.watch = Watch(settings(config)['watch']) if 'watch' in settings(config) and first else None
+        if self.watch: self.watch.how = how_served(config)
         self.wrap('load_model', self.load); self.wrap('execute_model', self.execute)
         if hasattr(runner, 'prepare_inputs'): self.wrap('prepare_inputs', self.prepare)         # of vLLM's second model runner
     def wrap(self, name, f):
@@ -449,13 +469,13 @@ def serving_env(watch=None)->dict:
 
 def watching(
     config, # The `PersonaVectorConfig` of the model
-    files, # Of saved directions
+    files, # Of saved directions, or of steerings
     out, # Folder that receives the readings
     calibration=None # Responses file whose neutral answers say what is usual; None: no z
 )->dict:
     "What `Watch` takes; the model reads the answers of the calibration, by transformers"
-    own = dict(directions={Path(p).stem: str(Path(p).absolute()) for p in files}, out=str(Path(out).absolute()))
-    if len(own['directions'])<len(files): raise ValueError("two files of directions have the same name: rename one")
+    own = dict(directions={k: str(Path(p).absolute()) for p in files for k in watched_in(p)}, out=str(Path(out).absolute()))
+    if len({Path(p).stem for p in files})<len(files): raise ValueError("two files of directions have the same name: rename one")
     ds = Watch(own).directions
     ex = ActivationExtractor(config)
     check_fit(ds, ex.num_layers, ex.source.width)
