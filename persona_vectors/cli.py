@@ -572,9 +572,12 @@ def _from_file(path, layer, neutral, rs, given, direction, without):
     if whole.published and without: raise ValueError(
         f"{', '.join(without)}: {path} has one mean a persona, and neither questions nor answers; leave {'it' if len(without)==1 else 'them'} out")
     if neutral: whole = whole.as_neutral(split_names(neutral, whole))
-    made_from = whole.meta.get('responses', rs.hash() if given else None)
-    rs = next((o for o in ([rs] if given else [rs, shipped_responses(wordings=2)]) if o.hash()==made_from), None)
-    if given and rs is None: raise ValueError(f"--responses: these are not the answers that {path} was made from")
+    if 'responses' in whole.meta: some = next((o for o in ([rs] if given else [rs, shipped_responses(wordings=2)]) if o.behind(whole)), None)
+    else: some = rs if given else None
+    if given and some is None: raise ValueError(f"--responses: these are not the answers that {path} was made from")
+    if given and len(whole.rows)<len(some.rows) and (said := [o for o in without if 'score' in o]):
+        raise ValueError(f"{', '.join(said)}: {path} has {len(whole.rows)} of these {len(some.rows)} answers; leave it out, or extract all answers first")
+    rs = some and (some.behind(whole) or some)
     v = at_layer(whole, layer, path)
     readings = {'layer 0': whole.at(0)} if 0 in whole.layers and v.layer!=0 else {}
     if 'prompts' in whole.meta: readings |= prompt_baselines(whole.meta['prompts'])
