@@ -824,7 +824,7 @@ def _show_cost(c):
 # %% ../nbs/92_cli.ipynb #31884bf2
 @app.command(epilog='Example: persona-vectors monitor talks.jsonl --out turns.parquet --figure drift.html')
 def monitor(file:Annotated[Path, typer.Argument(help="Conversations: messages with role and content, or an object with them under 'messages', 'conversation' "
-                                                     "or 'conversations', as .json, one a line, .csv or .parquet; a folder of those; or a responses file.")],
+                                                     "or 'conversations', as .json, one a line, .csv or .parquet; a folder of those, or of a server's readings; or a responses file.")],
             vectors:Vectors=None, direction:DirectionFrom=None,
             calibration:Annotated[Path, _option("Responses file whose neutral answers say what is usual. Default: the embedded model's.")]=None,
             out:Annotated[Path, _option("Write the turns to this .parquet or .csv file; a run that was stopped goes on.")]=None,
@@ -848,13 +848,26 @@ def monitor(file:Annotated[Path, typer.Argument(help="Conversations: messages wi
     c = config_from(model, prompt_format=prompt_format, device=device, dtype=dtype, batch_tokens=batch_tokens, template_arg=template_arg,
                     revision=revision, quantize=quantize, trust_remote_code=trust_remote_code)
     source = find_model(c.model_name)
-    d = direction_along(direction, vectors, source, layer) if direction else None
-    t = read_turns(file, c, vectors, calibration, layer, d, out, id, limit, turns)
+    read = _given(vectors=vectors, direction=direction, calibration=calibration, layer=layer, id=id, limit=limit, turns=turns)
+    t = _of_server(file, source, out, read)
+    if t is None:
+        d = direction_along(direction, vectors, source, layer) if direction else None
+        t = read_turns(file, c, vectors, calibration, layer, d, out, id, limit, turns)
     _show_turns(t, file)
     if make_alert: _make_alert(t, alert_rate, make_alert)
     if rule: _show_alarms(rule, t)
     if out: print(out)
     if figure: print(_drift(t, figure))
+
+# %% ../nbs/92_cli.ipynb #08f34cba
+def _of_server(file, source, out, given):
+    "The turns in a folder that `serve --watch` has filled; None if it is none"
+    from persona_vectors.steering.serving import is_readings, served_turns
+    if not (file.is_dir() and is_readings(file)): return
+    if given: raise ValueError(f"{given[0]}: {file} holds what a server has read, along its directions: leave it out")
+    t = served_turns(file, source.tokenizer())
+    if out: t.save(out)
+    return t
 
 # %% ../nbs/92_cli.ipynb #fca99499
 def _make_alert(t, rate, path):

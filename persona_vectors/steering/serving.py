@@ -25,6 +25,7 @@ from ..generation.vllm_engine import HELD, HOW, Engine, answer_tokens, check_vll
 from ..personas import NEUTRAL
 from ..responses import load_responses
 from .monitoring import Calibration, Monitor, Reading, check_fit
+from .transcripts import FEW, Turns, turns_of
 from .steer import Steer, SteeredLayer, TokenPositions, check_fits, load_steers
 import numpy as np, pandas as pd, torch
 from torch import Tensor
@@ -370,6 +371,30 @@ def finish(self:Served, o):
     "Forget the request `o`, whose readings are kept"
     q = self.requests.pop(o, None)
     if q and q.seen: self.watch.write(o, q)
+
+# %% ../../nbs/steering/58_serving.ipynb #0ec09e23
+def is_readings(path)->bool:
+    "Whether the folder at `path` holds what a server has read"
+    p = next(Path(path).glob('*.json'), None)
+    try: return p is not None and {'request','projections','prompt'} <= {*json.loads(p.read_text(encoding='utf-8'))}
+    except (ValueError, TypeError): return False
+
+def served_turns(
+    path, # The folder
+    tokenizer # Of the server's model
+)->Turns: # Of each request, in the order in which they ended
+    "What a server read of all its requests; those along other directions than the first are left out"
+    t = None
+    for p in sorted(Path(path).glob('*.json'), key=lambda o: (o.stat().st_mtime_ns, o.name)):
+        r = served_reading(p, tokenizer)
+        if t is None: t = Turns(r.projections, r.calibration, source=Path(path).name)
+        if list(r.projections)!=t.directions: t.add(r.name, 'it was read along other directions than the first'); continue
+        there = [(a+int(m.argmax()), b) for (a,b) in r.spans for m in [r.projections.notna().all(axis=1).values[a:b]] if m.any()]
+        if not there: t.add(r.name, 'nothing of it was read'); continue
+        r = replace(r, messages=r.messages[-len(there):], spans=there)
+        t.add(r.name, turns_of(r))
+        if len(t.readings)<FEW: t.readings.append(r)
+    return t
 
 # %% ../../nbs/steering/58_serving.ipynb #srv00050
 class Worker:
