@@ -824,7 +824,8 @@ def _show_cost(c):
 # %% ../nbs/92_cli.ipynb #31884bf2
 @app.command(epilog='Example: persona-vectors monitor talks.jsonl --out turns.parquet --figure drift.html')
 def monitor(file:Annotated[Path, typer.Argument(help="Conversations: messages with role and content, or an object with them under 'messages', 'conversation' "
-                                                     "or 'conversations', as .json, one a line, .csv or .parquet; a folder of those, or of a server's readings; or a responses file.")],
+                                                     "or 'conversations', as .json, one a line, .csv or .parquet; a folder of those, "
+                                                     "or of a server's readings; or a responses file.")],
             vectors:Vectors=None, direction:DirectionFrom=None,
             calibration:Annotated[Path, _option("Responses file whose neutral answers say what is usual. Default: the embedded model's.")]=None,
             out:Annotated[Path, _option("Write the turns to this .parquet or .csv file; a run that was stopped goes on.")]=None,

@@ -12,7 +12,6 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from secrets import token_hex
-from fastcore.basics import patch
 from ..config import PersonaVectorConfig, content_hash, log
 from ..extraction.blocks import decoder_of, find_blocks, residual_hooks
 from ..generation.endpoint import api_key, words
