@@ -575,7 +575,7 @@ def _from_file(path, layer, neutral, rs, given, direction, without):
     if 'responses' in whole.meta: some = next((o for o in ([rs] if given else [rs, shipped_responses(wordings=2)]) if o.behind(whole)), None)
     else: some = rs if given else None
     if given and some is None: raise ValueError(f"--responses: these are not the answers that {path} was made from")
-    if given and len(whole.rows)<len(some.rows) and (said := [o for o in without if 'score' in o]):
+    if given and some.hash()!=whole.meta.get('responses', some.hash()) and (said := [o for o in without if 'score' in o]):
         raise ValueError(f"{', '.join(said)}: {path} has {len(whole.rows)} of these {len(some.rows)} answers; leave it out, or extract all answers first")
     rs = some and (some.behind(whole) or some)
     v = at_layer(whole, layer, path)

@@ -245,11 +245,11 @@ def hash(self:Responses)->str:
 # %% ../nbs/03_responses.ipynb #0af1b846
 @patch
 def behind(self:Responses, v): # `PersonaVectors`
-    "Those that the vectors `v` were made from, of which there may be more here; None if they were made from others"
+    "Those of the vectors `v`; None if these were made neither from all answers here, nor from those alone"
     at = {r.key: r for r in self.rows}
     found = [at[k] for r in v.rows if (k := (r.persona, r.prompt, r.question, r.sample)) in at]
     some = Responses(found, self.meta, self.path)
-    return some if some.hash()==v.meta.get('responses') else None
+    return some if v.meta.get('responses') in (self.hash(),some.hash()) else None
 
 # %% ../nbs/03_responses.ipynb #11a6db8d
 def by_persona(systems)->dict: # Persona to list of system prompts
