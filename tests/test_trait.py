@@ -58,7 +58,7 @@ def test_killed_at_every_step(tmp_path): killed_at(steps, EMBEDDED, tmp_path)
 
 # a trait that is described in a sentence
 
-wrote = dict(instruction=[dict(pos='Flatter.', neg='Be frank.')]*2, questions=[f'What of {o}?' for o in 'abcdefgh'])
+wrote = dict(instruction=[dict(pos='Flatter.', neg='Be frank.'), dict(pos='Praise.', neg='Judge.')], questions=[f'What of {o}?' for o in 'abcdefgh'])
 
 def describe(cwd, says, *args):
     "`trait --describe` through an endpoint that says `says`; and how often it was asked"

@@ -112,7 +112,9 @@ def written_trait(text, name, description, where)->dict: # What a trait file hol
     except ValueError: raise ValueError(f"{where}: no JSON object of prompts and questions, but {' '.join(text.split())[:80]!r}: ask again, or ask another model") from None
     data = dict(description=description, instruction=got.get('instruction'), questions=got.get('questions'))
     t = trait_from(data, Path(f'{name}.json'))                                     # ValueError if it is none
-    if len(t.questions)<8: raise ValueError(f"{where}: {len(t.questions)} questions, and a walk needs eight: ask again, or ask another model")
+    pairs = {neg: pos for pos,neg in dict(zip(t.positive, t.negative)).items()}    # each prompt once
+    data |= dict(instruction=[dict(pos=pos, neg=neg) for neg,pos in pairs.items()], questions=(qs := list(dict.fromkeys(o if isinstance(o, str) else o['question'] for o in data['questions']))))
+    if len(qs)<8: raise ValueError(f"{where}: {len(qs)} questions, and a walk needs eight: ask again, or ask another model")
     return data
 
 # %% ../../nbs/steering/52_traits.ipynb #647d1906
