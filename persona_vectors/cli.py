@@ -572,9 +572,12 @@ def _from_file(path, layer, neutral, rs, given, direction, without):
     if whole.published and without: raise ValueError(
         f"{', '.join(without)}: {path} has one mean a persona, and neither questions nor answers; leave {'it' if len(without)==1 else 'them'} out")
     if neutral: whole = whole.as_neutral(split_names(neutral, whole))
-    made_from = whole.meta.get('responses', rs.hash() if given else None)
-    rs = next((o for o in ([rs] if given else [rs, shipped_responses(wordings=2)]) if o.hash()==made_from), None)
-    if given and rs is None: raise ValueError(f"--responses: these are not the answers that {path} was made from")
+    if 'responses' in whole.meta: some = next((o for o in ([rs] if given else [rs, shipped_responses(wordings=2)]) if o.behind(whole)), None)
+    else: some = rs if given else None
+    if given and some is None: raise ValueError(f"--responses: these are not the answers that {path} was made from")
+    if given and len(whole.rows)<len(some.rows) and (said := [o for o in without if 'score' in o]):
+        raise ValueError(f"{', '.join(said)}: {path} has {len(whole.rows)} of these {len(some.rows)} answers; leave it out, or extract all answers first")
+    rs = some and (some.behind(whole) or some)
     v = at_layer(whole, layer, path)
     readings = {'layer 0': whole.at(0)} if 0 in whole.layers and v.layer!=0 else {}
     if 'prompts' in whole.meta: readings |= prompt_baselines(whole.meta['prompts'])
@@ -821,7 +824,8 @@ def _show_cost(c):
 # %% ../nbs/92_cli.ipynb #31884bf2
 @app.command(epilog='Example: persona-vectors monitor talks.jsonl --out turns.parquet --figure drift.html')
 def monitor(file:Annotated[Path, typer.Argument(help="Conversations: messages with role and content, or an object with them under 'messages', 'conversation' "
-                                                     "or 'conversations', as .json, one a line, .csv or .parquet; a folder of those; or a responses file.")],
+                                                     "or 'conversations', as .json, one a line, .csv or .parquet; a folder of those, "
+                                                     "or of a server's readings; or a responses file.")],
             vectors:Vectors=None, direction:DirectionFrom=None,
             calibration:Annotated[Path, _option("Responses file whose neutral answers say what is usual. Default: the embedded model's.")]=None,
             out:Annotated[Path, _option("Write the turns to this .parquet or .csv file; a run that was stopped goes on.")]=None,
@@ -845,13 +849,26 @@ def monitor(file:Annotated[Path, typer.Argument(help="Conversations: messages wi
     c = config_from(model, prompt_format=prompt_format, device=device, dtype=dtype, batch_tokens=batch_tokens, template_arg=template_arg,
                     revision=revision, quantize=quantize, trust_remote_code=trust_remote_code)
     source = find_model(c.model_name)
-    d = direction_along(direction, vectors, source, layer) if direction else None
-    t = read_turns(file, c, vectors, calibration, layer, d, out, id, limit, turns)
+    read = _given(vectors=vectors, direction=direction, calibration=calibration, layer=layer, id=id, limit=limit, turns=turns)
+    t = _of_server(file, source, out, read)
+    if t is None:
+        d = direction_along(direction, vectors, source, layer) if direction else None
+        t = read_turns(file, c, vectors, calibration, layer, d, out, id, limit, turns)
     _show_turns(t, file)
     if make_alert: _make_alert(t, alert_rate, make_alert)
     if rule: _show_alarms(rule, t)
     if out: print(out)
     if figure: print(_drift(t, figure))
+
+# %% ../nbs/92_cli.ipynb #08f34cba
+def _of_server(file, source, out, given):
+    "The turns in a folder that `serve --watch` has filled; None if it is none"
+    from persona_vectors.steering.serving import is_readings, served_turns
+    if not (file.is_dir() and is_readings(file)): return
+    if given: raise ValueError(f"{given[0]}: {file} holds what a server has read, along its directions: leave it out")
+    t = served_turns(file, source.tokenizer())
+    if out: t.save(out)
+    return t
 
 # %% ../nbs/92_cli.ipynb #fca99499
 def _make_alert(t, rate, path):
@@ -1171,9 +1188,22 @@ def _answer_of(rs, who, i):
     return found[0].prompted()
 
 # %% ../nbs/92_cli.ipynb #cfb739a1
-@app.command(epilog='Example: persona-vectors verify --device cuda --dtype bfloat16')
-def verify(device:Device=None, dtype:Dtype=None):
-    "Re-extract stored answers and compare with the reference vectors; exit 1 if a cosine falls short."
+@app.command(epilog='Example: persona-vectors verify --served http://localhost:8000 --model Qwen/Qwen3-8B --cap capping.safetensors')
+def verify(served:Annotated[str, _option('The address of a server that `serve` has started with --watch: compare it with transformers in float32.')]=None,
+           model:Model=EMBEDDED, revision:Revision=None,
+           cap:Annotated[Path, _option('With --served: a capping that the server has, and watches.')]=None,
+           watch:Annotated[list[Path], _option('With --served: a direction or a steering that it watches; several times for several.')]=None,
+           out:Annotated[Path, _option('With --cap: write the capping with new thresholds to this file, if the server needs some.')]=None,
+           device:Device=None,
+           dtype:Annotated[str, _option('float32, bfloat16, float16. Default: what the device multiplies natively, or what the server says.')]=None):
+    "Re-extract stored answers and compare with the reference vectors, or a server with transformers; exit 1 if it falls short."
+    if served:
+        from persona_vectors.steering.served import verify_served
+        result = verify_served(served, config_from(model, revision=revision, device=device), cap, watch or (), out, dtype)
+        print(result)
+        if not result.passed: raise typer.Exit(1)
+        return
+    if given := _given(cap=cap, watch=watch, out=out, revision=revision, model=model!=EMBEDDED): raise ValueError(f"{given[0]} goes with --served")
     from persona_vectors.verification import verify as check
     result = check(device, dtype)
     print(json.dumps(result, indent=1))
@@ -1249,7 +1279,7 @@ def serve(more:Annotated[list[str], typer.Argument(help='Arguments of `vllm serv
           model:Model=EMBEDDED, revision:Revision=None,
           steer:Annotated[list[Path], _option('A steering or a direction, or a folder of those; several times for several.')]=None,
           cap:Annotated[list[Path], _option('A file of a capping, from `cap`; as --steer.')]=None,
-          watch:Annotated[list[Path], _option('A saved direction on which every token is projected; several times for several.')]=None,
+          watch:Annotated[list[Path], _option('A direction or a steering along which every token is projected; several times for several.')]=None,
           calibration:Annotated[Path, _option("With --watch: a responses file whose neutral answers say what is usual. Default: projections without z.")]=None,
           readings:Annotated[Path, _option('With --watch: the folder that receives a file of each request.')]=Path('readings'),
           dry_run:Annotated[bool, _option('Print the command that would be run, and do nothing.', '--dry-run')]=False):

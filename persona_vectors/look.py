@@ -651,7 +651,7 @@ def _answers_of(v, folder):
     for path in sorted(Path(folder, 'data', 'responses').glob('*.json')):
         try: rs = load_responses(path)
         except ValueError: continue
-        if rs.hash()==v.meta.get('responses'): return rs
+        if rs.behind(v): return rs
 
 def _prompted(v, rs):
     "`rs` with the system prompts that the vectors record, where it has none itself; ValueError if no persona is in both"

@@ -242,6 +242,15 @@ def hash(self:Responses)->str:
     "Hash of the texts, thinking included, and their addresses, in any order"
     return content_hash(sorted([*r.key, r.whole] for r in self.rows))
 
+# %% ../nbs/03_responses.ipynb #0af1b846
+@patch
+def behind(self:Responses, v): # `PersonaVectors`
+    "Those that the vectors `v` were made from, of which there may be more here; None if they were made from others"
+    at = {r.key: r for r in self.rows}
+    found = [at[k] for r in v.rows if (k := (r.persona, r.prompt, r.question, r.sample)) in at]
+    some = Responses(found, self.meta, self.path)
+    return some if some.hash()==v.meta.get('responses') else None
+
 # %% ../nbs/03_responses.ipynb #11a6db8d
 def by_persona(systems)->dict: # Persona to list of system prompts
     "The system prompts in `systems`, a dict of (persona, number) to text, in the order of their numbers"

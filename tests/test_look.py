@@ -66,7 +66,7 @@ def test_walk(page_at, browser, tmp_path):
     pg,outside = opened(browser, page_at[1], 1300)
     click_persona(pg, 'bard')
     pg.wait_for_selector('text=tokens averaged', timeout=60_000)
-    assert 'reproducible axis' in pg.inner_text('body')
+    pg.wait_for_selector('text=reproducible axis', timeout=30_000)
     pg.locator('.noUi-handle').first.focus()
     pg.keyboard.press('ArrowLeft')
     pg.wait_for_function("document.querySelector('.js-plotly-plot').layout.title.subtitle.text.includes('layer 0')", timeout=60_000)

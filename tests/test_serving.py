@@ -17,7 +17,10 @@ import torch
 from persona_vectors import (EMBEDDED, ActivationExtractor, Direction, PersonaVectorConfig, Steer, assistant_axis, extract_persona_vectors, find_model, select,
                              shipped_responses, shipped_vectors)
 from persona_vectors.extraction.blocks import find_blocks, residual_hooks
+from persona_vectors.models import load_causal
 from persona_vectors.steering import serving
+from persona_vectors.steering.capping import Capping
+from persona_vectors.steering.served import verify_served
 from persona_vectors.generation.vllm_engine import Engine
 from persona_vectors.steering.serving import (EXTENSION, KEY, Pass, VllmExtractor, add_stream_hook, serve_command, served_reading, serving_env, steering_files, steers_in,
                                               watching, whole)
@@ -271,7 +274,7 @@ def server(cmd, log):
             if p.poll() is not None: pytest.fail(log.read_text()[-3000:])
             try: urlopen(f'http://127.0.0.1:{port}/health'); break
             except OSError: time.sleep(.5)
-        yield f'http://127.0.0.1:{port}/v1/chat/completions'
+        yield f'http://127.0.0.1:{port}'
     finally:
         os.killpg(p.pid, signal.SIGKILL)
         p.wait()
@@ -286,7 +289,7 @@ def test_server(tmp_path):
     if not Path(cmd[0]).exists(): pytest.skip('vLLM has no command here')
     def ask(name=None):
         body = dict(model=EMBEDDED, messages=[dict(role='user', content='Who are you?')], temperature=0, max_tokens=12, **(dict(vllm_xargs={KEY: name}) if name else {}))
-        return json.loads(urlopen(Request(url, json.dumps(body).encode(), {'Content-Type': 'application/json'})).read())
+        return json.loads(urlopen(Request(f'{url}/v1/chat/completions', json.dumps(body).encode(), {'Content-Type': 'application/json'})).read())
     with server(cmd, tmp_path/'log') as url:
         plain,away,again = ask(),ask('away'),ask()
         with pytest.raises(HTTPError) as e: ask('west')
@@ -303,6 +306,60 @@ def test_server(tmp_path):
         assert abs(r['turn']['axis']-want[r['prompt']:].mean())<1e-2 and r['steering']==('away' if ss else '')
     seen = served_reading(next((tmp_path/'readings').glob(f"*{away['id']}*")), source.tokenizer())
     assert said[1].startswith(seen.messages[1]['content'].strip()[:20]) and len(seen.turns)==2
+
+def rounded(folder, bits=4):
+    "The embedded model with the rows of its matrices rounded to so many `bits`; its folder"
+    source = find_model(EMBEDDED)
+    m = load_causal(source)
+    with torch.no_grad():
+        for o in m.modules():
+            if not isinstance(o, torch.nn.Linear) or o is m.lm_head: continue
+            step = o.weight.abs().amax(1, keepdim=True)/(2**(bits-1)-1)
+            o.weight.copy_((o.weight/step).round()*step)
+    m.save_pretrained(folder)
+    source.tokenizer().save_pretrained(folder)
+    return folder
+
+@contextmanager
+def capped(model, cap, log, dtype='float32'):
+    "A server of `model` that has the file `cap` and watches it; the address"
+    own = watching(PersonaVectorConfig(model_name=str(model), dtype='float32'), [cap], log.parent/'readings')
+    cmd = serve_command(find_model(str(model)), steering_files([cap]), ['--dtype', dtype, '--max-model-len', '512'], own)
+    if not Path(cmd[0]).exists(): pytest.skip('vLLM has no command here')
+    with server(cmd, log) as url: yield url
+
+def capping(folder, d, t=-6.967):
+    "A file with a floor along `d`; the quartile of the shipped neutral answers is -6.967"
+    folder.mkdir()
+    Capping((d,), (t,), 'percentile 25 of the shipped answers').save(folder/'cap.safetensors')
+    return folder/'cap.safetensors'
+
+def verified(url, cap, limit=8, **kw): return verify_served(url, PersonaVectorConfig(model_name=EMBEDDED, device='cpu'), cap, tokens=32, limit=limit, **kw)
+
+def test_verify_served(tmp_path):
+    "The same in float32; a file that is off by a layer or turned round is not, and a threshold that the server's file does not have"
+    axis = assistant_axis(shipped_vectors().at(20))
+    cap = capping(tmp_path/'own', axis)
+    faulty = dict(layer=capping(tmp_path/'off', replace(axis, layer=21)), sign=capping(tmp_path/'turned', replace(axis, vector=-axis.vector)),
+                  capping=capping(tmp_path/'higher', axis, 0.))
+    with capped(EMBEDDED, cap, tmp_path/'log') as url:
+        got = verified(url, cap)
+        assert got.passed and got.projections.apart.max()<1e-3 and got.predictions.kl.max()<1e-6 and (got.predictions.same==1).all(), got
+        for k,o in faulty.items(): assert {w for w,_ in verified(url, o, 4).reasons}=={k}, k
+    with capped(EMBEDDED, cap, tmp_path/'log2', 'bfloat16') as url:
+        got = verified(url, cap)
+        assert got.passed and 1e-3<got.projections.apart.max()<.1, got
+
+@pytest.mark.slow
+def test_verify_other_weights(tmp_path):
+    "A server of rounded weights fails, and passes with the thresholds that are made there"
+    cap,folder = capping(tmp_path/'own', assistant_axis(shipped_vectors().at(20))),rounded(tmp_path/EMBEDDED)
+    new = tmp_path/'new'/'cap.safetensors'
+    new.parent.mkdir()
+    with capped(folder, cap, tmp_path/'log') as url: got = verified(url, cap, 18, out=new)
+    assert {'weights','stale'}=={k for k,_ in got.reasons}, got
+    with capped(folder, new, tmp_path/'log2') as url: again = verified(url, new, 18)
+    assert again.passed and abs(again.thresholds.by).max()<abs(got.thresholds.by).min(), again
 
 @pytest.mark.slow
 def test_throughput(tmp_path):

@@ -7,7 +7,7 @@ __all__ = []
 
 # %% ../../nbs/steering/58_serving.ipynb #srv00004
 import asyncio, base64, hashlib, inspect, json, os, re, sys, time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -25,6 +25,7 @@ from ..generation.vllm_engine import HELD, HOW, Engine, answer_tokens, check_vll
 from ..personas import NEUTRAL
 from ..responses import load_responses
 from .monitoring import Calibration, Monitor, Reading, check_fit
+from .transcripts import FEW, Turns, turns_of
 from .steer import Steer, SteeredLayer, TokenPositions, check_fits, load_steers
 import numpy as np, pandas as pd, torch
 from torch import Tensor
@@ -162,11 +163,24 @@ def check_served(config):
     if config.speculative_config is not None: raise ValueError("with speculative decoding tokens are read that are then dropped: leave it out")
     if getattr(p, 'enable_dbo', False): raise ValueError("with --enable-dbo a pass is split in two: leave it out")
 
+# %% ../../nbs/steering/58_serving.ipynb #f2ee88bf
+def watched_in(path)->dict: # Name to `Direction`
+    "The directions in a file: a saved one has the file's name; those of a steering are called NAME@LAYER"
+    name,steers,found = Path(path).stem,steers_in(path),{}
+    if file_kind(path)=='a direction': return {name: steers[0].directions[0]}
+    for k,d in (o for s in steers for o in s.targets):
+        twins = [n for n,o in found.items() if o.layer==k]
+        if not any(torch.equal(found[n].vector, d.vector) for n in twins):
+            found[f'{name}@{k}'+(f'.{len(twins)+1}' if twins else '')] = replace(d, layer=k)
+    return found
+
 # %% ../../nbs/steering/58_serving.ipynb #srv00028
 class Watch:
     "The directions that a server projects on, and where readings go"
     def __init__(self, own): # directions: name to file; out: a folder; calibration: as `calibration_as_json` makes it
-        self.directions,self.out,self.calibration = {k: Direction.load(p) for k,p in own['directions'].items()},Path(own['out']),own.get('calibration')
+        found = {p: watched_in(p) for p in {*own['directions'].values()}}
+        self.directions,self.how = {k: found[p][k] for k,p in own['directions'].items()},{}                     # and how the model runs
+        self.out,self.calibration = Path(own['out']),own.get('calibration')
         by = {}
         for k,d in self.directions.items(): by.setdefault(d.layer, []).append(k)
         self.names,self.units = by,{k: torch.stack([self.directions[o].unit.float() for o in ns], 1) for k,ns in by.items()}
@@ -202,7 +216,7 @@ def record(self:Watch, name, q)->dict:
     z = {} if c is None else dict(z=said(c.z(x, 'tokens')), turn_z={k: o[0] for k,o in said(c.z(turn, 'turns')).items()})
     about = {k: f'{d.model}, layer {d.layer}: {d.orientation}' for k,d in self.directions.items()}
     return dict(request=name, steering=q.names, prompt=q.prompt, ids=ids, projections=said(x), turn={k: o[0] for k,o in said(turn).items()}, **z,
-                about=about, calibration=self.calibration)
+                about=about, how=self.how, calibration=self.calibration)
 
 def reading_file(name)->str: return re.sub(r'[^\w.-]', '_', name)[-200:] # A request's id may be anything
 
@@ -240,6 +254,12 @@ def admits()->bool:
     from vllm.v1.engine.input_processor import InputProcessor
     return getattr(InputProcessor.process_inputs, KEY, False)
 
+# %% ../../nbs/steering/58_serving.ipynb #70540d5a
+def how_served(config)->dict:
+    "The arithmetic of a vLLM with the configuration `config`, in its own words"
+    m = config.model_config
+    return dict(dtype=str(m.dtype).removeprefix('torch.'), quantization=m.quantization, kv_cache=config.cache_config.cache_dtype)
+
 # %% ../../nbs/steering/58_serving.ipynb #srv00034
 class Served:
     "Steers the requests of a runner of vLLM"
@@ -248,6 +268,7 @@ class Served:
         self.runner,self.config,self.first,self.now,self.order,self.requests = runner,config,first,None,None,{}
         self.loaded,self.running,self.means = Loaded(settings(config).get('steer', {})),False,{}
         self.watch = Watch(settings(config)['watch']) if 'watch' in settings(config) and first else None
+        if self.watch: self.watch.how = how_served(config)
         self.wrap('load_model', self.load); self.wrap('execute_model', self.execute)
         if hasattr(runner, 'prepare_inputs'): self.wrap('prepare_inputs', self.prepare)         # of vLLM's second model runner
     def wrap(self, name, f):
@@ -351,6 +372,30 @@ def finish(self:Served, o):
     q = self.requests.pop(o, None)
     if q and q.seen: self.watch.write(o, q)
 
+# %% ../../nbs/steering/58_serving.ipynb #0ec09e23
+def is_readings(path)->bool:
+    "Whether the folder at `path` holds what a server has read"
+    p = next(Path(path).glob('*.json'), None)
+    try: return p is not None and {'request','projections','prompt'} <= {*json.loads(p.read_text(encoding='utf-8'))}
+    except (ValueError, TypeError): return False
+
+def served_turns(
+    path, # The folder
+    tokenizer # Of the server's model
+)->Turns: # Of each request, in the order in which they ended
+    "What a server read of all its requests; those along other directions than the first are left out"
+    t = None
+    for p in sorted(Path(path).glob('*.json'), key=lambda o: (o.stat().st_mtime_ns, o.name)):
+        r = served_reading(p, tokenizer)
+        if t is None: t = Turns(r.projections, r.calibration, source=Path(path).name)
+        if list(r.projections)!=t.directions: t.add(r.name, 'it was read along other directions than the first'); continue
+        there = [(a+int(m.argmax()), b) for (a,b) in r.spans for m in [r.projections.notna().all(axis=1).values[a:b]] if m.any()]
+        if not there: t.add(r.name, 'nothing of it was read'); continue
+        r = replace(r, messages=r.messages[-len(there):], spans=there)
+        t.add(r.name, turns_of(r))
+        if len(t.readings)<FEW: t.readings.append(r)
+    return t
+
 # %% ../../nbs/steering/58_serving.ipynb #srv00050
 class Worker:
     "vLLM's worker with steering, by `--worker-extension-cls persona_vectors.steering.serving.Worker`"
@@ -449,13 +494,13 @@ def serving_env(watch=None)->dict:
 
 def watching(
     config, # The `PersonaVectorConfig` of the model
-    files, # Of saved directions
+    files, # Of saved directions, or of steerings
     out, # Folder that receives the readings
     calibration=None # Responses file whose neutral answers say what is usual; None: no z
 )->dict:
     "What `Watch` takes; the model reads the answers of the calibration, by transformers"
-    own = dict(directions={Path(p).stem: str(Path(p).absolute()) for p in files}, out=str(Path(out).absolute()))
-    if len(own['directions'])<len(files): raise ValueError("two files of directions have the same name: rename one")
+    own = dict(directions={k: str(Path(p).absolute()) for p in files for k in watched_in(p)}, out=str(Path(out).absolute()))
+    if len({Path(p).stem for p in files})<len(files): raise ValueError("two files of directions have the same name: rename one")
     ds = Watch(own).directions
     ex = ActivationExtractor(config)
     check_fit(ds, ex.num_layers, ex.source.width)
