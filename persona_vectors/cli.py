@@ -927,7 +927,7 @@ def _described(said, yes, base_url, api_model, model):
 
 # %% ../nbs/92_cli.ipynb #a27eedc1
 @app.command(epilog='Example: persona-vectors trait data/traits/warmth.json --model Qwen/Qwen2.5-0.5B-Instruct --judge-api-model openai/gpt-4.1-mini')
-def trait(source:Annotated[str, typer.Argument(metavar='TRAIT', help='A trait file (.json, .yaml), as Chen et al. have them, or the name of a built-in one.')]=None,
+def trait(source:Annotated[str, typer.Argument(metavar='TRAIT', help='A trait file (.json, .yaml), as Chen et al. have it, or a built-in name.')]=None,
           describe:Annotated[str, _option("In place of TRAIT: 'name: the answer …'. The model at --judge-base-url writes the file, which is shown.")]=None,
           yes:Annotated[bool, _option('With --describe: use what was written as it is.', '--yes')]=False,
           model:Model=EMBEDDED, prompt_format:Format='chat', device:Device=None, dtype:Dtype=None,

@@ -732,7 +732,8 @@ def put_adapter(model, folder, key_mapping=None)->dict: # missing_keys, mismatch
     from peft import PeftConfig
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightRenaming
-    if not (c := fitted(PeftConfig.from_pretrained(folder), changed_modules(folder), model, key_mapping)): return dict(missing_keys=set(), mismatched_keys=set())
+    c = fitted(PeftConfig.from_pretrained(folder), changed_modules(folder), model, key_mapping)
+    if not c: return dict(missing_keys=set(), mismatched_keys=set())
     names = [*get_model_conversion_mapping(model, key_mapping), WeightRenaming(r'lora_magnitude_vector\.default$', 'lora_magnitude_vector.default.weight')]
     said = model.load_adapter(str(folder), peft_config=c, weight_mapping=names).to_dict()
     mine = dict(model.named_parameters(remove_duplicate=False))

@@ -42,7 +42,8 @@ def model_api():
     m = import_module('inspect_ai.model')
     class SteeredModel(m.ModelAPI):
         "A model on this machine, with the steering in the file `steers`; as `persona_vectors/` and what `find_model` takes"
-        def __init__(self, model_name, base_url=None, api_key=None, config=m.GenerateConfig(), steers=None, prompt_format='chat', device=None, dtype=None, batch=16):
+        def __init__(self, model_name, base_url=None, api_key=None, config=m.GenerateConfig(), steers=None,
+                      prompt_format='chat', device=None, dtype=None, batch=16):
             super().__init__(model_name, base_url, api_key, [], config)
             self.steers,self.batch,self.waiting,self.lock = steers_in(steers) if steers else [],int(batch),[],anyio.Lock()
             self.lm = load_local(find_model(model_name), prompt_format, device, dtype)
@@ -53,7 +54,8 @@ def model_api():
             for o,out in zip(jobs, batch_answers(self.lm, talks, self.steers, *how)): o['out'] = out
         async def generate(self, input, tools, tool_choice, config):
             check_asked(tools, config)
-            job = dict(talk=[dict(role=o.role, content=o.text) for o in input], how=(config.max_tokens or self.max_tokens(), config.temperature or 0., config.seed or 0))
+            how = config.max_tokens or self.max_tokens(), config.temperature or 0., config.seed or 0
+            job = dict(talk=[dict(role=o.role, content=o.text) for o in input], how=how)
             self.waiting.append(job)
             async with self.lock:                                # whoever has it answers those that wait
                 if 'out' not in job:

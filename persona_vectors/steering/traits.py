@@ -109,11 +109,14 @@ def written_trait(text, name, description, where)->dict: # What a trait file hol
     "The trait in what a model wrote, as `ASK_FOR_TRAIT` asks for it; ValueError says what is wrong with it"
     at = text.find('{'),text.rfind('}')+1
     try: got = json.loads(text[slice(*at)])
-    except ValueError: raise ValueError(f"{where}: no JSON object of prompts and questions, but {' '.join(text.split())[:80]!r}: ask again, or ask another model") from None
+    except ValueError:
+        said = ' '.join(text.split())[:80]
+        raise ValueError(f"{where}: no JSON object of prompts and questions, but {said!r}: ask again, or ask another model") from None
     data = dict(description=description, instruction=got.get('instruction'), questions=got.get('questions'))
     t = trait_from(data, Path(f'{name}.json'))                                     # ValueError if it is none
     pairs = {neg: pos for pos,neg in dict(zip(t.positive, t.negative)).items()}    # each prompt once
-    data |= dict(instruction=[dict(pos=pos, neg=neg) for neg,pos in pairs.items()], questions=(qs := list(dict.fromkeys(o if isinstance(o, str) else o['question'] for o in data['questions']))))
+    qs = list(dict.fromkeys(o if isinstance(o, str) else o['question'] for o in data['questions']))
+    data |= dict(instruction=[dict(pos=pos, neg=neg) for neg,pos in pairs.items()], questions=qs)
     if len(qs)<8: raise ValueError(f"{where}: {len(qs)} questions, and a walk needs eight: ask again, or ask another model")
     return data
 
@@ -126,7 +129,8 @@ def describe_trait(
 )->Path:
     "A trait file, written by a model from a description; FileExistsError, or ValueError if it wrote something else"
     name,_,description = (o.strip() for o in said.partition(':'))
-    if not (description and re.fullmatch(r'[\w-]+', name)): raise ValueError(f"{said!r}: give one word and a sentence, as 'sycophancy: the answer flatters the user'")
+    if not (description and re.fullmatch(r'[\w-]+', name)):
+        raise ValueError(f"{said!r}: give one word and a sentence, as 'sycophancy: the answer flatters the user'")
     path = Path(path or f'{name}.json')
     if path.exists(): raise FileExistsError(f"{path} is there already: use it as it is, or delete it")
     ask = ASK_FOR_TRAIT.format(name=name, description=description, pairs=pairs, questions=questions)
