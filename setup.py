@@ -45,7 +45,7 @@ setup(
     long_description_content_type='text/markdown',
     packages=find_packages(str(root), include=[lib, f'{lib}.*']), package_data={lib: ['*.pyi']}, zip_safe=False,
     install_requires=shlex.split(cfg['requirements']),
-    extras_require={k: shlex.split(cfg[f'{k}_requirements']) for k in ('dev','page','ray','adapters','quantize')},
-    entry_points={'console_scripts': shlex.split(cfg['console_scripts']), 'nbdev': [f'{lib}={lib}._modidx:d'],
+    extras_require={k: shlex.split(cfg[f'{k}_requirements']) for k in ('dev','page','ray','adapters','quantize','inspect')},
+    entry_points={'console_scripts': shlex.split(cfg['console_scripts']), 'nbdev': [f'{lib}={lib}._modidx:d'], 'inspect_ai': [f'{lib}={lib}.steering.inspect_model'],
                   'vllm.general_plugins': [f'{lib}={lib}.steering.serving:register']},
     cmdclass={'build_py': BuildWithData})

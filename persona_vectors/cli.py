@@ -913,9 +913,23 @@ def _others(files):
     from persona_vectors.extraction.vectors import Direction
     return {f'{o.parent.name}/{o.stem}': Direction.load(o) for o in files or ()}
 
+# %% ../nbs/92_cli.ipynb #7190b9ad
+def _described(said, yes, base_url, api_model, model):
+    "The trait file that a model wrote from `--describe`, shown; None: it is to be read first"
+    from persona_vectors.steering.traits import describe_trait, trait_of
+    if not (base_url or api_model): raise ValueError("--describe: name the endpoint that writes, with --judge-base-url and --judge-api-model")
+    path = describe_trait(said, config_from(model, base_url, api_model, max_tokens=4096))
+    t = trait_of(path)
+    for a,b in zip(t.positive, t.negative): print(f'+ {a}\n- {b}\n')
+    print(*t.questions, '', f'judge: {t.rubric.text}', '', path, sep='\n')
+    if yes: return path
+    print(f'Read it, edit it, and then: persona-vectors trait {path}')
+
 # %% ../nbs/92_cli.ipynb #a27eedc1
 @app.command(epilog='Example: persona-vectors trait data/traits/warmth.json --model Qwen/Qwen2.5-0.5B-Instruct --judge-api-model openai/gpt-4.1-mini')
-def trait(source:Annotated[str, typer.Argument(metavar='TRAIT', help='A trait file (.json, .yaml), as Chen et al. have them, or the name of a built-in one.')],
+def trait(source:Annotated[str, typer.Argument(metavar='TRAIT', help='A trait file (.json, .yaml), as Chen et al. have it, or a built-in name.')]=None,
+          describe:Annotated[str, _option("In place of TRAIT: 'name: the answer …'. The model at --judge-base-url writes the file, which is shown.")]=None,
+          yes:Annotated[bool, _option('With --describe: use what was written as it is.', '--yes')]=False,
           model:Model=EMBEDDED, prompt_format:Format='chat', device:Device=None, dtype:Dtype=None,
           judge:Annotated[str, _option("The model that judges, here: as --model; 'none': no judge. Default: the model itself.")]=None,
           judge_base_url:Annotated[str, _option('An OpenAI-compatible endpoint that judges.')]=None,
@@ -932,6 +946,8 @@ def trait(source:Annotated[str, typer.Argument(metavar='TRAIT', help='A trait fi
           quantize:Quantize=None, trust_remote_code:Trust=False,
           out:Annotated[Path, _option('Folder of everything. Default: traits/, trait and model.')]=None, dry_run:DryRun=False):
     "A trait from its file to a steering curve: answers, scores, a vector, its layer, what could explain it away, a page."
+    if (source is None)==(describe is None): raise ValueError('name a trait file or a built-in trait, or describe a trait with --describe')
+    if describe and not (source := _described(describe, yes, judge_base_url, judge_api_model, judge or model)): return
     from persona_vectors.personas import load_questions
     from persona_vectors.steering.trait_walk import walk_trait
     c = config_from(model, prompt_format=prompt_format, device=device, dtype=dtype, max_tokens=max_tokens, temperature=temperature, seed=seed,
@@ -950,10 +966,10 @@ def _parts_of(shard):
     try: return shard and tuple(map(int, shard.split('/', 1)))
     except ValueError: raise ValueError(f"--shard {shard}: give which part of how many, as 3/7") from None
 
-def _screened(file, c, d, own, sample, limit, shard, ray, actors):
+def _screened(file, c, d, own, sample, limit, shard, ray, actors, out):
     from persona_vectors.steering.screening import screen, screen_on_ray
     if not ray and actors: raise ValueError('--actors goes with --ray')
-    if not ray: return screen(file, c, d, own, sample, limit, _parts_of(shard))
+    if not ray: return screen(file, c, d, own, sample, limit, _parts_of(shard), beside=out)
     if given := _given(shard=shard, sample=sample): raise ValueError(f"--ray reads the whole file: leave out {', '.join(given)}")
     return screen_on_ray(file, c, d, own, limit, ray, actors)
 
@@ -998,7 +1014,7 @@ def screen(file:Annotated[Path, typer.Argument(help="Training data, a row a conv
     else:
         c = config_from(model, prompt_format=prompt_format, device=device, dtype=dtype, batch_tokens=batch_tokens, template_arg=template_arg,
                         revision=revision, quantize=quantize, trust_remote_code=trust_remote_code)
-        s = _screened(file, c, direction_along(direction, vectors, find_model(c.model_name), layer), own, sample, limit, shard, ray, actors)
+        s = _screened(file, c, direction_along(direction, vectors, find_model(c.model_name), layer), own, sample, limit, shard, ray, actors, out)
     print(s)
     if out: save_screening(s, out); print(out)
     if keep: _keep(file, s, keep, below, by)
@@ -1009,13 +1025,13 @@ def export(file:Annotated[Path, typer.Argument(help='Vectors, a direction, a fol
            out:Annotated[Path, typer.Argument(help='The file to write; of roles, traits and scores, the folder.')],
            format:Annotated[str, _option("'gguf' (llama.cpp), 'assistant-axis', 'persona_vectors', 'roles': all personas as assistant-axis' role files, "
                                          "'scores': judged answers' scores as its score files; of a steering file: 'interp-engine', "
-                                         "'easysteer', 'vllm-lens'.")],
+                                         "'easysteer', 'vllm-lens', 'lm-eval'.")],
            direction:DirectionFrom=None,
            layer:Annotated[str, _option('Index (20), several (10,20), or all. Default: those of the file that the format has a place for.')]=None,
            model:Annotated[str, _option("Where the model's configuration is. Default: the model that the file names.")]=None):
     "The assistant axis, another direction, or all personas, in another project's format."
     from persona_vectors.steering.interop import export_direction, export_roles
-    formats = 'gguf','assistant-axis','persona_vectors','roles','scores','interp-engine','easysteer','vllm-lens'
+    formats = 'gguf','assistant-axis','persona_vectors','roles','scores','interp-engine','easysteer','vllm-lens','lm-eval'
     if format not in formats: raise ValueError(f"--format {format}: choose from {', '.join(formats)}")
     if format=='scores': return _export_scores(file, out)
     if format in formats[5:]: return _export_steers(file, out, format, model)

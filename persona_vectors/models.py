@@ -663,23 +663,87 @@ def _links(folder):
         yield d
 
 def merge_adapter(model):
-    "Put the change that an adapter makes into the weights of `model`, and its layers away"
+    "Put the change that an adapter makes into the weights of `model`, and its layers away; weights that others share are changed in their own place only"
+    from collections import Counter
+    from torch.nn import Parameter
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import AuxiliaryTrainingWrapper
+    uses = Counter(id(o) for _,o in model.named_parameters(remove_duplicate=False))
+    gone = ()
     for name,m in [*model.named_modules()]:
-        if not isinstance(m, (BaseTunerLayer, AuxiliaryTrainingWrapper)): continue
+        if not isinstance(m, (BaseTunerLayer, AuxiliaryTrainingWrapper)) or name.startswith(gone): continue
         parent,_,child = name.rpartition('.')
-        if isinstance(m, AuxiliaryTrainingWrapper): new = m.unload_and_optionally_merge_module(merge=True, safe_merge=True, adapter_names=None)
+        if isinstance(m, AuxiliaryTrainingWrapper):
+            new = m.unload_and_optionally_merge_module(merge=True, safe_merge=True, adapter_names=None)
+            gone += f'{name}.',                          # with the layers in it
         else:
-            m.merge(safe_merge=True)
             new = m.get_base_layer()
+            if uses[id(w := getattr(new, 'weight', None))]>1: new.weight = Parameter(w.clone(), requires_grad=False)
+            m.merge(safe_merge=True)
         setattr(model.get_submodule(parent), child, new)
+
+# %% ../nbs/07_models.ipynb #a5b57aa6
+def changed_modules(folder)->set: # Paths in the model that the adapter was made for
+    "The modules that the adapter in `folder` changes, by the names of its weights"
+    p = next(folder/o for o in TUNED if (folder/o).is_file())
+    if p.suffix=='.safetensors':
+        from safetensors import safe_open
+        with safe_open(p, 'pt') as f: keys = list(f.keys())
+    else:
+        import torch
+        keys = torch.load(p, weights_only=True, map_location='cpu')
+    return {k.removeprefix('base_model.model.').partition('.lora_')[0] for k in keys if '.lora_' in k}
+
+def found_as(path, model, key_mapping)->str: # None: it is not in it
+    "The name in `model` of the module `path` of the model that an adapter was made for"
+    for a,b in (key_mapping or {}).items(): path = re.sub(a, b, path)
+    there = dict(model.named_modules())
+    return next((o for o in (path, f'{model.base_model_prefix}.{path}', path.removeprefix(f'{model.base_model_prefix}.')) if o in there), None)
+
+def cut_away(path, model)->bool:
+    "Is `path` in a block that the cut `model` is without, or outside of the blocks?"
+    if not (blocks := getattr(model, 'kept_blocks', None)): return False
+    m = re.search(rf'(^|\.){re.escape(blocks)}\.(\d+)\.', path)
+    return not m or int(m[2])>=len(model.get_submodule(blocks))
+
+# %% ../nbs/07_models.ipynb #ae986e12
+def fitted(
+    c, # `PeftConfig` of an adapter
+    changed, # From `changed_modules`
+    model, key_mapping=None # Patterns, and what they become in the names of `model`
+): # None: there is nothing for it to change
+    "The options of an adapter for `model`; as they are where a weight has no module of its own, as in fused experts"
+    from copy import deepcopy
+    from peft.utils.other import get_pattern_key
+    here = {o: found_as(o, model, key_mapping) for o in changed}
+    if c.peft_type!='LORA' or c.target_parameters or any(n is None and not cut_away(o, model) for o,n in here.items()): return c
+    here = {o: n for o,n in here.items() if n}
+    if not (here or c.modules_to_save or c.trainable_token_indices): return None
+    c,was = deepcopy(c),c
+    c.target_modules = set(here.values()) or 'dummy-target-modules'                # peft's own name for none
+    c.layers_to_transform = c.layers_pattern = c.exclude_modules = None
+    def each(patterns, default): return {re.escape(n): (patterns or {}).get(get_pattern_key(patterns or {}, o), default) for o,n in here.items()}
+    c.rank_pattern,c.alpha_pattern = each(was.rank_pattern, was.r),each(was.alpha_pattern, was.lora_alpha)
+    return c
+
+# %% ../nbs/07_models.ipynb #39723cdd
+def put_adapter(model, folder, key_mapping=None)->dict: # missing_keys, mismatched_keys
+    "Put the adapter in `folder` into `model`, not merged"
+    from peft import PeftConfig
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightRenaming
+    c = fitted(PeftConfig.from_pretrained(folder), changed_modules(folder), model, key_mapping)
+    if not c: return dict(missing_keys=set(), mismatched_keys=set())
+    names = [*get_model_conversion_mapping(model, key_mapping), WeightRenaming(r'lora_magnitude_vector\.default$', 'lora_magnitude_vector.default.weight')]
+    said = model.load_adapter(str(folder), peft_config=c, weight_mapping=names).to_dict()
+    mine = dict(model.named_parameters(remove_duplicate=False))
+    got = {id(o) for k,o in mine.items() if k not in said['missing_keys']}
+    return said|dict(missing_keys={k for k in said['missing_keys'] if k not in mine or id(mine[k]) not in got})   # tied ones are stored once
 
 # %% ../nbs/07_models.ipynb #b610d697
 @patch
 def load_adapted(self:ModelSource, cls, key_mapping=None, **kw):
     "The model with its adapter merged into it, and what of it was missing; ValueError if `peft` is not installed"
-    from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.utils import is_peft_available
     what = f"model {self.name!r}: beside the whole model is an adapter ({ADAPTER}), which"
     if self.revision and not self.tuned: raise ValueError(f"{what} is applied only in a folder: download it (hf download), or {MERGE}")
@@ -688,7 +752,7 @@ def load_adapted(self:ModelSource, cls, key_mapping=None, **kw):
     self.check_weights(info['missing_keys'], info['mismatched_keys'])
     class Adapter:
         @staticmethod
-        def from_pretrained(path, **kw): return model.load_adapter(path, weight_mapping=get_model_conversion_mapping(model, key_mapping)).to_dict()
+        def from_pretrained(path, **kw): return put_adapter(model, Path(path), key_mapping)
     said = self.load(Adapter, self.tuned)|dict(unexpected_keys=info['unexpected_keys'])
     if not self.quantize: merge_adapter(model)               # rounded weights are not rounded once more
     return model,said

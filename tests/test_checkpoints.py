@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 import pytest, torch
 from persona_vectors import EMBEDDED, ActivationExtractor, PersonaVectorConfig, find_model
+from persona_vectors.extraction.blocks import load_blocks, residual_hooks
 from persona_vectors.extraction.extractor import cached_vectors
 from persona_vectors.analysis.readings import difference
 from persona_vectors.models import load_causal
@@ -33,7 +34,7 @@ def tune(base, folder, steps, targets=('q_proj','v_proj'), tok=None, **kw):
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
     torch.manual_seed(0)
-    m = get_peft_model(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), LoraConfig(r=4, lora_alpha=16, target_modules=list(targets), task_type='CAUSAL_LM', **kw))
+    m = get_peft_model(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), LoraConfig(r=4, lora_alpha=16, target_modules=targets if isinstance(targets, str) else list(targets), task_type='CAUSAL_LM', **kw))
     ids = (tok or find_model(EMBEDDED).tokenizer())('Hark! I am a bard, and I sing of old kings.', return_tensors='pt').input_ids
     opt,losses = torch.optim.AdamW([o for o in m.parameters() if o.requires_grad], lr=1e-2),[]
     for _ in range(steps):
@@ -70,6 +71,31 @@ def test_adapter_is_merged(kw, tmp_path):
     want = vectors(extractor(tmp_path/'merged'), tmp_path/'v', (0,1,2,3))[0]
     assert torch.allclose(v.means, want.means, atol=1e-5*want.means.abs().max().item())
     assert not torch.allclose(v.means, vectors(extractor(base), tmp_path/'v', (0,1,2,3))[0].means, atol=1e-3)
+
+chosen = dict(
+    block=dict(layers_to_transform=[1]), number=dict(layers_to_transform=2, layers_pattern='layers'), regex=dict(targets=r'model\.layers\.[12]\..*(q|v)_proj'),
+    excluded=dict(exclude_modules=r'.*layers\.0.*'), ranks=dict(rank_pattern={r'^model\.layers\.0\.self_attn\.q_proj': 2}, alpha_pattern={r'model\.layers\.[01].*': 64}),
+    dora=dict(use_dora=True, layers_to_transform=[1]), scale=dict(use_rslora=True), every=dict(targets='all-linear'), head=dict(targets=('lm_head',)),
+    words=dict(trainable_token_indices=[41,45], layers_to_transform=[2]), parameter=dict(target_parameters=['mlp.down_proj.weight']), kept=dict(modules_to_save=['norm'], layers_to_transform=[1]))
+
+@needs_peft
+@pytest.mark.parametrize('kw', chosen.values(), ids=chosen)
+def test_adapters_options(kw, tmp_path):
+    "What an adapter changes is where it was trained, in a model that is cut and without a head, too: hidden states at every depth are those of the merged model"
+    base = make_llama(tmp_path/'base', n=3)
+    merged = tune(base, tmp_path/'tuned', 3, **kw)
+    source = find_model(str(tmp_path/'tuned'))
+    if 'lm_head' in kw.get('targets', ()): merged = load_causal(str(base))                 # its weights are the embeddings', and these were not trained
+    else: same_states(source, merged, str(base))
+    ids = torch.arange(40, 60)[None]
+    with torch.no_grad(): want = merged(input_ids=ids, output_hidden_states=True).hidden_states
+    for k in (0, 1, 2):
+        got = []
+        with residual_hooks(m := load_blocks(source, k), [k], lambda _,h: got.append(h)), torch.no_grad(): m(input_ids=ids)
+        assert torch.allclose(got[0], want[k], atol=1e-5*want[k].abs().max().item()), k
+    with torch.no_grad(): assert torch.allclose(load_causal(source)(input_ids=ids, output_hidden_states=True).hidden_states[1], want[1], atol=1e-4)
+    v,_ = vectors(extractor(tmp_path/'tuned'), tmp_path/'v', (0,1))
+    assert v.meta['probe']['against']=='LlamaForCausalLM'
 
 @needs_peft
 @pytest.mark.slow

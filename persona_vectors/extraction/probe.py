@@ -6,6 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/extraction/24_probe.ipynb #649a540b
+from importlib import import_module
 from itertools import chain, cycle, islice
 from ..config import log
 from .blocks import find_blocks, keep_blocks, residual_hooks, skeleton, tied_weights
@@ -41,9 +42,9 @@ def ordinary(
         cfg = source.load(tf.AutoConfig)
         named = [getattr(tf, o) for o in getattr(cfg, 'architectures', None) or [] if hasattr(tf, o)]
         cls = named[0] if named else tf.MODEL_FOR_CAUSAL_LM_MAPPING[type(cfg)]
-        model = source.load(cut_class(cls, k, blocks) if k else cls, dtype=getattr(torch, dtype), **source.rounding(dtype, device))
+        model = source.load(cut_class(cls, k, blocks) if k and not source.tuned else cls, dtype=getattr(torch, dtype), **source.rounding(dtype, device))
         model = (model if source.quantize else model.to(device)).eval().requires_grad_(False)
-        if source.tuned: model.load_adapter(source.tuned)    # as transformers applies it, not merged
+        if source.tuned: import_module('peft').PeftModel.from_pretrained(model, source.tuned)    # the whole, as peft applies it, not merged
         find_blocks(model.get_decoder(), blocks)
     except (AttributeError, ImportError, IndexError, KeyError, MemoryError, RuntimeError, TypeError, ValueError) as e: raise NotComparable(e) from e
     return model

@@ -470,7 +470,8 @@ def finish(self:Judging)->Responses:
     scored = [self.with_score(r, self.done[_judged(r)]) if r.key in self.kept else r for r in self.responses.rows]
     judges = {**self.responses.meta.get('judges', {}), self.rubric.name: self.settings}
     rs = Responses(scored, {**self.responses.meta, 'judges': judges})
-    rs.save(self.path)
+    there = load_responses(self.path) if self.path.exists() else None
+    if not there or (there.rows,there.meta)!=(rs.rows,json.loads(json.dumps(rs.meta))): rs.save(self.path)
     self.journal.path.unlink(missing_ok=True)
     rs.path = self.path
     if said := self.lacking(): log.warning(said)

@@ -448,7 +448,7 @@ def export_roles(
         save_pt(Path(folder)/f'{p}.pt', dict(vector=rows, type=kind, role=p.removesuffix(f'_{kind}')))
 
 # %% ../../nbs/steering/55_interop.ipynb #13dfb04a
-ENGINES = 'interp-engine','easysteer','vllm-lens'
+ENGINES = 'interp-engine','easysteer','vllm-lens','lm-eval'
 
 def _their_steers(steers, format, m):
     "The steers as [(block, operation, unit vector or what is added, coefficient or bound)], additions first; ValueError if `format` has no place for one"
@@ -496,6 +496,23 @@ def for_vllm_lens(steers, m)->dict: # For JSON
     there = dict(data=_base64(x), dtype='float32', original_dtype='torch.float32', shape=list(x.shape))
     return dict(activations=there, layer_indices=list(by), scale=1., norm_match=False, position_indices=None)
 
+# %% ../../nbs/steering/55_interop.ipynb #5ea9ac04
+def for_lm_eval(steers, m, blocks=None)->dict: # Name of a block to what `torch.load` gives lm-eval
+    "What lm-evaluation-harness' `steered` model does to the output of each block; ValueError if that is two things at one block"
+    from persona_vectors.extraction.blocks import skeleton
+    if bad := [s.op for s in steers if s.op in ('floor','ceiling')]: raise ValueError(f"lm-eval has no {bad[0]}: interp-engine has that")
+    if any(s.op=='ablate' and s.coef.item()!=1 for s in steers): raise ValueError("lm-eval clamps a direction as a whole: give coef=1")
+    _first_too(steers, 'lm-eval')
+    path,out = skeleton(m.text_config(), 1, blocks=blocks).kept_blocks,{}
+    for i,op,v,c in _their_steers(steers, 'lm-eval', m):
+        name = f'{path}.{i}'
+        if name in out and {op,out[name]['action']}!={'add'}:
+            raise ValueError(f"lm-eval does one thing at a block, and layer {i+1} has two: interp-engine has that")
+        if name in out: out[name]['steering_vector'] += c*v; continue
+        how = dict(action='add', vector=c*v, value=1.) if op=='add' else dict(action='clamp', vector=v, value=0. if op=='ablate' else c)
+        out[name] = dict(action=how['action'], steering_coefficient=how['value'], steering_vector=how['vector'].contiguous(), bias=None, head_index=None)
+    return out
+
 # %% ../../nbs/steering/55_interop.ipynb #23db7177
 def _apply(positions):
     "Which tokens, as EasySteer says it"
@@ -525,15 +542,16 @@ def _write_json(path, o):
 # %% ../../nbs/steering/55_interop.ipynb #354c9cc2
 def export_steering(
     steers:list, # `Steer`, all of which apply, as `load_steers` returns them
-    path, # The .json file to write
-    format:str, # 'interp-engine', 'easysteer' or 'vllm-lens'
+    path, # The file to write: .json, or .pt for 'lm-eval'
+    format:str, # 'interp-engine', 'easysteer', 'vllm-lens' or 'lm-eval'
     model=None # Where the model's configuration is; None: the directions' own model
 ):
     "Write steers as another engine takes them; ValueError says what does not fit, and nothing is written"
     if format not in ENGINES: raise ValueError(f"format={format!r}: choose from {', '.join(ENGINES)}")
-    path = Path(path)
-    if path.suffix!='.json': raise ValueError(f"{path}: {format} takes JSON, so give a name that ends in .json")
+    path,kind = Path(path),'.pt' if format=='lm-eval' else '.json'
+    if path.suffix!=kind: raise ValueError(f"{path}: {format} takes {'a PyTorch file' if kind=='.pt' else 'JSON'}, so give a name that ends in {kind}")
     if not steers: raise ValueError('there is no steer to write')
     m = find_model(model or steers[0].directions[0].model)
+    if format=='lm-eval': return save_pt(path, for_lm_eval(steers, m))
     if format=='easysteer': return write_easysteer(steers, path, m)
     _write_json(path, (for_interp_engine if format=='interp-engine' else for_vllm_lens)(steers, m))

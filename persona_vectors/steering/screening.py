@@ -6,14 +6,15 @@
 __all__ = []
 
 # %% ../../nbs/steering/60_screening.ipynb #378f0b0d
-import heapq, json
+import heapq, json, os
 from array import array
+from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from fastcore.basics import patch
 from ..analysis.uncertainty import half_width
-from ..config import PersonaVectorConfig, atomic_write, content_hash, log
+from ..config import PersonaVectorConfig, atomic_write, content_hash, log, only_one
 from ..conversations import KEYS, SYSTEMS, TOOLS, LeftOut, each_row, messages_of
 from ..extraction.extractor import ActivationExtractor
 from ..extraction.ray import cluster, pool
@@ -97,7 +98,7 @@ class Work:
 class Screening:
     "The scores of the rows of a file: `.table`, `.left` (out, by reason), `.top` (the highest rows, with their text)"
     def __init__(self, about=None, source='', n=20):
-        self.about,self.source,self.n,self.left,self.top = about or {},source,n,LeftOut(),[]
+        self.about,self.source,self.n,self.left,self.top,self.partial = about or {},source,n,LeftOut(),[],None
         self.ints,self.x = array('q'),array('f')                         # number and key of each row; its `COLUMNS`
     def __len__(self): return len(self.ints)//2
     @property
@@ -169,13 +170,29 @@ def estimates(self:Screening, level:float=.95)->pd.DataFrame: # Pair × rows, r,
         out[f'{a}, {b}'] = dict(rows=len(ok), r=r, low=low, high=high)
     return pd.DataFrame(out).T
 
+# %% ../../nbs/steering/60_screening.ipynb #1407ad50
+def _merge_reason(left, row):
+    "Add the rows of one reason to `left`"
+    for name in row['names']: left.add(name, row['why'])
+    left.n += row['n']-len(row['names'])
+    o = next(o for o in left.by.values() if o['why']==row['why'] or row['names'][0] in o['names'])
+    o['n'] += row['n']-len(row['names'])
+
+@patch
+def merge(self:Screening, o):
+    "Add the rows of another `Screening`, behind its own"
+    self.ints.extend(o.ints); self.x.extend(o.x)
+    for row in o.left.by.values(): _merge_reason(self.left, row)
+    self.top = heapq.nlargest(self.n, self.top+o.top)
+    heapq.heapify(self.top)
+
 # %% ../../nbs/steering/60_screening.ipynb #864bb76c
 BLOCK = 256 # Rows of a part stand together, so many at a time
 
-def _planned(path, of, own=None, limit=None, shard=None, every=1):
-    "Yield (number, name, `Work` or the reason why there is none) of the rows of a part"
+def _planned(path, of, own=None, limit=None, shard=None, every=1, after=0):
+    "Yield (number, name, `Work` or the reason why there is none) of the rows of a part, after row number `after`"
     for i,(name,row) in enumerate(islice(each_row(path), limit)):
-        if shard and i//BLOCK%shard[1]!=shard[0]-1: continue
+        if i<after or shard and i//BLOCK%shard[1]!=shard[0]-1: continue
         try: yield i+1, name, Work(row, of, own, i%every==0)
         except ValueError as e: yield i+1, name, str(e)
 
@@ -199,12 +216,53 @@ def _read_window(m, some):
         bad = [str(g) for g in got if isinstance(g, ValueError)]
         yield (i, name, bad[0], None) if bad else (i, name, o, o.scores(*(g[:,0] for g in got)))
 
-def _fill(s, m, planned, bar=None):
-    "Add what is planned to the `Screening` `s`"
+def _fill(s, m, planned, bar=None, partial=None):
+    "Add what is planned to the `Screening` `s`; each window goes to the `Partial` before"
     for some in _windows(planned, 8*(m.batch_tokens or monitoring.default_batch_tokens(m.model.device))):
-        for o in _read_window(m, some): s.add(*o)
+        w = Screening(source=s.source, n=s.n)
+        for o in _read_window(m, some): w.add(*o)
+        if partial: partial.add(w, some[-1][0])
+        s.merge(w)
         if bar is not None: bar.update(len(some))
     return s
+
+# %% ../../nbs/steering/60_screening.ipynb #61e74ba8
+def as_lines(s)->bytes:
+    "A `Screening` as bytes: a line of JSON, then its numbers"
+    head = dict(about=s.about, source=s.source, n=s.n, top=s.top, left=list(s.left.by.values()), rows=len(s))
+    return json.dumps(head).encode()+b'\n'+s.ints.tobytes()+s.x.tobytes()
+
+# %% ../../nbs/steering/60_screening.ipynb #e58b6e21
+def from_lines(raw:bytes)->Screening:
+    "The `Screening` that `as_lines` gave the bytes of"
+    head,_,rest = raw.partition(b'\n')
+    o = json.loads(head)
+    s,k = Screening(o['about'], o['source'], o['n']),16*o['rows']
+    s.ints.frombytes(rest[:k]); s.x.frombytes(rest[k:])
+    for row in o['left']: _merge_reason(s.left, row)
+    s.top = [tuple(t) for t in o['top']]
+    return s
+
+# %% ../../nbs/steering/60_screening.ipynb #ef9bd4f7
+class Partial:
+    "The windows of a file that are read, on disk"
+    def __init__(self, path): self.path = Path(path)
+    def read(self, s)->int: # The last row that is there; 0: none is
+        "Add what is there to the `Screening` `s`, and cut a torn end off"
+        raw,at,last = self.path.read_bytes() if self.path.exists() else b'',0,0
+        while (end := raw.find(b'\n', at)+1) and end+(n := int(raw[at:end].split()[1]))<=len(raw):
+            last = int(raw[at:end].split()[0])
+            s.merge(from_lines(raw[end:end+n]))
+            at = end+n
+        if at<len(raw): os.truncate(self.path, at)
+        return last
+    def add(self, s, last):
+        "Append the `Screening` of a window that ends with row number `last`"
+        data = as_lines(s)
+        with self.path.open('ab') as f:
+            f.write(f'{last} {len(data)}\n'.encode()+data)
+            f.flush()
+            os.fsync(f.fileno())
 
 # %% ../../nbs/steering/60_screening.ipynb #182a6eef
 def joined(parts)->Screening:
@@ -216,25 +274,25 @@ def joined(parts)->Screening:
     n,x = np.concatenate([o.numbers for o in parts]),np.concatenate([o.values for o in parts])
     if len(np.unique(n[:,0]))<len(n): raise ValueError('two of these parts have the same rows: name each part once')
     s,at = Screening(a, first.source, first.n),np.argsort(n[:,0])
+    for o in parts: s.merge(o)
     s.ints,s.x = array('q', n[at].tobytes()),array('f', x[at].tobytes())
-    for o in parts:
-        for row in o.left.by.values(): _merge_reason(s.left, row)
-    s.top = heapq.nlargest(s.n, sum((o.top for o in parts), []))
-    heapq.heapify(s.top)
     return s
-
-def _merge_reason(left, row):
-    "Add the rows of one reason to `left`"
-    for name in row['names']: left.add(name, row['why'])
-    left.n += row['n']-len(row['names'])
-    o = next(o for o in left.by.values() if o['why']==row['why'] or row['names'][0] in o['names'])
-    o['n'] += row['n']-len(row['names'])
 
 # %% ../../nbs/steering/60_screening.ipynb #867af1a5
 def _stamp(path):
     "What a changed file would change: names and sizes"
     path = Path(path)
     return [[p.name, p.stat().st_size] for p in (sorted(o for o in path.rglob('*') if o.is_file()) if path.is_dir() else [path])]
+
+@contextmanager
+def _going_on(beside, s, *made_with):
+    "A `Partial` beside the file `beside`, named after all that decides the scores, and the last row in it; its rows are added to `s`"
+    if not beside: yield None,0; return
+    s.partial = Path(f'{beside}.{content_hash([s.about, *made_with])}.part')
+    with only_one(f'{s.partial}.lock', f"another process is writing {s.partial}: wait for it to end, or give another file"):
+        p = Partial(s.partial)
+        if last := p.read(s): log.info(f"{s.partial.name}: {len(s)+s.left.n:,} rows are read already")
+        yield p,last
 
 def _ready(path, config, direction, own, limit):
     "A monitor along `direction`, how rows become tokens, and what decides the scores; what is wrong is said before the model is loaded"
@@ -264,7 +322,8 @@ def screen(
     limit:int=None, # Read the first so many rows
     shard:tuple=None, # (i, n): read the i-th of n parts
     top:int=20, # How many of the highest rows are kept with their text
-    progress:bool=True # Show a bar
+    progress:bool=True, # Show a bar
+    beside=None # Keep what is read beside this file, so that the same call goes on after an interruption; None: keep nothing
 )->Screening:
     "The projections of every row of a file of training data along `direction`; rows that cannot be read are left out and named"
     from tqdm.auto import tqdm
@@ -274,7 +333,10 @@ def screen(
     every = max(1, n//sample) if sample else 1
     m,of,about = _ready(path, config, direction, own, limit)
     s = Screening(dict(about, every=every, shard=list(shard or ())), Path(path).name, top)
-    with tqdm(total=n, unit=' rows', desc='Reading', disable=not progress) as bar: return _fill(s, m, _planned(path, of, own, limit, shard, every), bar)
+    files = [o.stat().st_mtime_ns for o in sorted(Path(path).rglob('*') if Path(path).is_dir() else [Path(path)])]
+    with (_going_on(beside, s, top, direction.vector.tolist(), files) as (partial,last),
+          tqdm(total=n, initial=len(s)+s.left.n, unit=' rows', desc='Reading', disable=not progress) as bar):
+        return _fill(s, m, _planned(path, of, own, limit, shard, every, last), bar, partial)
 
 # %% ../../nbs/steering/60_screening.ipynb #6673b869
 class ShardScreener:
@@ -288,22 +350,6 @@ class ShardScreener:
     def __call__(self, batch):
         got = [_fill(Screening(self.about, self.name), self.m, self.plan((int(i)+1,self.n))) for i in batch['part']]
         return dict(got=np.array([as_lines(o) for o in got], object))
-
-def as_lines(s)->bytes:
-    "A `Screening` as bytes: a line of JSON, then its numbers"
-    head = dict(about=s.about, source=s.source, n=s.n, top=s.top, left=list(s.left.by.values()), rows=len(s))
-    return json.dumps(head).encode()+b'\n'+s.ints.tobytes()+s.x.tobytes()
-
-# %% ../../nbs/steering/60_screening.ipynb #9bbdc367
-def from_lines(raw:bytes)->Screening:
-    "The `Screening` that `as_lines` gave the bytes of"
-    head,_,rest = raw.partition(b'\n')
-    o = json.loads(head)
-    s,k = Screening(o['about'], o['source'], o['n']),16*o['rows']
-    s.ints.frombytes(rest[:k]); s.x.frombytes(rest[k:])
-    for row in o['left']: _merge_reason(s.left, row)
-    s.top = [tuple(t) for t in o['top']]
-    return s
 
 # %% ../../nbs/steering/60_screening.ipynb #de4f2767
 def screen_on_ray(
@@ -327,14 +373,17 @@ FORMAT = 'persona_vectors.screening/1'
 
 def save_screening(s:Screening, path):
     "Write the scores to `path` (.parquet, or .csv with what made them beside it)"
-    path = Path(path)
+    path,done = Path(path),s.partial
     about = dict(s.about, format=FORMAT, source=s.source, rows=len(s), left_out=[(n, why, names) for n,why,names in s.left.table],
                  summary=json.loads(s.summary().to_json(orient='index')), highest=sorted(s.top, reverse=True))
     if path.suffix=='.csv':
         with atomic_write(path) as f, atomic_write(f'{path}.json') as g:
             json.dump(about, g, ensure_ascii=False, indent=1)
             s.table.to_csv(f, index=False)
-        return
+    else: _write_parquet(s, about, path)
+    if done: done.unlink(missing_ok=True)
+
+def _write_parquet(s, about, path):
     import pyarrow as pa
     from pyarrow.parquet import write_table
     t = pa.Table.from_pandas(s.table, preserve_index=False).replace_schema_metadata({'persona_vectors': json.dumps(about, ensure_ascii=False)})

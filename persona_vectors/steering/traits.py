@@ -6,12 +6,15 @@
 __all__ = ['TRAITS', 'Trait', 'keep_judged', 'trait_direction', 'trait_strength', 'projection_difference']
 
 # %% ../../nbs/steering/52_traits.ipynb #f1ebcf37
+import json, re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from ..analysis.readings import difference
 from ..analysis.uncertainty import Interval, half_width, reliability, resample
-from ..config import data_dir
+from ..config import PersonaVectorConfig, atomic_write, data_dir
 from ..extraction.vectors import Direction, PersonaVectors
+from ..generation.answers import generate_responses
 from ..generation.judging import Rubric, trait_rubric
 from ..personas import RoleFile, read_data
 from ..responses import Responses
@@ -74,12 +77,67 @@ def trait_of(
 )->Trait:
     "The trait in a file; ValueError if it is none"
     path = Path(path)
-    f = RoleFile(path, data := read_data(path, ('.json','.yaml','.yml')))
+    return trait_from(read_data(path, ('.json','.yaml','.yml')), path)
+
+def trait_from(
+    data, # What a trait file holds
+    path # Its path, which names the trait
+)->Trait:
+    f = RoleFile(path, data)
     if not f.trait: raise ValueError(f"{path} is a role's file, not a trait's: each entry of a trait's 'instruction' has 'pos' and 'neg'")
-    return Trait(f.name, data.get('description', ''), *map(tuple, f.prompts.values()), tuple(f.questions), f.rubric or '')
+    return Trait(f.name, data.get('description') or '', *map(tuple, f.prompts.values()), tuple(f.questions), f.rubric or '')
 
 # %% ../../nbs/steering/52_traits.ipynb #62a512f2
 TRAITS = {o.name: o for o in (formality, pessimism, curiosity, *map(trait_of, sorted((data_dir()/'traits').glob('*.json'))))} # Name to `Trait`
+
+# %% ../../nbs/steering/52_traits.ipynb #447b2210
+ASK_FOR_TRAIT = """Write material for a study of one trait of language models.
+
+Trait: {name}
+It shows when {description}
+
+Give a JSON object and nothing else:
+{{"instruction": [{{"pos": "...", "neg": "..."}}, ...], "questions": ["...", ...]}}
+
+"instruction" has {pairs} pairs of system prompts. "pos" asks the model to show the trait, "neg" asks for its opposite. The two of a pair
+are alike in length and tone. The pairs are worded in different ways.
+"questions" has {questions} messages of a user, on different matters. An answer to any of them can show the trait or not.
+None of them names the trait or asks for it."""
+
+# %% ../../nbs/steering/52_traits.ipynb #b9114fd4
+def written_trait(text, name, description, where)->dict: # What a trait file holds
+    "The trait in what a model wrote, as `ASK_FOR_TRAIT` asks for it; ValueError says what is wrong with it"
+    at = text.find('{'),text.rfind('}')+1
+    try: got = json.loads(text[slice(*at)])
+    except ValueError:
+        said = ' '.join(text.split())[:80]
+        raise ValueError(f"{where}: no JSON object of prompts and questions, but {said!r}: ask again, or ask another model") from None
+    data = dict(description=description, instruction=got.get('instruction'), questions=got.get('questions'))
+    t = trait_from(data, Path(f'{name}.json'))                                     # ValueError if it is none
+    pairs = {neg: pos for pos,neg in dict(zip(t.positive, t.negative)).items()}    # each prompt once
+    qs = list(dict.fromkeys(o if isinstance(o, str) else o['question'] for o in data['questions']))
+    data |= dict(instruction=[dict(pos=pos, neg=neg) for neg,pos in pairs.items()], questions=qs)
+    if len(qs)<8: raise ValueError(f"{where}: {len(qs)} questions, and a walk needs eight: ask again, or ask another model")
+    return data
+
+# %% ../../nbs/steering/52_traits.ipynb #647d1906
+def describe_trait(
+    said:str, # 'name: the answer …'
+    config:PersonaVectorConfig, # Of the endpoint that writes
+    path=None, # The trait file to write; None: the trait's name in this folder
+    pairs:int=5, questions:int=20
+)->Path:
+    "A trait file, written by a model from a description; FileExistsError, or ValueError if it wrote something else"
+    name,_,description = (o.strip() for o in said.partition(':'))
+    if not (description and re.fullmatch(r'[\w-]+', name)):
+        raise ValueError(f"{said!r}: give one word and a sentence, as 'sycophancy: the answer flatters the user'")
+    path = Path(path or f'{name}.json')
+    if path.exists(): raise FileExistsError(f"{path} is there already: use it as it is, or delete it")
+    ask = ASK_FOR_TRAIT.format(name=name, description=description, pairs=pairs, questions=questions)
+    with TemporaryDirectory() as d: text = generate_responses(config, {'default': ''}, [ask], d, api=True).rows[0].text
+    data = written_trait(text, name, description, config.openrouter_model or config.model_name)
+    with atomic_write(path) as f: json.dump(data, f, ensure_ascii=False, indent=1)
+    return path
 
 # %% ../../nbs/steering/52_traits.ipynb #7c22b4a9
 def keep_judged(
