@@ -12,6 +12,7 @@ from dataclasses import replace
 from math import isfinite
 from pathlib import Path
 from secrets import token_hex
+from socket import socket
 from tempfile import TemporaryDirectory
 from typing import Annotated
 import typer
@@ -1228,12 +1229,18 @@ def bench(model:Model=EMBEDDED, layer:Layer=None, device:Device=None, dtype:Dtyp
 ONLY_HERE = ("default-src 'self' 'unsafe-inline' 'unsafe-eval' blob: data:; connect-src 'self' ws://127.0.0.1:* blob: data:; frame-ancestors 'self'; "
              "form-action 'self'; base-uri 'self'") # What the browser may load
 
+def free(port):
+    "ValueError if another program listens at `port`"
+    with socket() as s:
+        if s.connect_ex(('127.0.0.1', port))==0: raise ValueError(f"--port {port}: another program listens there; give another, or none for the first that is free")
+
 def serve_page(port, browser, **kw):
     "Serve `page` of `persona_vectors.look` until interrupted; `kw` as it takes them"
     try:
-        import nbformat
+        import ipykernel, nbformat                                                 # a kernel is started by its name
         from voila.app import Voila
     except ImportError: raise ImportError('the page needs its extra: pip install "persona-vectors-lab[page]"') from None
+    if port: free(port)
     args = ', '.join(f'{k}={o!r}' for k,o in kw.items())
     cell = nbformat.v4.new_code_cell(f'from persona_vectors.look import page\npage({args})')
     headers = {'Content-Security-Policy': ONLY_HERE,
@@ -1266,7 +1273,7 @@ def look(vectors:Annotated[Path, typer.Argument(help="A vectors file, a publishe
     "A page on this machine: see the vectors, talk to the model and watch where it goes, add a persona."
     if model and Path(model).expanduser().exists(): model = str(Path(model).expanduser().resolve())
     paths = {k: str(o.resolve()) for k,o in dict(vectors=vectors, responses=responses, beside=beside, report=report).items() if o}
-    more = dict(model=model, layer=layer and int(layer), neutral=neutral and [o.strip() for o in neutral.split(',')])
+    more = dict(model=model, layer=layer and int(layer), neutral=neutral)
     given = paths | {k: o for k,o in more.items() if o is not None}
     if given:                                                             # the page would say it late
         from persona_vectors.look import page_inputs

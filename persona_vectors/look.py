@@ -29,7 +29,7 @@ from .extraction.vectors import Direction, PersonaVectors, load_vectors, shipped
 from .generation.answers import settings
 from .generation.local import LocalModel
 from .models import same_model, unlike
-from .personas import category_of
+from .personas import category_of, split_names
 from .responses import Response, Responses, load_responses, shipped_responses
 from .steering.capping import calibrate, token_projections
 from .steering.monitoring import Monitor, calibration_from, plot_drift
@@ -65,6 +65,10 @@ function narrowed(layout, room) {      // its subtitle in lines that fit
   for (const word of (title?.text || '').replaceAll('<br>', ' ').split(' '))
     if ((lines.at(-1) + word).length < room/7) lines.push(lines.pop() + ' ' + word); else lines.push(word)
   if (title) { layout.margin.t += 15*Math.max(0, lines.length - title.text.split('<br>').length); title.text = lines.join('<br>') }
+  if (layout.yaxis?.scaleanchor) {              // a square
+    for (const o of [layout.xaxis, layout.yaxis]) o.tickfont = {size: Math.max(5, o.tickfont.size*room/layout.width)}
+    layout.height *= room/layout.width
+  }
   layout.width = room
 }
 """
@@ -82,10 +86,11 @@ async function render({model, el}) {
   const at = document.createElement('div'), bar = document.createElement('div')
   el.className = 'pv-plot'; bar.className = 'pv-bar'; el.append(at, bar)
   const P = await plotly(model), name = () => model.get('name')
+  let drawn = 0
   async function draw() {
     el.style.display = model.get('figure') ? '' : 'none'
     if (!model.get('figure')) return
-    const {data, layout} = JSON.parse(model.get('figure')), room = el.clientWidth
+    const {data, layout} = JSON.parse(model.get('figure')), room = drawn = el.clientWidth
     if (room && room < layout.width) narrowed(layout, room)
     const bar = room < 560 ? false : 'hover'
     await P.react(at, data, layout, {displaylogo: false, displayModeBar: bar, modeBarButtonsToRemove: ['toImage', 'select2d', 'lasso2d']})
@@ -98,6 +103,7 @@ async function render({model, el}) {
   model.on('msg:custom', m => m.numbers && keep(name() + '.csv', m.numbers))
   model.on('change:figure', draw)
   await draw()
+  new ResizeObserver(() => { if (el.clientWidth && Math.abs(el.clientWidth - drawn) > 8) draw() }).observe(el)
 }
 export default {render}
 """
@@ -203,11 +209,11 @@ class Explorer:
     def __init__(self, v, responses=None, extractor=None):
         w,Figure,_ = _widgets()
         self.v,self.extractor,self.responses,self.name,self.made,self.work = v,extractor,responses,None,{},ThreadPoolExecutor(1)
-        self.lock,self.drawn = RLock(),(v.layers[-1],PICTURES[0])
+        self.lock,self.drawn,self.others = RLock(),(v.layers[-1],PICTURES[0]),[]
         self.what = w.Dropdown(options=PICTURES, layout=w.Layout(width='170px'))
         self.layer = w.SelectionSlider(options=v.layers, value=v.layers[-1], description='layer', continuous_update=False)
         self.figure,self.state,self.about,self.answer = Figure(),w.HTML(),w.HTML('Click a persona.'),w.HTML()
-        self.question = w.Dropdown(layout=w.Layout(width='100%', display='none'))
+        self.question = w.Dropdown(layout=w.Layout(width='auto', display='none'))
         for o in (self.what,self.layer): o.observe(lambda _: self.show(), 'value')
         self.question.observe(lambda _: self._answered(), 'value')
         self.figure.clicked,self.figure.numbers = self._clicked,lambda: self._made(*self.drawn).to_csv()
@@ -255,8 +261,9 @@ def show(self:Explorer):
 @patch
 def _clicked(self:Explorer, name):
     "Show the persona that was clicked; some pictures escape names"
-    for o in (name, unescape(name)):
-        if o in self.v: return self.pick(o)
+    for e in (self, *self.others):
+        o = next((o for o in (name, unescape(name)) if o in e.v), None)
+        if o is not None: e.pick(o)
 
 # %% ../nbs/91_look.ipynb #bcf44b8a
 @patch
@@ -304,7 +311,11 @@ def explore(
     "Pictures of persona vectors; a click on a persona shows what it was asked, what it answered and what it is near to"
     w,*_ = _widgets()
     e = Explorer(v, responses, extractor)
-    if beside is not None: e.box = w.HBox([e.box, Explorer(beside).box], layout=w.Layout(flex_flow='row wrap'))
+    if beside is None: return e
+    e.others.append(o := Explorer(beside))
+    o.others.append(e)                                                    # a click in one shows the persona in both
+    for each in (e,o): each.box.layout = w.Layout(flex='1 1 480px', min_width='0', flex_flow='row wrap', align_items='flex-start')
+    e.box = w.HBox([e.box, o.box], layout=w.Layout(flex_flow='row wrap'))
     return e
 
 # %% ../nbs/91_look.ipynb #b85fb3d8
@@ -354,7 +365,7 @@ class Talker:
         self.coef = w.FloatSlider(-1., min=-4, max=4, step=.25, description='steer by', continuous_update=False)
         self.on = {k: w.Checkbox(k!='capped', description=k, indent=False, layout=w.Layout(width='90px')) for k in self.columns}
         self.system,self.offering = w.Dropdown(options=[('no system prompt',''), *(prompts or {}).items()], description='as'),False
-        self.text = w.Textarea(placeholder='Ask something', rows=2, layout=w.Layout(width='100%'))
+        self.text = w.Textarea(placeholder='Ask something', rows=2, layout=w.Layout(width='auto'))
         self.said,self.file = w.HTML(),w.FileUpload(accept='.json,.jsonl', description='replay a file')
         send,stop,new,save = (w.Button(description=o, layout=w.Layout(width='80px')) for o in ('send','stop','new','save'))
         for b,f in ((send,'send'), (new,'new'), (save,'save')): b.on_click(lambda _, f=f: getattr(self, f)())
@@ -398,6 +409,7 @@ def new(self:Talker):
     def empty():
         for c in self.columns.values(): c.messages,c.reading,c.chat.turns,c.drift.figure = [],None,[],''
     self.work.halt()
+    self.said.value = ''
     self._arrange()
     return self.work.submit(empty)
 
@@ -468,7 +480,7 @@ def replay(self:Talker, path):
     got = [(str(name),o) for name,o in islice(each_conversation(path, 'id'), 3)] or [('',ValueError(f'{path} holds no conversation'))]
     for _,o in got:
         if isinstance(o, ValueError): raise o
-    cs = [Column(name) for name,_ in got]
+    cs = [Column(f'{name}, read by the plain model') for name,_ in got]
     def read():
         try:
             for c,(_,o) in zip(cs, got):
@@ -513,7 +525,7 @@ class Adder:
         self.rate = self._speed()
         self.questions = qs = explorer.v.complete().questions
         self.name = w.Text(placeholder='lighthouse_keeper', description='name')
-        self.prompt = w.Textarea(placeholder='You are a lighthouse keeper …', description='prompt', rows=3, layout=w.Layout(width='100%'))
+        self.prompt = w.Textarea(placeholder='You are a lighthouse keeper …', description='prompt', rows=3, layout=w.Layout(width='auto'))
         self.n,self.bar,self.said = w.IntSlider(min(6, len(qs)), min=min(2, len(qs)), max=len(qs), description='questions'),w.IntProgress(),w.HTML()
         self.file = _widgets()[2]()                                           # shows nothing: it hands a file to the browser
         make,stop,save = (w.Button(description=o, layout=w.Layout(width='80px')) for o in ('make','stop','save'))
@@ -642,7 +654,7 @@ def _opened(path, layer=None, neutral=None)->PersonaVectors: # Has a neutral per
     found = sorted(Path(path, 'data', 'persona_vectors').glob('*.safetensors'), key=lambda o: -o.stat().st_mtime) if Path(path).is_dir() else []
     vs = [load_vectors(o) for o in found] or [load_vectors(path, layer)]
     v = next((v for v in vs if not (v.meta.get('read_under') or v.meta.get('read_text'))), vs[0])
-    if neutral: v = v.as_neutral(neutral)
+    if neutral: v = v.as_neutral(split_names(neutral, v))
     v.split()
     return v
 
@@ -680,7 +692,7 @@ def page_inputs(
     beside=None, # Vectors of another model
     report=None, # The .csv of its evidence report
     layer:int=None, # Of a file that does not record it
-    neutral:list=None # Names of the neutral personas; None: those that the file names
+    neutral:str=None # Names of the neutral personas, with commas between; None: those that the file names
 )->tuple: # Vectors, `Responses` with their prompts or None, an extractor or None, vectors or None, the report's table or None
     "What the page shows; ValueError says what is wrong with a file"
     v = shipped_vectors() if vectors is None else _opened(vectors, layer, neutral)
@@ -702,12 +714,15 @@ def page(**kw): # As `page_inputs` takes them; returns a widget
     return w.VBox(parts + [_Living(e, ex).box if ex else w.HTML('<p>To talk to the model, name it: <code>--model</code>.</p>')])
 
 # %% ../nbs/91_look.ipynb #5a52eed9
+_LEGEND = """A token is <span style="background:rgba(33,102,172,.5)">blue</span> where its projection lies above that of usual answers,
+<span style="background:rgba(178,24,43,.5)">red</span> below; z says how many of their standard deviations. “Steer by” adds so many times the direction: below 0, away from the assistant."""
+
 class _Living:
     "What needs the model: `box`, a button that loads it, and then the conversation and the new persona"
     def __init__(self, explorer, extractor):
         w,*_ = _widgets()
         self.explorer,self.extractor,self.talker,self.adder,self.work = explorer,extractor,None,None,ThreadPoolExecutor(1)
-        self.button,self.said = w.Button(description=f'load {extractor.config.model_name}', layout=w.Layout(width='auto')),w.HTML()
+        self.button,self.said = w.Button(description=f'load {extractor.config.model_name}', layout=w.Layout(width='max-content')),w.HTML()
         self.button.on_click(lambda _: self.clicked())
         explorer.layer.observe(lambda _: self.offered(), 'value')
         self.box = w.VBox([w.HTML('<h2>Talk, and add a persona</h2>'), self.button, self.said])
@@ -726,7 +741,7 @@ class _Living:
             axis,usual = assistant_axis(v.at(self.explorer.layer.value)),[r for r in rows if r.persona in v.neutral[:1] and not r.blank]
             self.talker = t = talk(self.extractor, axis, usual, {p: o[0] for p,o in v.meta.get('prompts', {}).items()})
             if not (self.adder or v.means_only): self.adder = add_persona(self.explorer, self.extractor, added=lambda *o: self.talker.offer(*o))
-            said = w.HTML(f'<h2>Talk</h2><p>Along: {escape(axis.orientation)}, layer {axis.layer}</p>')
+            said = w.HTML(f'<h2>Talk</h2><p>Along: {escape(axis.orientation)}, layer {axis.layer}. {_LEGEND if t.cap else ""}</p>')
             self.box.children = [said, self.button, self.said, t.box, *([w.HTML('<h2>Add a persona</h2>'), self.adder.box] if self.adder else [])]
             self.said.value = ''
             self.offered()
