@@ -59,15 +59,19 @@ function keep(name, text) {
 }
 """
 _NARROWED = r"""
-function narrowed(layout, room) {      // its subtitle in lines that fit
+function narrowed(layout, room, data) {      // its subtitle in lines that fit
   if ((layout.annotations || []).some(o => o.ax)) return      // names that were placed by the pixel
   const lines = [''], title = layout.title?.subtitle
   for (const word of (title?.text || '').replaceAll('<br>', ' ').split(' '))
     if ((lines.at(-1) + word).length < room/7) lines.push(lines.pop() + ' ' + word); else lines.push(word)
   if (title) { layout.margin.t += 15*Math.max(0, lines.length - title.text.split('<br>').length); title.text = lines.join('<br>') }
-  if (layout.yaxis?.scaleanchor) {              // a square
-    for (const o of [layout.xaxis, layout.yaxis]) o.tickfont = {size: Math.max(5, o.tickfont.size*room/layout.width)}
-    layout.height *= room/layout.width
+  const m = layout.margin, size = layout.yaxis?.tickfont?.size
+  if (layout.yaxis?.scaleanchor) {              // a square: names as large as its cells let them be, and no bar of colours
+    const s = Math.min(size, (room - 8)/(layout.yaxis.ticktext.length/.7 + m.l/size))
+    for (const o of [layout.xaxis, layout.yaxis]) o.tickfont.size = s
+    for (const o of data) o.showscale = false
+    Object.assign(m, {l: m.l*s/size, b: m.b*s/size, r: 8})
+    layout.height = m.t + room - m.l - 8 + m.b
   }
   layout.width = room
 }
@@ -91,7 +95,7 @@ async function render({model, el}) {
     el.style.display = model.get('figure') ? '' : 'none'
     if (!model.get('figure')) return
     const {data, layout} = JSON.parse(model.get('figure')), room = drawn = el.clientWidth
-    if (room && room < layout.width) narrowed(layout, room)
+    if (room && room < layout.width) narrowed(layout, room, data)
     const bar = room < 560 ? false : 'hover'
     await P.react(at, data, layout, {displaylogo: false, displayModeBar: bar, modeBarButtonsToRemove: ['toImage', 'select2d', 'lasso2d']})
     at.removeAllListeners?.('plotly_click')
@@ -785,7 +789,7 @@ function unescaped(o) { return new DOMParser().parseFromString(o, 'text/html').d
 function about() { if (name) $('about').innerHTML = all.about[$('layer').value][name] }
 async function draw() {
   const at = $('figure'), {data, layout} = structuredClone(all.figures[$('layer').value][$('what').value]), room = document.body.clientWidth - 24
-  if (room < layout.width) narrowed(layout, room)
+  if (room < layout.width) narrowed(layout, room, data)
   await Plotly.react(at, data, layout, {displaylogo: false, displayModeBar: room < 560 ? false : 'hover'})
   at.removeAllListeners('plotly_click')
   at.on('plotly_click', e => { const p = e.points[0]; name = p.customdata ? unescaped(p.customdata[0]) : p.y; about() })
