@@ -9,6 +9,7 @@ __all__ = ['app', 'common', 'main']
 import json, logging, os, sys
 from contextlib import closing, redirect_stdout
 from dataclasses import replace
+from importlib import import_module
 from math import isfinite
 from pathlib import Path
 from secrets import token_hex
@@ -1232,13 +1233,15 @@ ONLY_HERE = ("default-src 'self' 'unsafe-inline' 'unsafe-eval' blob: data:; conn
 def free(port):
     "ValueError if another program listens at `port`"
     with socket() as s:
-        if s.connect_ex(('127.0.0.1', port))==0: raise ValueError(f"--port {port}: another program listens there; give another, or none for the first that is free")
+        taken = s.connect_ex(('127.0.0.1', port))==0
+    if taken: raise ValueError(f"--port {port}: another program listens there; give another, or none for the first that is free")
 
 def serve_page(port, browser, **kw):
     "Serve `page` of `persona_vectors.look` until interrupted; `kw` as it takes them"
     try:
-        import ipykernel, nbformat                                                 # a kernel is started by its name
+        import nbformat
         from voila.app import Voila
+        import_module('ipykernel')                                                 # which is started by its name
     except ImportError: raise ImportError('the page needs its extra: pip install "persona-vectors-lab[page]"') from None
     if port: free(port)
     args = ', '.join(f'{k}={o!r}' for k,o in kw.items())

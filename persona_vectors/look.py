@@ -266,8 +266,7 @@ def show(self:Explorer):
 def _clicked(self:Explorer, name):
     "Show the persona that was clicked; some pictures escape names"
     for e in (self, *self.others):
-        o = next((o for o in (name, unescape(name)) if o in e.v), None)
-        if o is not None: e.pick(o)
+        for o in [o for o in (name, unescape(name)) if o in e.v][:1]: e.pick(o)
 
 # %% ../nbs/91_look.ipynb #bcf44b8a
 @patch
@@ -316,8 +315,8 @@ def explore(
     w,*_ = _widgets()
     e = Explorer(v, responses, extractor)
     if beside is None: return e
-    e.others.append(o := Explorer(beside))
-    o.others.append(e)                                                    # a click in one shows the persona in both
+    o = Explorer(beside)
+    e.others,o.others = [o],[e]                                           # a click in one shows the persona in both
     for each in (e,o): each.box.layout = w.Layout(flex='1 1 480px', min_width='0', flex_flow='row wrap', align_items='flex-start')
     e.box = w.HBox([e.box, o.box], layout=w.Layout(flex_flow='row wrap'))
     return e
@@ -719,7 +718,8 @@ def page(**kw): # As `page_inputs` takes them; returns a widget
 
 # %% ../nbs/91_look.ipynb #5a52eed9
 _LEGEND = """A token is <span style="background:rgba(33,102,172,.5)">blue</span> where its projection lies above that of usual answers,
-<span style="background:rgba(178,24,43,.5)">red</span> below; z says how many of their standard deviations. “Steer by” adds so many times the direction: below 0, away from the assistant."""
+<span style="background:rgba(178,24,43,.5)">red</span> below; z says how many of their standard deviations.
+“Steer by” adds so many times the direction: below 0, away from the assistant."""
 
 class _Living:
     "What needs the model: `box`, a button that loads it, and then the conversation and the new persona"
