@@ -1,5 +1,5 @@
 "Steering, capping and reading inside a real vLLM on a CPU, beside transformers in float32; runs in the environment that tools/vllm_cpu_env.py makes"
-import gc, json, os, signal, socket, subprocess, time
+import gc, json, os, signal, socket, subprocess, sys, time
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +17,7 @@ import torch
 from persona_vectors import (EMBEDDED, ActivationExtractor, Direction, PersonaVectorConfig, Steer, assistant_axis, extract_persona_vectors, find_model, select,
                              shipped_responses, shipped_vectors)
 from persona_vectors.extraction.blocks import find_blocks, residual_hooks
+from persona_vectors.extraction.vectors import load_vectors
 from persona_vectors.models import load_causal
 from persona_vectors.steering import serving
 from persona_vectors.steering.capping import Capping
@@ -259,6 +260,39 @@ def test_extract_by_vllm(tmp_path):
     a,b = (o.means-o.means.mean(0) for o in (ours, theirs))
     cos = torch.nn.functional.cosine_similarity(a[:,1:], b[:,1:], dim=-1)
     assert cos.min()>.9999 and torch.nn.functional.cosine_similarity(a[:,1:], b.roll(1, 0)[:,1:], dim=-1).max()<.9
+
+def test_extract_killed(tmp_path):
+    "The command is killed in the middle, without a word to vLLM; the same command goes on, and its vectors are those of one run"
+    few = select(shipped_responses(), ['default','bard','ghost'], questions=shipped_responses().questions[:6])
+    few.responses.save(tmp_path/'few.json')
+    code = 'from persona_vectors.cli import main; main()'
+    cmd = [sys.executable, '-c', code, 'extract', tmp_path/'few.json', '--engine', 'vllm', '--engine-arg', 'max_num_seqs=2', '--layer', '0,20', '--dtype', 'float32', '--out', tmp_path]
+    keep = {k: o for k,o in os.environ.items() if k!='VLLM_ENABLE_V1_MULTIPROCESSING'}
+    def written(): return sum(p.stat().st_size for p in tmp_path.rglob('*.partial'))
+    with open(tmp_path/'log', 'w') as f: p = subprocess.Popen(cmd, env=keep, stdout=f, stderr=f)
+    while written()<6*2*4*576:
+        assert p.poll() is None, (tmp_path/'log').read_text()[-3000:]
+        time.sleep(.01)
+    p.kill()
+    assert p.wait()==-signal.SIGKILL and not list(tmp_path.rglob('*.safetensors'))
+    assert written()<18*2*4*576, 'it was killed too late'
+    subprocess.run(cmd, env=keep, check=True, capture_output=True)
+    got, = map(load_vectors, tmp_path.rglob('*.safetensors'))
+    ours = extract_persona_vectors(ActivationExtractor(PersonaVectorConfig(model_name=EMBEDDED, dtype='float32', device='cpu')), responses=few, layer=[0,20], progress=False)
+    assert not written() and [(r.persona,r.question,r.n_tokens) for r in got.rows]==[(r.persona,r.question,r.n_tokens) for r in ours.rows]
+    assert torch.nn.functional.cosine_similarity(got.means, ours.means, dim=-1).min()>.99999
+
+@pytest.mark.slow
+def test_extract_all(tmp_path):
+    "All tracked answers, read by vLLM and by our engine; control: the next persona's vector"
+    config,rs = PersonaVectorConfig(model_name=EMBEDDED, dtype='float32', device='cpu'),shipped_responses()
+    assert len(rs)==414
+    with patch.dict(os.environ, {'VLLM_ENABLE_V1_MULTIPROCESSING': '1'}): theirs = extract_persona_vectors(VllmExtractor(config), responses=rs, layer=[20], progress=False)
+    ours = extract_persona_vectors(ActivationExtractor(config), responses=rs, layer=[20], progress=False)
+    a,b = (o.stacked()-o.stacked().mean(0) for o in (ours, theirs))
+    cos,other = (torch.nn.functional.cosine_similarity(a, o, dim=-1) for o in (b, b.roll(1, 0)))
+    print(f'{len(a)} personas, {len(ours.rows)} answers: centred cosines at least 1-{1-cos.double().min():.1e}; of the next persona at most {other.max():.2f}')
+    assert cos.min()>.9999 and other.max()<.99
 
 @contextmanager
 def server(cmd, log):
