@@ -261,6 +261,7 @@ def test_extract_by_vllm(tmp_path):
     cos = torch.nn.functional.cosine_similarity(a[:,1:], b[:,1:], dim=-1)
     assert cos.min()>.9999 and torch.nn.functional.cosine_similarity(a[:,1:], b.roll(1, 0)[:,1:], dim=-1).max()<.9
 
+@pytest.mark.slow
 def test_extract_killed(tmp_path):
     "The command is killed in the middle, without a word to vLLM; the same command goes on, and its vectors are those of one run"
     few = select(shipped_responses(), ['default','bard','ghost'], questions=shipped_responses().questions[:6])
