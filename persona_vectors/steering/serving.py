@@ -312,7 +312,8 @@ def execute(self:Served, own, plan, *args, **kw):
     if kw.get('dummy_run'): return own(plan, *args, **kw)
     for o in plan.finished_req_ids: self.finish(o)
     for r in plan.scheduled_new_reqs:
-        self.requests[r.req_id] = Request(r.prompt_len, *asked_for(r.sampling_params), ids=r.prompt_token_ids if self.watch else None)
+        n = len(r.prompt_embeds if r.prompt_token_ids is None else r.prompt_token_ids)
+        self.requests[r.req_id] = Request(n, *asked_for(r.sampling_params), ids=r.prompt_token_ids if self.watch else None)
     cached = plan.scheduled_cached_reqs
     self.before = dict(zip(cached.req_ids, cached.num_computed_tokens)) | {r.req_id: r.num_computed_tokens for r in plan.scheduled_new_reqs}
     self.counts,self.now,self.order,self.running = plan.num_scheduled_tokens,None,None,True
