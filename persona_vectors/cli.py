@@ -1236,6 +1236,18 @@ def free(port):
         taken = s.connect_ex(('127.0.0.1', port))==0
     if taken: raise ValueError(f"--port {port}: another program listens there; give another, or none for the first that is free")
 
+PAGE_CELL = '''from html import escape
+from threading import Thread
+import ipywidgets as w
+box = w.VBox([w.HTML('<i>reading the vectors …</i>')])
+def fill():
+    try:
+        from persona_vectors.look import page
+        box.children = [page({args})]
+    except Exception as e: box.children = [w.HTML(escape(f'{type(e).__name__}: {e}'))]
+Thread(target=fill).start()
+box''' # The browser loads its part meanwhile
+
 def serve_page(port, browser, **kw):
     "Serve `page` of `persona_vectors.look` until interrupted; `kw` as it takes them"
     try:
@@ -1245,7 +1257,7 @@ def serve_page(port, browser, **kw):
     except ImportError: raise ImportError('the page needs its extra: pip install "persona-vectors-lab[page]"') from None
     if port: free(port)
     args = ', '.join(f'{k}={o!r}' for k,o in kw.items())
-    cell = nbformat.v4.new_code_cell(f'from persona_vectors.look import page\npage({args})')
+    cell = nbformat.v4.new_code_cell(PAGE_CELL.replace('{args}', args))
     headers = {'Content-Security-Policy': ONLY_HERE,
                'Set-Cookie': f'_xsrf={token_hex(16)}; Path=/; SameSite=Strict'}     # with it the browser can end the kernel of a tab that is closed
     with TemporaryDirectory() as d:
@@ -1258,8 +1270,7 @@ def serve_page(port, browser, **kw):
         nbformat.write(nbformat.v4.new_notebook(cells=[cell], metadata=dict(kernelspec=kernel)), path)
         app = Voila.instance(ip='127.0.0.1', port=port or 8866, port_retries=50*(not port), auto_token=True, open_browser=browser,
                              tornado_settings=dict(headers=headers))
-        app.initialize([str(path), '--show_tracebacks=True', '--preheat_kernel=True', '--pool_size=1',     # one kernel is ready for the next tab
-                        '--MappingKernelManager.cull_idle_timeout=600'])                               # and one whose browser is gone ends
+        app.initialize([str(path), '--show_tracebacks=True', '--MappingKernelManager.cull_idle_timeout=600'])  # a kernel whose browser is gone ends
         app.start()
 
 # %% ../nbs/92_cli.ipynb #cbc9bc62
@@ -1280,7 +1291,7 @@ def look(vectors:Annotated[Path, typer.Argument(help="A vectors file, a publishe
     given = paths | {k: o for k,o in more.items() if o is not None}
     if given:                                                             # the page would say it late
         from persona_vectors.look import page_inputs
-        page_inputs(**given)
+        page_inputs(**given)[2]()
     serve_page(port, browser, **given)
 
 # %% ../nbs/92_cli.ipynb #ef894c7a

@@ -10,7 +10,7 @@ import json, re, tempfile, time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from html import escape, unescape
 from itertools import islice
 from pathlib import Path
@@ -708,25 +708,30 @@ def page_inputs(
     report=None, # The .csv of its evidence report
     layer:int=None, # Of a file that does not record it
     neutral:str=None # Names of the neutral personas, with commas between; None: those that the file names
-)->tuple: # Vectors, `Responses` with their prompts or None, an extractor or None, vectors or None, the report's table or None
+)->tuple: # Vectors, `Responses` with their prompts or None, a function that gives an extractor or None, vectors or None, the report's table or None
     "What the page shows; ValueError says what is wrong with a file"
     v = shipped_vectors() if vectors is None else _opened(vectors, layer, neutral)
     rs = load_responses(responses) if responses else shipped_responses() if vectors is None else _answers_of(v, vectors)
     if vectors is None: report = report or data_dir()/'reports'/'smollm2-135m-instruct-layer-20.csv'
     rs = rs and _prompted(v, rs)
-    return v, rs, _reader(v, model, rs), _opened(beside) if beside else None, _report_table(report) if report else None
+    return v, rs, partial(_reader, v, model, rs), _opened(beside) if beside else None, _report_table(report) if report else None
 
 # %% ../nbs/91_look.ipynb #b7846e70
 def page(**kw): # As `page_inputs` takes them; returns a widget
     "Everything: evidence, pictures, talk, a new persona"
-    (w,*_),(v,rs,ex,other,report) = _widgets(),page_inputs(**kw)
-    e,said = explore(v, rs, ex, other),w.HTML()
+    (w,*_),(v,rs,reader,other,report) = _widgets(),page_inputs(**kw)
+    e,said,below = explore(v, rs, beside=other),w.HTML(),w.VBox()
     def read():
         try: said.value = _evidence(report)
         except (ValueError,LookupError): said.value = "the report's table has no verdict"
+    def live():
+        try: e.extractor = ex = reader()
+        except (ValueError,OSError) as o: below.children = [w.HTML(escape(str(o)))]; return
+        below.children = [_Living(e, ex).box if ex else w.HTML('<p>To talk to the model, name it: <code>--model</code>.</p>')]
+        e._answered()                                                     # an answer that is shown has its tokens marked now
     if report is not None: e.work.submit(read)                            # after the first picture
-    parts = [w.HTML(f'<style>{_PAGE}</style><h1>{escape(v.model)}</h1>'), said, w.HTML('<h2>Explore</h2>'), e.box]
-    return w.VBox(parts + [_Living(e, ex).box if ex else w.HTML('<p>To talk to the model, name it: <code>--model</code>.</p>')])
+    e.work.submit(live)
+    return w.VBox([w.HTML(f'<style>{_PAGE}</style><h1>{escape(v.model)}</h1>'), said, w.HTML('<h2>Explore</h2>'), e.box, below])
 
 # %% ../nbs/91_look.ipynb #5a52eed9
 _LEGEND = """A token is <span style="background:rgba(33,102,172,.5)">blue</span> where its projection lies above that of usual answers,
