@@ -1226,16 +1226,7 @@ def bench(model:Model=EMBEDDED, layer:Layer=None, device:Device=None, dtype:Dtyp
     print(b.table().round(3).to_string())
     print(b.save(out/'data/benchmarks'))
 
-# %% ../nbs/92_cli.ipynb #1f2f353c
-ONLY_HERE = ("default-src 'self' 'unsafe-inline' 'unsafe-eval' blob: data:; connect-src 'self' ws://127.0.0.1:* blob: data:; frame-ancestors 'self'; "
-             "form-action 'self'; base-uri 'self'") # What the browser may load
-
-def free(port):
-    "ValueError if another program listens at `port`"
-    with socket() as s:
-        taken = s.connect_ex(('127.0.0.1', port))==0
-    if taken: raise ValueError(f"--port {port}: another program listens there; give another, or none for the first that is free")
-
+# %% ../nbs/92_cli.ipynb #fcc3c45a
 PAGE_CELL = '''from html import escape
 from threading import Thread
 import ipywidgets as w
@@ -1247,6 +1238,16 @@ def fill():
     except Exception as e: box.children = [w.HTML(escape(f'{type(e).__name__}: {e}'))]
 Thread(target=fill).start()
 box''' # The browser loads its part meanwhile
+
+# %% ../nbs/92_cli.ipynb #1f2f353c
+ONLY_HERE = ("default-src 'self' 'unsafe-inline' 'unsafe-eval' blob: data:; connect-src 'self' ws://127.0.0.1:* blob: data:; frame-ancestors 'self'; "
+             "form-action 'self'; base-uri 'self'") # What the browser may load
+
+def free(port):
+    "ValueError if another program listens at `port`"
+    with socket() as s:
+        taken = s.connect_ex(('127.0.0.1', port))==0
+    if taken: raise ValueError(f"--port {port}: another program listens there; give another, or none for the first that is free")
 
 def serve_page(port, browser, **kw):
     "Serve `page` of `persona_vectors.look` until interrupted; `kw` as it takes them"
