@@ -852,7 +852,7 @@ def monitor(file:Annotated[Path, typer.Argument(help="Conversations: messages wi
                     revision=revision, quantize=quantize, trust_remote_code=trust_remote_code)
     source = find_model(c.model_name)
     read = _given(vectors=vectors, direction=direction, calibration=calibration, layer=layer, id=id, limit=limit, turns=turns)
-    t = _of_server(file, source, out, read)
+    t = _of_server(file, source, out, read, bool(make_alert))
     if t is None:
         d = direction_along(direction, vectors, source, layer) if direction else None
         t = read_turns(file, c, vectors, calibration, layer, d, out, id, limit, turns)
@@ -863,12 +863,12 @@ def monitor(file:Annotated[Path, typer.Argument(help="Conversations: messages wi
     if figure: print(_drift(t, figure))
 
 # %% ../nbs/92_cli.ipynb #08f34cba
-def _of_server(file, source, out, given):
+def _of_server(file, source, out, given, plain):
     "The turns in a folder that `serve --watch` has filled; None if it is none"
     from persona_vectors.steering.serving import is_readings, served_turns
     if not (file.is_dir() and is_readings(file)): return
     if given: raise ValueError(f"{given[0]}: {file} holds what a server has read, along its directions: leave it out")
-    t = served_turns(file, source.tokenizer())
+    t = served_turns(file, source.tokenizer(), plain)                      # an alert is made of plain requests
     if out: t.save(out)
     return t
 

@@ -193,7 +193,7 @@ def test_unknown_steering_is_refused(tiny):
         with pytest.raises(Exception, match=why), engine(folder, own, **kw): pass
 
 def test_every_answer_is_that_of_a_single_run(tiny):
-    "500 requests, a third steered, a third capped, a third plain, 16 at a time; the plain ones as by a vLLM without the extension"
+    "500 requests, a third steered, a third capped, a third plain, 16 at a time"
     folder,_,files = tiny
     prompts,names = some_prompts(500, seed=2),[(None,'added','floored')[i%3] for i in range(500)]
     with engine(folder, dict(steer=files)) as llm:
@@ -322,13 +322,23 @@ def test_server(tmp_path):
     own = watching(PersonaVectorConfig(model_name=EMBEDDED, dtype='float32'), [tmp_path/'axis.safetensors'], tmp_path/'readings')
     cmd = serve_command(source, steering_files([tmp_path/'away.safetensors']), ['--dtype', 'float32', '--max-model-len', '512'], own)
     if not Path(cmd[0]).exists(): pytest.skip('vLLM has no command here')
-    def ask(name=None):
-        body = dict(model=EMBEDDED, messages=[dict(role='user', content='Who are you?')], temperature=0, max_tokens=12, **(dict(vllm_xargs={KEY: name}) if name else {}))
+    def ask(name=None, **kw):
+        body = dict(model=EMBEDDED, messages=[dict(role='user', content='Who are you?')], temperature=0, max_tokens=12, **(dict(vllm_xargs={KEY: name}) if name else {}))|kw
         return json.loads(urlopen(Request(f'{url}/v1/chat/completions', json.dumps(body).encode(), {'Content-Type': 'application/json'})).read())
     with server(cmd, tmp_path/'log') as url:
         plain,away,again = ask(),ask('away'),ask()
         with pytest.raises(HTTPError) as e: ask('west')
         refused = e.value.read().decode()   # while the server lives: its answer may still be on the way
+        with pytest.raises(HTTPError) as beams: ask('away', use_beam_search=True, n=2)
+        dropped = beams.value.read().decode()
+        two,stop = ask(n=2, temperature=1., seed=1),plain['choices'][0]['message']['content'].split()[3]
+        short = ask(stop=[stop], max_tokens=40)
+    assert beams.value.code==400 and 'beam search drops' in dropped
+    tok = source.tokenizer()
+    for r,o in zip(two[KEY], two['choices'], strict=True): assert o['message']['content'].startswith(tok.decode(r['ids'][r['prompt']:]).strip()), 'in the order of the choices'
+    assert two['choices'][0]['message']['content']!=two['choices'][1]['message']['content']
+    (r,),o = short[KEY],short['choices'][0]
+    assert o['finish_reason']=='stop' and len(r['ids'])==r['prompt']+short['usage']['completion_tokens']-1<r['prompt']+12
     assert e.value.code==400 and "no steering 'west' here: there are away" in refused
     said = [o['choices'][0]['message']['content'] for o in (plain,away,again)]
     assert said[0]==said[2]!=said[1]
@@ -338,7 +348,7 @@ def test_server(tmp_path):
         x = torch.tensor([float('nan') if x is None else x for x in r['projections']['axis']])
         want = by_transformers(model, r['ids'], ss, r['prompt'])[20]@axis.unit
         there = ~x.isnan() & (torch.arange(len(x))>0)
-        assert r['prompt']+11<=len(x)<=r['prompt']+12 and there[r['prompt']:].all() and (x-want)[there].abs().max()<1e-3*want[1:].abs().max()
+        assert len(x)==r['prompt']+11 and there[r['prompt']:].all() and (x-want)[there].abs().max()<1e-3*want[1:].abs().max()
         assert abs(r['turn']['axis']-want[r['prompt']:].mean())<1e-2 and r['steering']==('away' if ss else '')
     seen = served_reading(next((tmp_path/'readings').glob(f"*{away['id']}*")), source.tokenizer())
     assert said[1].startswith(seen.messages[1]['content'].strip()[:20]) and len(seen.turns)==2

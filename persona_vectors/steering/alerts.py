@@ -75,7 +75,7 @@ def check_reading(rule, t):
     "ValueError if the turns `t` were not read as those that made the rule; a direction that is called the same, and is another, is named in the log"
     if rule.direction not in t.directions: raise ValueError(f"the rule is for {rule.direction!r}, and {t.source} was read along {', '.join(t.directions)}")
     def along(about): return about.get('directions', {}).get(rule.direction) or {}
-    def of(about): return {k: about.get(k) for k in ('model','fingerprint','prompt_format','template')} | {
+    def of(about): return {k: about.get(k) for k in ('model','fingerprint','prompt_format','template','how')} | {
         f'{k} of the direction': along(about).get(k) for k in ('layer','orientation')}
     if bad := [k for k,o in of(rule.about).items() if o!=of(t.about)[k]]:
         raise ValueError(f"the rule was made with another {', '.join(bad)} than {t.source} was read with: make one from plain conversations read the same way")

@@ -20,7 +20,7 @@ from ..personas import EVAL_QUESTIONS, NEUTRAL, PERSONAS, as_prompts
 from ..prompts import Tokens, chat_messages, get_format, in_front
 from .capping import Capping, load_capping
 from .monitoring import check_fit
-from .serving import KEY, watched_in
+from .serving import KEY, OF_VERIFY, watched_in
 from .steer import predictions, steered
 import numpy as np, pandas as pd, torch
 
@@ -50,9 +50,12 @@ def answer_in(o)->Answer:
     r,said = o[KEY][0],(o['choices'][0].get('logprobs') or {}).get('content') or []
     def id_of(x): return int(x['token'].removeprefix('token_id:'))
     ids = [*r['ids'][:r['prompt']], *map(id_of, said)]
-    if len(said)<2 or r['ids']!=ids[:len(r['ids'])]: raise ValueError(f"the server read other tokens than it answered, in {r['request']}")
+    if r['ids']!=ids[:len(r['ids'])]: raise ValueError(f"the server read other tokens than it answered, in {r['request']}")
     def filled(x): return np.array([*x, *[None]*len(ids)][:len(ids)], float)
-    seen,top = {k: filled(x) for k,x in r['projections'].items()},[{id_of(x): x['logprob'] for x in at['top_logprobs']} for at in said]
+    seen = {k: filled(x) for k,x in r['projections'].items()}
+    bad = [k for k,x in seen.items() if not np.isfinite(x[:-1]).all()]
+    if bad: raise ValueError(f"the server has no projection on {bad[0]} of some tokens of {r['request']}")
+    top = [{id_of(x): x['logprob'] for x in at['top_logprobs']} for at in said]
     return Answer(ids, r['prompt'], seen, top, r.get('how', {}))
 
 # %% ../../nbs/steering/65_served.ipynb #1b84d9a8
@@ -69,8 +72,9 @@ class Client:
         self.model = models[0].id
     def ask(self, messages, n, steering=None)->Answer: # The most tokens; the name of a steering
         "The greedy answer to `messages`"
-        more = dict(cache_salt=token_hex(8), return_tokens_as_token_ids=True, **({'vllm_xargs': {KEY: steering}} if steering else {}))
-        kw = dict(model=self.model, messages=messages, max_tokens=n, temperature=0, logprobs=True, top_logprobs=TOP, extra_body=more)
+        more = dict(cache_salt=token_hex(8), return_tokens_as_token_ids=True, repetition_penalty=1., **({'vllm_xargs': {KEY: steering}} if steering else {}))
+        kw = dict(model=self.model, messages=messages, max_tokens=n, temperature=0, presence_penalty=0, frequency_penalty=0, logprobs=True, top_logprobs=TOP,
+                  extra_body=more, extra_headers={'X-Request-Id': f'{OF_VERIFY}-{token_hex(8)}'})
         with said_plainly(self.url): return answer_in(self.api.chat.completions.create(**kw).model_dump())
     def ask_all(self, jobs, n)->list: # (messages, name of a steering or None) of each
         "The answers to all `jobs`, several at a time"
@@ -140,14 +144,14 @@ def fault(name, layer, df)->tuple: # ('', '') if there is none
     "What is wrong with the direction of plain requests in the `token_table`, as a word, and in words"
     sd = df[df.position=='answer'][0].std()
     own,most = rms(df.served-df[0])/sd,allowed(df, sd)
-    if own<=most: return '',''
     near = {(j,s): rms(df.served-s*df[j])/sd for j in BESIDE if j in df and df[j].notna().all() for s in (1,-1)}
     (j,s),r = min(near, key=near.get),np.corrcoef(df.served, df[0])[0,1]
-    if near[j,s]<own/2:
+    if own>LEAST and near[j,s]<own/2:                                      # however much rounding explains
         there = f"{near[j,s]:.2g} sd from those, {own:.2g} from those that are meant"
         if not j: return 'sign',f"{name} is turned round: the server's projections have the other sign ({there})"
         what = f"{abs(j)} layer{'s'*(abs(j)>1)} too {'high' if j>0 else 'low'}"+' and turned round'*(s<0)
         return 'layer',f"{name} is read {what}: the server's projections are those of layer {layer+j}, not {layer} ({there})"
+    if all(rms(o.served-o[0])/sd<=allowed(o, sd) for _,o in df.groupby('position')): return '',''
     apart = f"{own:.2g} sd from transformers' (rounding explains {most:.2g}), correlation {r:.3f}"
     if r>.5: return 'weights',f"{name}: the served weights are others than the model's, or its arithmetic is: projections are {apart}"
     return 'other',f"{name}: the server projects on another direction, or serves another model: projections are {apart}"
@@ -216,10 +220,10 @@ def other_prompt(a, messages, source, served)->str: # '' if it is the same
     return f"the server writes prompts otherwise than the model's template does: the first has {a.prompt} tokens there, and {len(want)} here"
 
 # %% ../../nbs/steering/65_served.ipynb #dc3df0f2
-def far(choices)->str: # '' if rounding explains it
+def far(choices, weights=0.)->str: # '' if rounding explains it, or other weights that have the KL `weights` without a capping
     "The KL of the predictions in a `choice_table`, in words"
-    kl,most = choices.kl.mean(),max(1e-4, TIMES*choices.rounding.mean())
-    return f"KL {kl:.2g} nats a token, where rounding explains {most:.2g}" if kl>most else ''
+    kl,most = choices.kl.mean(),max(1e-4, TIMES*choices.rounding.mean(), TIMES*weights)
+    return '' if kl<=most else f"KL {kl:.2g} nats a token, where {'the weights explain' if weights else 'rounding explains'} {most:.2g}"
 
 def of(tables, name): return tables[0][tables[0].direction==name]
 
@@ -239,13 +243,18 @@ def judge(
     if not found and far(plain[1]): found = [('weights', f"the served weights are others than the model's, above the layers that are watched: {far(plain[1])}")]
     if capped is None: return found
     found += [('stale', stale(k, o)) for k,o in thresholds.iterrows() if o.stale]+[('capping', o) for o in thresholds.broken if o]
-    if found: return found
-    for k in thresholds.index:
-        df,sd = of(capped, k),of(plain, k).query("position=='answer'")[0].std()
-        own = rms(df.served-df[0])/sd
-        if own>allowed(df, sd): found.append(('capping', f"{k}: the server's capping is another: under it, projections are {own:.2g} sd from transformers'"))
-    if not found and far(capped[1]): found.append(('capping', f"the server's capping is another: under it, {far(capped[1])}"))
-    return found
+    if {k for k,_ in found}-{'weights'}: return found
+    return found+other_capping(plain, capped, thresholds.index, bool(found))
+
+def other_capping(plain, capped, names, weights)->list: # weights: plain requests differ too, and capped ones may as much
+    "Whether capped requests are further from the reference than plain ones, as `judge` says it"
+    for k in names:
+        df,p = of(capped, k),of(plain, k)
+        sd = p[p.position=='answer'][0].std()
+        own,most = rms(df.served-df[0])/sd,max(allowed(df, sd), weights*TIMES*rms(p.served-p[0])/sd)
+        if not own<=most: return [('capping', f"{k}: the server's capping is another: under it, projections are {own:.2g} sd from transformers'")]
+    if o := far(capped[1], weights*plain[1].kl.mean()): return [('capping', f"the server's capping is another: under it, {o}")]
+    return []
 
 # %% ../../nbs/steering/65_served.ipynb #e76e3a6e
 def threshold_table(plain, capped, cap, names)->pd.DataFrame: # direction × threshold, reference, served, stale, new, by, beyond, at, …, broken
@@ -315,6 +324,8 @@ def verify_served(
     files = [Path(o) for o in dict.fromkeys(map(str, [*([cap] if cap else []), *watch]))]
     if not files: raise ValueError("say what to compare: the server's capping with --cap, or what it watches with --watch")
     if out and not cap: raise ValueError(f"--out {out}: the file is a capping with new thresholds, so name one with --cap")
+    if out and Path(out).suffix!='.safetensors': raise ValueError(f"--out {out}: a capping is saved as .safetensors")
+    if dtype: replace(config, dtype=dtype)                                  # ValueError if there is none
     capping,directions,source = load_capping(cap) if cap else None,{k: d for f in files for k,d in watched_in(f).items()},find_model(config.model_name)
     check_fit(directions, source.num_layers, source.width)
     client,name = Client(url),cap and Path(cap).stem
@@ -324,21 +335,25 @@ def verify_served(
     log.info(f"{len(jobs)} requests to {client.url}, then transformers reads them")
     answers = [first, *client.ask_all(jobs[1:], tokens)]
     n,how = len(jobs)//(1+bool(cap)),first.how | (dict(dtype=dtype) if dtype else {})
+    plain,other = ([a for a in o if len(a.ids)-a.prompt>1] for o in (answers[:n], answers[n:]))       # those with a token that was read
+    if not plain or cap and not other: raise ValueError(f"{client.url}: {client.model} ends all answers at once: there is nothing to compare")
     check = Checker(source, directions, names, find_device(config.device), how.get('dtype') or 'float32')
-    tables = dict(plain=check(answers[:n])) | (dict(capped=check(answers[n:], capping.steers())) if cap else {})
+    tables = dict(plain=check(plain)) | (dict(capped=check(other, capping.steers())) if cap else {})
     own = list(watched_in(cap)) if cap else []
     ts = threshold_table(*tables.values(), capping, own) if cap else None
     reasons,notes = [('template', odd)]*bool(odd)+judge(tables['plain'], directions, tables.get('capped'), ts),[]
-    if cap and 'recalibrated' in capping.about: reasons,notes = excused(reasons, capping)
+    if cap and 'recalibrated' in capping.about: reasons,notes = excused(reasons, capping, client.model, how)
     def anew(): return check(client.ask_all([(m, None) for m in fixed_prompts(1)[:limit]], tokens))
     if out: notes += offered(reasons, out, lambda: recalibrated(capping, anew(), own, how, client.model))
     return ServedCheck(f"{client.url}: {client.model}, {said_of(how)}", projection_summary(tables), prediction_summary(tables), ts, reasons, notes)
 
 # %% ../../nbs/steering/65_served.ipynb #8cc10563
-def excused(reasons, cap)->tuple: # Those that are left, notes
-    "With thresholds that were recalibrated on a server, other weights are no reason to fail"
+def excused(reasons, cap, model, how)->tuple: # Those that are left, notes
+    "With thresholds that were recalibrated on such a server, other weights are no reason to fail"
     made = cap.about['recalibrated']
-    before = f"the thresholds were recalibrated on {made['model']} ({said_of(made['how'])}), so other weights are no reason to fail"
+    before = f"the thresholds were recalibrated on {made['model']} ({said_of(made['how'])})"
+    if (made['model'],made['how'])!=(model,how): return reasons,[f'{before}, and this is another server']
+    before += ', so other weights are no reason to fail'
     return [o for o in reasons if o[0]!='weights'],[before, *(w for k,w in reasons if k=='weights')]
 
 def offered(reasons, out, make)->list: # Notes

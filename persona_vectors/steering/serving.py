@@ -9,6 +9,7 @@ __all__ = []
 import asyncio, base64, hashlib, inspect, json, os, re, sys, time
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from glob import escape as glob_escape
 from importlib.metadata import version
 from importlib.util import find_spec
 from itertools import islice
@@ -85,6 +86,7 @@ class Request:
     ids:list=None # Token ids of the prompt, where they are watched
     read:list=field(default_factory=list) # (first place, token ids) of each pass
     seen:dict=field(default_factory=dict) # Layer to (first place, projections 'token direction') of each pass
+    ends:frozenset=frozenset() # Token ids that end an answer
 
 # %% ../../nbs/steering/58_serving.ipynb #srv00015
 class TokenRow(TokenPositions):
@@ -151,8 +153,17 @@ def put(h, r, at, old, new):
 def check_parts(block):
     "ValueError unless `block` returns one residual stream, or two parts that the next one adds"
     text = inspect.getsource(type(block).forward)
-    if 'residual' in inspect.signature(type(block).forward).parameters and 'residual is None' not in text:
+    if takes_two(block) and 'residual is None' not in text:
         raise ValueError(f"{type(block).__name__} takes a residual that may be no part of a sum: its stream cannot be steered here")
+
+def takes_two(block)->bool: return 'residual' in inspect.signature(type(block).forward).parameters # Whether it adds two parts
+
+def parts_of(block, out)->tuple:
+    "The parts of the stream in what `block` returned; ValueError if it returns two and adds none"
+    h,r = stream_parts(out)
+    if r is not None and not takes_two(block):
+        raise ValueError(f"{type(block).__name__} returns two tensors, and takes one: which of them is the stream is not known here")
+    return h,r
 
 # %% ../../nbs/steering/58_serving.ipynb #srv00025
 def check_served(config):
@@ -161,7 +172,10 @@ def check_served(config):
     if not config.model_config.enforce_eager: raise ValueError("hooks do not run inside CUDA graphs and compiled models: start vLLM with --enforce-eager")
     if p.pipeline_parallel_size>1: raise ValueError("with pipeline parallelism a rank has some of the blocks only: use tensor parallelism")
     if config.speculative_config is not None: raise ValueError("with speculative decoding tokens are read that are then dropped: leave it out")
-    if getattr(p, 'enable_dbo', False): raise ValueError("with --enable-dbo a pass is split in two: leave it out")
+    if getattr(p, 'enable_dbo', False) or getattr(p, 'use_ubatching', False): raise ValueError("--enable-dbo and --ubatch-size split a pass: leave them out")
+    if getattr(p, 'prefill_context_parallel_size', 1)>1: raise ValueError("with prefill context parallelism a rank has some of the tokens only: leave it out")
+    if os.environ.get('VLLM_USE_RUST_FRONTEND', '0') not in ('','0'):
+        raise ValueError("vLLM's front end in Rust does not load the plugin that admits requests: leave VLLM_USE_RUST_FRONTEND unset")
 
 # %% ../../nbs/steering/58_serving.ipynb #f2ee88bf
 def watched_in(path)->dict: # Name to `Direction`
@@ -211,12 +225,27 @@ def record(self:Watch, name, q)->dict:
     x,c = pd.DataFrame(self.of(q)),calibration_in(self.calibration)
     ids = [*(q.ids or []), *[None]*len(x)][:len(x)]
     for s,new in q.read: ids[s:s+len(new)] = new.tolist()
-    turn = x[q.prompt:].mean().to_frame().T
-    def said(x): return {k: [None if np.isnan(o) else round(float(o), 5) for o in x[k]] for k in x}
-    z = {} if c is None else dict(z=said(c.z(x, 'tokens')), turn_z={k: o[0] for k,o in said(c.z(turn, 'turns')).items()})
+    if len(ids)>q.prompt and ids[-1] in q.ends: ids,x = ids[:-1],x[:-1]                  # the end of an answer is read if the next pass had begun
     about = {k: f'{d.model}, layer {d.layer}: {d.orientation}' for k,d in self.directions.items()}
-    return dict(request=name, steering=q.names, prompt=q.prompt, ids=ids, projections=said(x), turn={k: o[0] for k,o in said(turn).items()}, **z,
-                about=about, how=self.how, calibration=self.calibration)
+    along = {k: dict(model=d.model, layer=d.layer, orientation=d.orientation, vector=content_hash(d.vector.tolist())) for k,d in self.directions.items()}
+    z = {} if c is None else dict(z=as_numbers(c.z(x, 'tokens')))
+    return dict(request=name, steering=q.names, prompt=q.prompt, ids=ids, projections=as_numbers(x), **z, **turn_in(x, q.prompt, c), about=about,
+                directions=along, how=self.how, calibration=self.calibration)
+
+def as_numbers(x): return {k: [None if np.isnan(o) else round(float(o), 5) for o in x[k]] for k in x}
+
+def turn_in(x, prompt, c)->dict:
+    "The mean over the answer of the projections `x`, 'token direction', and its z by the calibration `c`, if there is one"
+    turn = x[prompt:].mean().to_frame().T
+    return {k: {name: o[0] for name,o in as_numbers(t).items()} for k,t in dict(turn=turn, **({} if c is None else dict(turn_z=c.z(turn, 'turns')))).items()}
+
+def cut_reading(o, n)->dict: # What `Watch.record` made, with so many tokens of its answer at most
+    "A server's reading without what it read beyond the answer, as it does after a stop string"
+    n += o['prompt']
+    if len(o['ids'])<=n: return o
+    short = {k: {name: x[:n] for name,x in o[k].items()} for k in ('projections','z') if k in o}
+    x = pd.DataFrame(short['projections'], dtype=float)
+    return o | short | dict(ids=o['ids'][:n]) | turn_in(x, o['prompt'], calibration_in(o['calibration']))
 
 def reading_file(name)->str: return re.sub(r'[^\w.-]', '_', name)[-200:] # A request's id may be anything
 
@@ -231,8 +260,11 @@ def served_reading(
     tokenizer # Of its model
 )->Reading: # Of two messages: the prompt with its template, and the answer
     "What a server read while it answered, as `Monitor` reads a conversation"
-    o = json.loads(Path(path).read_text(encoding='utf-8'))
+    return _as_reading(json.loads(Path(path).read_text(encoding='utf-8')), tokenizer)
+
+def _as_reading(o, tokenizer):
     ids,n = o['ids'],o['prompt']
+    if None in ids: raise ValueError(f"{o['request']}: the server did not keep which tokens it read")
     x = pd.DataFrame(o['projections'], dtype=float)
     msgs = [dict(role=r, content=tokenizer.decode(t)) for r,t in (('user', ids[:n]), ('assistant', ids[n:]))]
     return Reading(msgs, ids, [tokenizer.decode([i]) for i in ids], [(0,n),(n,len(ids))], x, o['about'], calibration_in(o['calibration']), o['request'])
@@ -245,9 +277,6 @@ NO_PLUGIN = ('vLLM has not loaded the plugin of persona_vectors, which keeps wha
 def settings(config)->dict:
     "What a configuration of vLLM says for this package: `steer`, name to file of a steering; `pool`, the layers that are averaged; `watch`, see `Watch`"
     return (config.additional_config or {}).get(KEY, {})
-
-def steers_here(config)->bool: # Whether this vLLM has steerings, and shares what it has cached
-    return bool(settings(config).get('steer')) and bool(config.cache_config.enable_prefix_caching)
 
 def admits()->bool:
     "Whether vLLM of this process has loaded the plugin"
@@ -288,7 +317,7 @@ class Served:
 def hook(self:Served, model):
     "Hook the blocks that are steered; ValueError if a direction does not fit the model"
     check_served(self.config)
-    if steers_here(self.config) and not admits(): raise ValueError(NO_PLUGIN)
+    if settings(self.config).get('steer') and not admits(): raise ValueError(NO_PLUGIN)
     found,cfg = find_blocks(model),self.config.model_config.hf_text_config
     check_parts(found[0])
     steers = [s for ss in self.loaded.steers.values() for s in ss]
@@ -301,7 +330,7 @@ def hook(self:Served, model):
 def add_stream_hook(found, k, f):
     "Call `f` with `k` and the two parts of the residual stream at layer `k` in every pass through the blocks `found`"
     def before(m, args, kwargs): f(k, next(o for o in (*args, *kwargs.values()) if isinstance(o, Tensor) and o.is_floating_point()), None)
-    def after(m, args, out): f(k, *stream_parts(out))
+    def after(m, args, out): f(k, *parts_of(m, out))
     if k==0: return found[0].register_forward_pre_hook(before, with_kwargs=True)
     return found[k-1].register_forward_hook(after)
 
@@ -312,8 +341,9 @@ def execute(self:Served, own, plan, *args, **kw):
     if kw.get('dummy_run'): return own(plan, *args, **kw)
     for o in plan.finished_req_ids: self.finish(o)
     for r in plan.scheduled_new_reqs:
-        n = len(r.prompt_embeds if r.prompt_token_ids is None else r.prompt_token_ids)
-        self.requests[r.req_id] = Request(n, *asked_for(r.sampling_params), ids=r.prompt_token_ids if self.watch else None)
+        if r.req_id in self.requests: continue                             # resumed, by vLLM's second runner
+        n,ends = len(r.prompt_embeds if r.prompt_token_ids is None else r.prompt_token_ids),getattr(r.sampling_params, 'all_stop_token_ids', None)
+        self.requests[r.req_id] = Request(n, *asked_for(r.sampling_params), ids=r.prompt_token_ids if self.watch else None, ends=frozenset(ends or ()))
     cached = plan.scheduled_cached_reqs
     self.before = dict(zip(cached.req_ids, cached.num_computed_tokens)) | {r.req_id: r.num_computed_tokens for r in plan.scheduled_new_reqs}
     self.counts,self.now,self.order,self.running = plan.num_scheduled_tokens,None,None,True
@@ -356,7 +386,10 @@ def average(self:Served, k, h, r):
 @patch
 def reads(self:Served, model, args, kwargs):
     "Keep the token ids of a pass"
-    if self.running: self.ids = kwargs['input_ids'].clone() if kwargs.get('input_ids') is not None else None
+    if not self.running: return
+    ids = kwargs.get('input_ids')
+    if ids is None: ids = getattr(getattr(self.runner, 'input_ids', None), 'gpu', None)      # where embeddings are given in their place
+    self.ids = None if ids is None else ids.clone()
 
 @patch
 def project(self:Served, k, h, r):
@@ -374,28 +407,46 @@ def finish(self:Served, o):
     if q and q.seen: self.watch.write(o, q)
 
 # %% ../../nbs/steering/58_serving.ipynb #0ec09e23
+OF_VERIFY = 'persona-vectors-verify' # In the ids of the requests of `verify --served`
+
+def _reading_in(path):
+    "What a server has written at `path`; None if it is another file"
+    try: o = json.loads(path.read_text(encoding='utf-8'))
+    except ValueError: return
+    return o if isinstance(o, dict) and {'request','ids','projections','prompt','about','directions'} <= {*o} else None
+
 def is_readings(path)->bool:
     "Whether the folder at `path` holds what a server has read"
-    p = next(Path(path).glob('*.json'), None)
-    try: return p is not None and {'request','projections','prompt'} <= {*json.loads(p.read_text(encoding='utf-8'))}
-    except (ValueError, TypeError): return False
+    return any(_reading_in(p) for p in islice(Path(path).glob('*.json'), 100))
 
 def served_turns(
     path, # The folder
-    tokenizer # Of the server's model
+    tokenizer, # Of the server's model
+    plain=False # Leave out the requests that were steered
 )->Turns: # Of each request, in the order in which they ended
-    "What a server read of all its requests; those along other directions than the first are left out"
+    "What a server read of all its requests but those of `verify`; those that were read otherwise than the first are left out"
     t = None
     for p in sorted(Path(path).glob('*.json'), key=lambda o: (o.stat().st_mtime_ns, o.name)):
-        r = served_reading(p, tokenizer)
-        if t is None: t = Turns(r.projections, r.calibration, source=Path(path).name)
-        if list(r.projections)!=t.directions: t.add(r.name, 'it was read along other directions than the first'); continue
-        there = [(a+int(m.argmax()), b) for (a,b) in r.spans for m in [r.projections.notna().all(axis=1).values[a:b]] if m.any()]
-        if not there: t.add(r.name, 'nothing of it was read'); continue
-        r = replace(r, messages=r.messages[-len(there):], spans=there)
-        t.add(r.name, turns_of(r))
-        if len(t.readings)<FEW: t.readings.append(r)
+        if (o := _reading_in(p)) is None or OF_VERIFY in o['request']: continue
+        about = {k: o[k] for k in ('directions','how')}
+        model = next(iter(o['directions'].values()))['model']
+        if t is None: t = Turns(o['projections'], calibration_in(o['calibration']), about | dict(model=model), Path(path).name)
+        t.add(o['request'], _turns_in(o, about, t, tokenizer, plain))
+    if t is None: raise ValueError(f"{path} holds nothing that was read of a request, but of those of `verify`")
     return t
+
+# %% ../../nbs/steering/58_serving.ipynb #dabf4ef5
+def _turns_in(o, about, t, tokenizer, plain):
+    "The turns of what a server read of a request, of which the first few are kept in `t.readings`; or why it is left out"
+    if any(t.about[k]!=x for k,x in about.items()): return 'it was read along other directions than the first, or with another arithmetic'
+    if plain and o['steering']: return 'it was steered'
+    try: r = _as_reading(o, tokenizer)
+    except ValueError as e: return str(e)
+    there = [(a+int(m.argmax()), b) for (a,b) in r.spans for m in [r.projections.notna().all(axis=1).values[a:b]] if m.any()]
+    if not there: return 'nothing of it was read'
+    r = replace(r, messages=r.messages[-len(there):], spans=there)
+    if len(t.readings)<FEW: t.readings.append(r)
+    return turns_of(r)
 
 # %% ../../nbs/steering/58_serving.ipynb #srv00050
 class Worker:
@@ -444,26 +495,66 @@ def register():
 
 # %% ../../nbs/steering/58_serving.ipynb #srv00058
 class WithReadings:
-    "A middleware of vLLM's server that adds to an answer what was read of it; a folder in PERSONA_VECTORS_READINGS"
-    def __init__(self, app, seconds=10): self.app,self.seconds,self.out = app,seconds,Path(os.environ['PERSONA_VECTORS_READINGS'])
+    """A middleware of vLLM's server: refuses beam search with a steering, which it would drop, and adds to an answer what was read of it,
+    if there is a folder in PERSONA_VECTORS_READINGS"""
+    def __init__(self, app, seconds=10): self.app,self.seconds,self.out = app,seconds,os.environ.get('PERSONA_VECTORS_READINGS')
     async def __call__(self, scope, receive, send):
         if scope['type']!='http' or not scope['path'].endswith('/completions'): return await self.app(scope, receive, send)
-        begun,parts = [],[]
+        body,again = await whole_request(receive)
+        if searches_beams(body): return await refuse(send, f"beam search drops what a request asks of {KEY}: leave one of them out")
+        if not self.out: return await self.app(scope, again, send)
+        start,begun,parts = time.time(),[],[]
         async def told(m):
             if m['type']=='http.response.start' and m['status']==200 and b'json' in dict(m['headers']).get(b'content-type', b''): begun.append(m); return
             if not begun: return await send(m)
             parts.append(m.get('body', b''))
             if m.get('more_body'): return
-            raw = await self.completed(b''.join(parts))
+            raw = await self.completed(b''.join(parts), start)
             sized = [(k,v) for k,v in begun[0]['headers'] if k!=b'content-length']+[(b'content-length', str(len(raw)).encode())]
             await send(begun[0] | dict(headers=sized))
             await send(dict(type='http.response.body', body=raw))
-        await self.app(scope, receive, told)
-    async def completed(self, raw):
+        await self.app(scope, again, told)
+    async def completed(self, raw, start):
         o,end = json.loads(raw),time.monotonic()+self.seconds
-        def there(): return sorted(self.out.glob(f"*{reading_file(o['id'])}*.json"))
-        while len(there())<len(o['choices']) and time.monotonic()<end: await asyncio.sleep(.02)
-        return json.dumps(o | {KEY: [json.loads(p.read_text(encoding='utf-8')) for p in there()]}).encode()
+        while len(there := readings_of(self.out, o['id'], start))<len(o['choices']) and time.monotonic()<end: await asyncio.sleep(.02)
+        got = [json.loads(p.read_text(encoding='utf-8')) for p in there]
+        if len(got)==len(o['choices'])==1 and 'usage' in o:
+            whole,got = got,[cut_reading(got[0], o['usage']['completion_tokens']-1)]
+            if got!=whole:
+                with atomic_write(there[0]) as f: json.dump(got[0], f)
+        return json.dumps(o | {KEY: got}).encode()
+
+# %% ../../nbs/steering/58_serving.ipynb #6a1a5f9a
+def readings_of(folder, id, start=0.)->list: # In the order of the answer's choices
+    "The files of the request `id` that were written since `start`"
+    # vLLM puts the number of a sample before an id, and that of a prompt and a random part behind it
+    like,of = re.compile(rf'(?:(\d+)_)?{re.escape(reading_file(id))}(?:-(\d+))?(?:-[0-9a-f]{{8}})?'),{}
+    for p in Path(folder).glob(f'*{glob_escape(reading_file(id))}*.json'):
+        if (m := like.fullmatch(p.stem)) and p.stat().st_mtime>=start-.05: of[p] = [int(o or 0) for o in m.group(2, 1)]
+    return sorted(of, key=of.get)
+
+async def whole_request(receive)->tuple:
+    "The body of a request, and a `receive` that gives it again"
+    parts,more = [],True
+    while more:
+        m = await receive()
+        parts.append(m.get('body', b''))
+        more = m.get('more_body', False)
+    left = [m if m['type']=='http.disconnect' else dict(type='http.request', body=b''.join(parts), more_body=False)]
+    async def again(): return left.pop() if left else await receive()
+    return b''.join(parts),again
+
+def searches_beams(body)->bool:
+    "Whether a request asks for a steering and for beam search"
+    if b'use_beam_search' not in body: return False
+    try: o = json.loads(body)
+    except ValueError: return False
+    return isinstance(o, dict) and bool(o.get('use_beam_search')) and KEY in (o.get('vllm_xargs') or {})
+
+async def refuse(send, why):
+    body = json.dumps(dict(error=dict(message=why, type='BadRequestError', code=400))).encode()
+    await send(dict(type='http.response.start', status=400, headers=[(b'content-type', b'application/json'), (b'content-length', str(len(body)).encode())]))
+    await send(dict(type='http.response.body', body=body))
 
 # %% ../../nbs/steering/58_serving.ipynb #srv00061
 def serve_command(
@@ -479,10 +570,11 @@ def serve_command(
     own = dict(steer={k: str(Path(p).absolute()) for k,p in files.items()})
     if watch:
         check_fit(Watch(watch).directions, source.num_layers, source.width)
-        own['watch'],more = watch,['--middleware', f'{WithReadings.__module__}.{WithReadings.__qualname__}', *more]
+        own['watch'] = watch
     at = ['--revision', source.revision] if source.revision else []
     return [str(Path(sys.executable).with_name('vllm')), 'serve', source.path, *at, '--served-model-name', str(source.label), '--enforce-eager',
-            '--worker-extension-cls', EXTENSION, '--additional-config', json.dumps({KEY: own}), *more]
+            '--worker-extension-cls', EXTENSION, '--middleware', f'{WithReadings.__module__}.{WithReadings.__qualname__}',
+            '--additional-config', json.dumps({KEY: own}), *more]
 
 def need_vllm(cmd):
     "ValueError if there is no vLLM to run `cmd`"
@@ -525,6 +617,7 @@ class VllmExtractor(ActivationExtractor):
     def __init__(self, config, engine_args=None): # Further arguments of vLLM's engine
         super().__init__(config)
         self.args = engine_args or {}
+        if self.args.get('enable_prefix_caching'): raise ValueError("what a prefix cache holds is not read: leave enable_prefix_caching out")
         if config.stream or config.blocks: raise ValueError("vLLM holds the whole model and names its blocks itself: leave stream and blocks out")
     def cache_key(self, *args):
         return super().cache_key(*args) | dict(engine='vllm', **{k: o for k,o in self.args.items() if k not in HOW})
