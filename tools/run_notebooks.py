@@ -59,13 +59,9 @@ def run(path, flags=(), keep=False):
             tidy(c)
     if keep: write_nb(nb, path)
 
-PRELOAD = 'torch','transformers','pandas','scipy.stats'    # imported once, and there in each notebook's process
-
 def run_apart(path, **kwargs):
     "`run` in a process of its own"
-    ctx = get_context('forkserver')
-    ctx.set_forkserver_preload(PRELOAD)
-    with ProcessPoolExecutor(1, mp_context=ctx) as ex:
+    with ProcessPoolExecutor(1, mp_context=get_context('spawn')) as ex:
         try: return ex.submit(run, path, **kwargs).result()
         except BrokenProcessPool: return f'{path.name}: its process died (out of memory?)'
 
